@@ -1,0 +1,94 @@
+"""Caches that take a tree and keep one branch.
+
+B batch, T slots in use, N nodes, D head width. Every row's committed keys are contiguous; a tree is appended behind
+the longest row, so shorter rows have unused slots in between, which masks hide until the next commit fills them.
+"""
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
+    """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear."""
+    if slots <= buffer.shape[2]:
+        return buffer
+    batch, heads, capacity, width = buffer.shape
+    bigger = buffer.new_zeros(batch, heads, max(slots, 2 * capacity), width)  # zeros: unused slots are read, masked
+    bigger[:, :, :capacity] = buffer
+    return bigger
+
+
+class TreeLayer(DynamicLayer):
+    """One layer's keys and values in place: appending copies the new slots only, not the prefix."""
+
+    def lazy_initialization(self, key_states, value_states=None):
+        super().lazy_initialization(key_states, value_states)
+        self.length = 0
+        self._keys = key_states.new_zeros(*key_states.shape[:2], 0, key_states.shape[-1])
+        self._values = value_states.new_zeros(*value_states.shape[:2], 0, value_states.shape[-1])
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, end = self.length, self.length + key_states.shape[2]
+        self._keys, self._values = _grown(self._keys, end), _grown(self._values, end)
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self.set_length(end)
+        return self.keys, self.values
+
+    def set_length(self, length: int) -> None:
+        """Let the first `length` slots be the ones in use."""
+        self.length = length
+        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+
+    def move(self, rows: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        """Copy slot sources[b, m] of row b to its slot targets[b, m]; rows is [B, 1], the others [B, M]."""
+        for buffer in (self._keys, self._values):
+            buffer[rows, :, targets] = buffer[rows, :, sources]
+
+
+class TreeCache(Cache):
+    """The target's cache of one run: a `TreeLayer` for every layer."""
+
+    def __init__(self):
+        super().__init__(layer_class_to_replicate=TreeLayer)
+
+    def commit(self, base: int, ends: list[int], paths: list[list[int]]) -> None:
+        """Keep one branch per row of the tree that occupies the slots from `base` on, and drop the rest.
+
+        ends[b]: slots row b had committed; paths[b]: the nodes it keeps, root first (empty for a row that stands
+        still). Row b then has ends[b] + len(paths[b]) committed slots.
+        """
+        width = max(len(path) for path in paths)
+        last = self.get_seq_length() - 1  # a slot no kept node moves to while a shorter path needs filling up
+        sources = [[base + node for node in path] + [last] * (width - len(path)) for path in paths]
+        targets = [
+            [end + step for step in range(len(path))] + [last] * (width - len(path)) for end, path in zip(ends, paths)
+        ]
+        device = self.layers[0]._keys.device
+        length = max(end + len(path) for end, path in zip(ends, paths))
+        if sources != targets:
+            rows = torch.arange(len(paths), device=device)[:, None]
+            sources, targets = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+        for layer in self.layers:
+            if isinstance(sources, torch.Tensor):
+                layer.move(rows, sources, targets)
+            layer.set_length(length)
+
+
+class DraftCache:
+    """The draft layer's keys and values, written at any slot of any row: [B, groups, T, D]."""
+
+    def __init__(self):
+        self._keys = self._values = None
+
+    def write(self, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int):
+        """Put key, value [B, groups, n, D] at `slots` [B, n]; returns the first `length` slots of both."""
+        if self._keys is None:
+            self._keys, self._values = (s.new_zeros(*s.shape[:2], 0, s.shape[3]) for s in (key, value))
+        self._keys, self._values = _grown(self._keys, length), _grown(self._values, length)
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        self._keys[rows, :, slots] = key.transpose(1, 2)
+        self._values[rows, :, slots] = value.transpose(1, 2)
+        return self._keys[:, :, :length], self._values[:, :, :length]

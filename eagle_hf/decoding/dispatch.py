@@ -1,0 +1,130 @@
+"""How `generate(assistant_model=head)` reaches the loop; the only place that touches transformers' classes.
+
+Two methods of `GenerationMixin` are wrapped once: the validation that runs before anything is computed, and assisted
+decoding itself. Assistants that are not ours go to the originals untouched.
+"""
+
+import functools
+import inspect
+
+from transformers import GenerationMixin, StaticCache
+
+from eagle_hf.decoding.loop import speculate
+from eagle_hf.decoding.masks import ATTENTION_KINDS, layer_kinds
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap
+
+SUPPORTED_ATTENTION = ("sdpa", "eager")
+
+
+def register() -> None:
+    """Teach `generate` about draft heads; calling it again changes nothing."""
+    if hasattr(GenerationMixin._assisted_decoding, "_eagle_hf"):
+        return
+    validate, decode = GenerationMixin._validate_generation_mode, GenerationMixin._assisted_decoding
+
+    @functools.wraps(validate)
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
+        head = _head(generation_mode_kwargs.get("assistant_model"))
+        if head is not None:
+            check_call(self, head, generation_config, generation_mode_kwargs)
+        return validate(self, generation_mode, generation_config, generation_mode_kwargs)
+
+    @functools.wraps(decode)
+    def _assisted_decoding(self, input_ids, *args, **kwargs):
+        head = _head(kwargs.get("assistant_model"))
+        if head is None:
+            return decode(self, input_ids, *args, **kwargs)
+        call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
+        inputs = call.get("model_kwargs") or call.get("kwargs") or {}
+        check_inputs(call, inputs)
+        inputs = {name: value for name, value in inputs.items() if name != "past_key_values"}
+        return speculate(
+            self, head, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
+            call.get("streamer"), **inputs,
+        )
+
+    _assisted_decoding._eagle_hf = True
+    GenerationMixin._validate_generation_mode = _validate_generation_mode
+    GenerationMixin._assisted_decoding = _assisted_decoding
+
+
+def _head(assistant) -> Eagle3DraftHead | None:
+    """The draft head inside an assistant, or None for one that is not ours."""
+    assistant = None if assistant is None else unwrap(assistant)
+    return assistant if isinstance(assistant, Eagle3DraftHead) else None
+
+
+def check_call(target, head, generation_config, mode_kwargs) -> None:
+    """Raise a ValueError for a call that a draft head cannot serve losslessly."""
+    config = generation_config
+    refused = [
+        (config.num_beams > 1, f"num_beams={config.num_beams}", "use num_beams=1"),
+        (config.num_return_sequences > 1, f"num_return_sequences={config.num_return_sequences}", "repeat the prompt in the batch"),
+        (config.use_cache is False, "use_cache=False", "speculation needs the cache; leave use_cache at True"),
+        (config.cache_implementation not in (None, "dynamic"), f"cache_implementation={config.cache_implementation!r}", "leave it unset"),
+        (config.prompt_lookup_num_tokens, "prompt_lookup_num_tokens", "choose either prompt look-up or the head"),
+        (config.assistant_early_exit, "assistant_early_exit", "choose either early exit or the head"),
+        (getattr(config, "penalty_alpha", None), "penalty_alpha (contrastive search)", "leave it unset"),
+        (getattr(config, "dola_layers", None), "dola_layers", "leave it unset"),
+        (getattr(config, "constraints", None) or getattr(config, "force_words_ids", None), "constrained search", "leave it unset"),
+        (config.guidance_scale not in (None, 1, 1.0), "guidance_scale", "its processor runs the target a second time; leave it unset"),
+        (config.prefill_chunk_size, f"prefill_chunk_size={config.prefill_chunk_size}", "the prompt is read in one pass; leave it unset"),
+        (config.token_healing, "token_healing", "heal the prompt before calling generate"),
+        (config.output_attentions, "output_attentions", "trees have no per-token attentions; leave it False"),
+        (config.output_hidden_states, "output_hidden_states", "trees have no per-token states; leave it False"),
+        (mode_kwargs.get("synced_gpus"), "synced_gpus", "generate with the unsharded target"),
+        (mode_kwargs.get("assistant_tokenizer"), "assistant_tokenizer", "a draft head shares the target's vocabulary; leave it out"),
+    ]
+    for is_set, what, remedy in refused:
+        if is_set:
+            raise ValueError(f"generate(assistant_model=<Eagle3DraftHead>) does not support {what}: {remedy}")
+    check_target(target, head)
+
+
+def check_target(target, head) -> None:
+    """Raise a ValueError for a target that cannot verify this head's trees."""
+    model = unwrap(target)
+    config, name = model.config.get_text_config(), type(model).__name__
+    kinds = layer_kinds(config)
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder model; draft heads need a decoder-only causal LM")
+    if getattr(model, "_is_stateful", False) or kinds - ATTENTION_KINDS:
+        raise ValueError(
+            f"{name} has layers of the kind {sorted(kinds - ATTENTION_KINDS) or 'recurrent'}: their state cannot be "
+            "rolled back to an accepted branch; use a target whose layers are all (sliding) attention"
+        )
+    if config._attn_implementation not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"the target's attn_implementation is {config._attn_implementation!r}, which takes no tree mask; "
+            f'load it with attn_implementation="sdpa" (or call target.set_attn_implementation("sdpa"))'
+        )
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target")
+    check_compatible(target, head.config)
+    with capture_aux(target, aux_layer_ids(target, head.config)):
+        pass  # raises where the target's layers cannot be read
+    if model.device.type != head.device.type:
+        raise ValueError(f"the target is on {model.device} and the head on {head.device}; move one: head.to(target.device)")
+
+
+def check_inputs(call: dict, inputs: dict) -> None:
+    """Raise a ValueError for prepared inputs that the loop cannot take; the target has not run yet."""
+    cache, rows = inputs.get("past_key_values"), call["input_ids"].shape[0]
+    if isinstance(cache, StaticCache):
+        raise ValueError("past_key_values is a StaticCache, which cannot drop rejected drafts; leave past_key_values out")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError(
+            f"past_key_values already holds {cache.get_seq_length()} tokens, whose hidden states the head has not seen; "
+            "leave it out and pass the whole prompt as input_ids"
+        )
+    if inputs.get("inputs_embeds") is not None or call["input_ids"].shape[1] == 0:
+        raise ValueError("the prompt came as inputs_embeds; the head reads token ids: pass input_ids")
+    positions = inputs.get("position_ids")
+    if positions is not None and positions.dim() != 2:
+        raise ValueError(f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass [batch, length]")
+    if rows > 1 and call.get("streamer") is not None:
+        raise ValueError(f"a streamer was given with {rows} rows, which advance at different speeds; stream one row at a time")
+    names = [type(processor).__name__ for processor in call["logits_processor"]]
+    if rows > 1 and "PrefixConstrainedLogitsProcessor" in names:
+        raise ValueError("prefix_allowed_tokens_fn numbers the rows of a batch, but rows are decided one by one; pass one row")

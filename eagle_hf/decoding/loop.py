@@ -1,0 +1,140 @@
+"""The one loop: draft a tree, verify it in one target pass, commit the accepted branch.
+
+B rows of different lengths, S prompt slots, N tree nodes, V vocabulary. Row b's token at index i of `ids` has its
+keys at slot i of the target's cache; left padding keeps its slots and is never attended to. The newest token of a
+row is the root of its next tree and not yet in the cache.
+"""
+
+import torch
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from eagle_hf.decoding.cache import TreeCache
+from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.masks import TreeMask
+from eagle_hf.decoding.stats import DecodingStats, Stopwatch
+from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify
+from eagle_hf.target import aux_layer_ids, capture_aux
+
+
+def speculate(target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
+    """What `target.generate` would return for these prepared arguments; the run's statistics go to `head.last_run`."""
+    run = Run(target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+    with capture_aux(target, aux_layer_ids(target, head.config)) as aux:
+        run.prefill(aux, inputs)
+        while not all(run.finished):
+            run.round(aux)
+    head.last_run = run.statistics()
+    return run.output()
+
+
+class Run:
+    """The state of one `generate` call."""
+
+    def __init__(self, target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer):
+        rows, prompt = input_ids.shape
+        self.target, self.config, self.streamer = target, generation_config, streamer
+        self.choice = TargetChoice(logits_processor, generation_config, rows)
+        self.stopping_criteria = stopping_criteria
+        self.watch, self.stats = Stopwatch(), DecodingStats(rows=rows)
+        self.drafter = EagleDrafter(head, target, head.tree, self.watch)
+        self.cache = TreeCache()
+        self.ids = input_ids.new_zeros(rows, generation_config.max_length)
+        self.ids[:, :prompt] = input_ids
+        self.lengths, self.finished = [prompt] * rows, [False] * rows
+
+    def prefill(self, aux, inputs: dict) -> None:
+        """The target reads the prompts and chooses every row's first token, as plain generate does."""
+        input_ids = self.ids[:, : self.lengths[0]]
+        inputs["past_key_values"] = self.cache
+        with self.watch.phase("prefill"):
+            prepared = self.target.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+            logits = self.target(**prepared, return_dict=True).logits[:, -1]
+        with self.watch.phase("accept"):
+            self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
+            first = [[self._choose(row, logits[row])[0]] for row in range(len(logits))]
+        self.drafter.start(input_ids, self.masks.visible, aux.take(), self._newest())
+        self._stream(first)
+
+    def round(self, aux) -> None:
+        """One draft-verify-commit cycle of every unfinished row."""
+        tree = self._draft()
+        logits = self._read(tree)
+        with self.watch.phase("accept"):
+            verdicts = self._verify(tree, logits)
+            paths = [verdict.path if verdict else [] for verdict in verdicts]
+            tokens = [verdict.tokens if verdict else [] for verdict in verdicts]
+        with self.watch.phase("commit"):
+            ends = [length - 1 - len(row) for length, row in zip(self.lengths, tokens)]
+            self.cache.commit(max(ends), ends, paths)
+            self.drafter.accept(aux.take(), paths, tokens)
+        self._stream(tokens)
+
+    def _draft(self):
+        """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
+        with self.watch.phase("draft"):
+            room = self.config.max_length - min(n for n, done in zip(self.lengths, self.finished) if not done)
+            return self.drafter.draft_tree(self._newest(), max_depth=room - 1)
+
+    def _read(self, tree) -> torch.Tensor:
+        """The target's logits [B, N, V] at every node."""
+        with self.watch.phase("accept"):
+            ends = [length - 1 for length in self.lengths]
+            mask, positions = self.masks.of(tree, ends, limit=self.config.max_length)
+        with self.watch.phase("target"):
+            return self.target(
+                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache,
+                use_cache=True, return_dict=True,
+            ).logits
+
+    def _verify(self, tree, logits):
+        """A verdict for every unfinished row, None for the others; emitted tokens are in `ids` afterwards."""
+        decided = logits.argmax(-1).tolist() if self.choice.is_plain_argmax else None
+        verdicts = []
+        for row, finished in enumerate(self.finished):
+            if finished:
+                verdicts.append(None)
+                continue
+            verdict = verify(
+                tree.children(row), lambda node: self._choose(row, logits[row, node], decided and decided[row][node])
+            )
+            self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
+            verdicts.append(verdict)
+        return verdicts
+
+    def _choose(self, row: int, logits, decided: int | None = None) -> tuple[int, bool]:
+        """Choose and append the row's next token; whether the row ends with it."""
+        length = self.lengths[row]
+        token = self.choice(row, self.ids[row : row + 1, :length], logits) if decided is None else decided
+        self.ids[row, length] = token
+        self.lengths[row] = length + 1
+        scores = None if self.choice.scores is None else tuple(score[None] for score in self.choice.scores[row])
+        self.finished[row] = bool(self.stopping_criteria(self.ids[row : row + 1, : length + 1], scores))
+        return token, self.finished[row]
+
+    def _newest(self) -> torch.Tensor:
+        index = torch.tensor(self.lengths, device=self.ids.device)[:, None] - 1
+        return self.ids.gather(1, index)[:, 0]
+
+    def _stream(self, tokens: list[list[int]]) -> None:
+        if self.streamer is not None:
+            self.streamer.put(torch.tensor(tokens[0]))
+
+    def statistics(self) -> DecodingStats:
+        self.stats.seconds = self.watch.seconds
+        return self.stats
+
+    def output(self):
+        """Sequences [B, L], rows that ended early padded on the right, or the dictionary that was asked for."""
+        if self.streamer is not None:
+            self.streamer.end()
+        longest = max(self.lengths)
+        sequences = self.ids[:, :longest]
+        for row, length in enumerate(self.lengths):
+            if length < longest:
+                sequences[row, length:] = self.config._pad_token_tensor
+        if not self.config.return_dict_in_generate:
+            return sequences
+        return GenerateDecoderOnlyOutput(
+            sequences=sequences, scores=stack_rows(self.choice.scores), logits=stack_rows(self.choice.raw_logits),
+            past_key_values=self.cache,
+        )

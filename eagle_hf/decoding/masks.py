@@ -1,0 +1,60 @@
+"""What a tree's nodes may see: the row's committed tokens and their own ancestors, by position where layers slide.
+
+B batch, N nodes, T cache slots before the tree. A mask is True where attention is allowed.
+"""
+
+import torch
+
+from eagle_hf.target import unwrap
+
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+def layer_kinds(config) -> set[str]:
+    """The kinds of attention in a target; an unknown kind is returned as it is."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if not kinds:
+        kinds = {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
+    return kinds
+
+
+class TreeMask:
+    """Positions of the committed slots, and from them masks and positions for trees."""
+
+    def __init__(self, target, input_ids, attention_mask=None, position_ids=None):
+        config = unwrap(target).config.get_text_config()
+        self.kinds, self.window = layer_kinds(config), getattr(config, "sliding_window", None)
+        self.additive = config._attn_implementation == "eager"  # eager adds its mask: booleans would be summed
+        self.dtype = target.dtype
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        self.visible = attention_mask.bool()
+        if position_ids is None:
+            position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        self.prompt = position_ids.masked_fill(~self.visible, -1)  # [B, S]; -1: never seen
+        self.offset = position_ids[:, -1] - input_ids.shape[1] + 1  # [B] position of a generated token - its index
+
+    def of(self, tree, ends: list[int], limit: int):
+        """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
+
+        The mask is what the target takes: bool or additive [B, 1, N, T + N], or a dictionary of these by layer kind.
+        Positions stay below `limit`: nodes past the last allowed token are never emitted.
+        """
+        device, prompt = tree.tokens.device, self.prompt.shape[1]
+        ends = torch.tensor(ends, device=device)
+        slots = torch.arange(prompt, int(ends.max()), device=device)
+        later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
+        positions = ((ends + self.offset)[:, None] + tree.depths).clamp(max=limit - 1)
+        keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
+        committed = (keys >= 0)[:, None].expand(-1, tree.tokens.shape[1], -1)
+        masks = {"full_attention": torch.cat([committed, tree.ancestors], dim=-1)[:, None]}
+        if "sliding_attention" in self.kinds:
+            reach = positions[:, :, None] - torch.cat([keys, positions], dim=1)[:, None]  # [B, N, T + N]
+            masks["sliding_attention"] = masks["full_attention"] & (reach < self.window)[:, None]
+        masks = {kind: self._for_target(masks[kind]) for kind in self.kinds}
+        return (masks if len(masks) > 1 else next(iter(masks.values()))), positions
+
+    def _for_target(self, mask):
+        if not self.additive:
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(~mask, torch.finfo(self.dtype).min)

@@ -1,0 +1,56 @@
+"""Draft trees as tensors.
+
+B batch, N nodes with the root. Node 0 is the root: the newest committed token, at depth 0. Parents precede their
+children. A pool is all that was proposed, a tree the part of it that the target reads.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass
+class Tree:
+    """tokens, parents, depths: int64 [B, N]; the root is its own parent."""
+
+    tokens: torch.Tensor
+    parents: torch.Tensor
+    depths: torch.Tensor
+
+    @cached_property
+    def ancestors(self) -> torch.Tensor:
+        """Bool [B, N, N]: [b, i, j] tells whether node j is node i or one of its ancestors."""
+        batch, nodes = self.parents.shape
+        mask = torch.eye(nodes, dtype=torch.bool, device=self.parents.device).expand(batch, -1, -1)
+        index = self.parents[:, :, None].expand(-1, -1, nodes)
+        for _ in range(int(self.depths.max())):
+            mask = mask | mask.gather(1, index)
+        return mask
+
+    def children(self, row: int) -> list[dict[int, int]]:
+        """For every node of a row, its children: token -> node."""
+        tokens, parents = self.tokens[row].tolist(), self.parents[row].tolist()
+        children = [{} for _ in tokens]
+        for node in range(1, len(tokens)):
+            children[parents[node]][tokens[node]] = node
+        return children
+
+
+def best_nodes(root: torch.Tensor, tokens, parents, depths, scores, nodes: int) -> Tree:
+    """The tree of the `nodes` best-scored of P proposals, for every row.
+
+    root [B]; tokens, parents, scores [B, P]; depths [P], ascending. Parents index the pool with the root as 0 and
+    proposal i as i + 1. A child never outscores its parent and follows it in the pool, so the stable sort, which
+    breaks ties by pool order and so by depth, keeps the tree connected (EAGLE-2, section 4.2).
+    """
+    batch, pool = scores.shape
+    kept = scores.argsort(dim=1, descending=True, stable=True)[:, :nodes].sort(dim=1).values
+    place = torch.zeros(batch, pool + 1, dtype=torch.long, device=scores.device)  # pool index -> node
+    place.scatter_(1, kept + 1, torch.arange(1, kept.shape[1] + 1, device=scores.device).expand(batch, -1))
+    zero = torch.zeros_like(root)[:, None]
+    return Tree(
+        tokens=torch.cat([root[:, None], tokens.gather(1, kept)], dim=1),
+        parents=torch.cat([zero, place.gather(1, parents.gather(1, kept))], dim=1),
+        depths=torch.cat([zero, depths[kept]], dim=1),
+    )

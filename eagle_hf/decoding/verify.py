@@ -1,0 +1,75 @@
+"""Which drafts are kept: the target chooses, the tree only saves it the waiting.
+
+At each node the target's own next token is chosen exactly as plain `generate` chooses it: argmax, or one draw from
+the processed distribution. If a child holds that token we descend, else it is the bonus. One draw per emitted token,
+in plain order, none for drafting: so the output is the target's own, token for token under one seed.
+"""
+
+from typing import Callable, NamedTuple
+
+import torch
+
+
+class Verdict(NamedTuple):
+    """path: nodes whose keys stay, root first; tokens: emitted, in order; finished: the row has stopped.
+
+    trials: visited nodes that had children; accepted: of these, how many had the chosen token among them.
+    """
+
+    path: list[int]
+    tokens: list[int]
+    finished: bool
+    trials: int
+    accepted: int
+
+
+def verify(children: list[dict[int, int]], choose: Callable[[int], tuple[int, bool]]) -> Verdict:
+    """Walk one row's tree from the root; `choose(node)` gives the target's token after that node and whether it ends."""
+    node, path, tokens, trials, accepted = 0, [0], [], 0, 0
+    while True:
+        token, finished = choose(node)
+        tokens.append(token)
+        trials += bool(children[node])
+        child = children[node].get(token)
+        accepted += child is not None
+        if finished or child is None:
+            return Verdict(path, tokens, finished, trials, accepted)
+        node = child
+        path.append(node)
+
+
+class TargetChoice:
+    """The target's next token as `generate` would choose it, and the scores it asks to keep."""
+
+    def __init__(self, logits_processor, generation_config, rows: int):
+        self.logits_processor = logits_processor
+        self.do_sample = generation_config.do_sample
+        wanted = generation_config.return_dict_in_generate
+        self.scores = [[] for _ in range(rows)] if wanted and generation_config.output_scores else None
+        self.raw_logits = [[] for _ in range(rows)] if wanted and generation_config.output_logits else None
+
+    @property
+    def is_plain_argmax(self) -> bool:
+        """Whether the choice depends on a node's logits alone, so that all nodes can be decided at once."""
+        return not (self.do_sample or len(self.logits_processor) or self.scores is not None or self.raw_logits is not None)
+
+    def __call__(self, row: int, prefix: torch.Tensor, logits: torch.Tensor) -> int:
+        """The token after `prefix` [1, L] (left padding included, as plain generate shows it) given logits [V]."""
+        logits = logits[None].to(copy=True, dtype=torch.float32, device=prefix.device)
+        scores = self.logits_processor(prefix, logits)
+        if self.scores is not None:
+            self.scores[row].append(scores[0])
+        if self.raw_logits is not None:
+            self.raw_logits[row].append(logits[0])
+        if self.do_sample:
+            return int(torch.multinomial(scores.softmax(-1), num_samples=1))
+        return int(scores.argmax(-1))
+
+
+def stack_rows(kept: list[list[torch.Tensor]] | None) -> tuple[torch.Tensor, ...] | None:
+    """Per-row lists of [V] as `generate` returns them: one [B, V] per step; zeros where a row had already ended."""
+    if kept is None:
+        return None
+    steps = max(len(row) for row in kept)
+    blank = torch.zeros_like(kept[0][0])
+    return tuple(torch.stack([row[step] if step < len(row) else blank for row in kept]) for step in range(steps))

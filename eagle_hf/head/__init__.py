@@ -1,0 +1,1 @@
+"""The draft head: configuration, module, vocabulary map and on-disk layout."""

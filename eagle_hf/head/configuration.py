@@ -103,7 +103,8 @@ class Eagle3Config(LlamaConfig):
             "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
             "max_position_embeddings rms_norm_eps initializer_range bos_token_id eos_token_id pad_token_id"
         ).split()
-        values = {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
+        values = {"intermediate_size": 4 * config.hidden_size}
+        values |= {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
         rope = getattr(config, "rope_parameters", None)
         if rope and "rope_theta" in rope:
             values["rope_parameters"] = {"rope_type": "default", "rope_theta": rope["rope_theta"]}

@@ -1,0 +1,1 @@
+"""Training a draft head: the loss, the arguments, the Trainer."""

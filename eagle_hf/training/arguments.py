@@ -1,0 +1,41 @@
+"""`Eagle3TrainingArguments`: TrainingArguments, and what only draft heads need."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class Eagle3TrainingArguments(TrainingArguments):
+    """Arguments of `Eagle3Trainer`; defaults that differ from TrainingArguments' are the EAGLE-3 authors'."""
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate; small heads take more."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2 (EAGLE-3: 0.95)."})
+    max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient clipping (EAGLE-3: 0.5)."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Conversations carry columns that forward never sees."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "So that a resumed run knows how many of its max_minutes are spent."}
+    )
+    ttt_length: int = field(default=7, metadata={"help": "Unrolled passes of training-time test."})
+    ttt_curriculum: list[int] | None = field(
+        default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}
+    )
+    ttt_decay: float = field(default=0.8, metadata={"help": "Weight of pass k is ttt_decay ** k."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Conversations longer than this many tokens are skipped; default: the target's limit."}
+    )
+    max_minutes: float | None = field(
+        default=None, metadata={"help": "Stop after this many minutes; learning rate and curriculum follow the clock."}
+    )
+    target_states_gb: float = field(
+        default=0.0, metadata={"help": "Keep up to this many GB of target states in memory, so later epochs skip the target."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("ttt_length", "max_length", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        if self.ttt_curriculum is not None and (not self.ttt_curriculum or min(self.ttt_curriculum) < 1):
+            raise ValueError(f"ttt_curriculum is {self.ttt_curriculum}; give pass counts of at least 1, e.g. [1, 2, 4]")

@@ -4,11 +4,24 @@ Importing the package teaches `target.generate(assistant_model=head)` about draf
 """
 
 from eagle_hf.decoding.dispatch import register
+from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import load_target
+from eagle_hf.training.arguments import Eagle3TrainingArguments
+from eagle_hf.training.start import new_head
+from eagle_hf.training.trainer import Eagle3Trainer
 
 __version__ = "0.1.0"
-__all__ = ["Eagle3Config", "Eagle3DraftHead", "TreeConfig", "load_target"]
+__all__ = [
+    "DecodingStats",
+    "Eagle3Config",
+    "Eagle3DraftHead",
+    "Eagle3Trainer",
+    "Eagle3TrainingArguments",
+    "TreeConfig",
+    "load_target",
+    "new_head",
+]
 
 register()

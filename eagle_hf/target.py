@@ -4,7 +4,6 @@ B batch, S sequence, H hidden, V vocabulary. Stream i is what enters layer i, HF
 forward pre-hooks, because `output_hidden_states=[...]` counts differently from one transformers release to the next.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -216,9 +215,3 @@ def check_compatible(target, head_config: Eagle3Config) -> None:
     lm_head = unwrap(target).get_output_embeddings()
     if lm_head is None:
         raise ValueError(f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM")
-
-
-def template_hash(tokenizer) -> str | None:
-    """sha256 of the chat template, to tell whether two runs render conversations alike; None without a template."""
-    template = tokenizer.chat_template
-    return None if template is None else hashlib.sha256(str(template).encode()).hexdigest()

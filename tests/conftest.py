@@ -1,34 +1,11 @@
-"""Tiny seeded models shared by all tests; nothing downloads, nothing needs a GPU."""
+"""Fixtures shared by all tests; nothing downloads, nothing needs a GPU."""
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-import eagle_hf
-from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
+from tiny import quickly_trained, tiny_head, tiny_target
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
-
-
-def tiny_target(vocab_size=31, layers=7, dtype=torch.float64, seed=0, **config):
-    """A random Llama whose next token is uncertain enough to sample and certain enough to draft."""
-    torch.manual_seed(seed)
-    settings = dict(
-        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        initializer_range=0.25,
-    )
-    return LlamaForCausalLM(LlamaConfig(**settings | config)).to(dtype).eval()
-
-
-def tiny_head(target, draft_vocab_size=24, seed=1, **config):
-    """A random head with every third token missing, drafting trees wide enough to be accepted by luck."""
-    torch.manual_seed(seed)
-    head = Eagle3DraftHead(Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config))
-    ids = torch.randperm(target.config.vocab_size)[:draft_vocab_size].sort().values
-    head.set_draft_vocabulary(ids)
-    head.tree = TreeConfig(depth=4, top_k=6, nodes=24)
-    return head.to(target.dtype).eval()
 
 
 @pytest.fixture(scope="session")
@@ -39,40 +16,6 @@ def target():
 @pytest.fixture(scope="session")
 def head(target):
     return tiny_head(target)
-
-
-@pytest.fixture
-def fresh_head(target):
-    return tiny_head(target)
-
-
-def left_padded(target, lengths, seed=0):
-    """Random prompts of these lengths as one left-padded batch: {"input_ids", "attention_mask"}."""
-    generator = torch.Generator().manual_seed(seed)
-    longest = max(lengths)
-    ids = torch.randint(3, target.config.vocab_size, (len(lengths), longest), generator=generator)
-    mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths])
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
-def quickly_trained(target, head, steps=150):
-    """The head after some steps on the target's own samples: no good head, but one that gets drafts accepted."""
-    from eagle_hf.target import target_states
-    from eagle_hf.training.loss import ask_teacher, ttt_loss
-
-    torch.manual_seed(0)
-    start = torch.randint(3, target.config.vocab_size, (32, 4))
-    ids = target.generate(start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None)
-    aux, states = target_states(target, ids, head.config.aux_layer_ids)
-    teacher = ask_teacher(target, states, ids, head.draft_to_target)
-    embeddings = target.get_input_embeddings()(ids.roll(-1, dims=1)).detach()
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-    for _ in range(steps):
-        loss, _, _ = ttt_loss(head, head(embeddings, aux, ttt_length=3), teacher)
-        optimizer.zero_grad()
-        (loss / teacher.rows.numel()).backward()
-        optimizer.step()
-    return head.eval()
 
 
 @pytest.fixture(scope="session")

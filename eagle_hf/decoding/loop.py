@@ -5,6 +5,8 @@ keys at slot i of the target's cache; left padding keeps its slots and is never 
 row is the root of its next tree and not yet in the cache.
 """
 
+from functools import partial
+
 import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -51,7 +53,9 @@ class Run:
             logits = self.target(**prepared, return_dict=True).logits[:, -1]
         with self.watch.phase("accept"):
             self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
-            first = [[self._choose(row, logits[row])[0]] for row in range(len(logits))]
+            first = [[self._choose(row, logits[row])] for row in range(len(logits))]
+            for row, (token,) in enumerate(first):
+                self._emit(row, token)
         self.drafter.start(input_ids, self.masks.visible, aux.take(), self._newest())
         self._stream(first)
 
@@ -89,27 +93,24 @@ class Run:
     def _verify(self, tree, logits):
         """A verdict for every unfinished row, None for the others; emitted tokens are in `ids` afterwards."""
         decided = logits.argmax(-1).tolist() if self.choice.is_plain_argmax else None
-        verdicts = []
-        for row, finished in enumerate(self.finished):
-            if finished:
-                verdicts.append(None)
-                continue
-            verdict = verify(
-                tree.children(row), lambda node: self._choose(row, logits[row, node], decided and decided[row][node])
-            )
-            self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
-            verdicts.append(verdict)
+        verdicts = [None] * len(self.finished)
+        for row in [row for row, finished in enumerate(self.finished) if not finished]:
+            choose = decided[row].__getitem__ if decided else lambda node: self._choose(row, logits[row, node])
+            verdicts[row] = verify(tree.children(row), choose, partial(self._emit, row))
+            self.stats.count(verdicts[row].trials, verdicts[row].accepted, len(verdicts[row].tokens))
         return verdicts
 
-    def _choose(self, row: int, logits, decided: int | None = None) -> tuple[int, bool]:
-        """Choose and append the row's next token; whether the row ends with it."""
-        length = self.lengths[row]
-        token = self.choice(row, self.ids[row : row + 1, :length], logits) if decided is None else decided
-        self.ids[row, length] = token
-        self.lengths[row] = length + 1
+    def _choose(self, row: int, logits) -> int:
+        """The target's next token for a row, by its processors and its one draw."""
+        return self.choice(row, self.ids[row : row + 1, : self.lengths[row]], logits)
+
+    def _emit(self, row: int, token: int) -> bool:
+        """Append a row's token; whether the row ends with it."""
+        self.ids[row, self.lengths[row]] = token
+        self.lengths[row] += 1
         scores = None if self.choice.scores is None else tuple(score[None] for score in self.choice.scores[row])
-        self.finished[row] = bool(self.stopping_criteria(self.ids[row : row + 1, : length + 1], scores))
-        return token, self.finished[row]
+        self.finished[row] = bool(self.stopping_criteria(self.ids[row : row + 1, : self.lengths[row]], scores))
+        return self.finished[row]
 
     def _newest(self) -> torch.Tensor:
         index = torch.tensor(self.lengths, device=self.ids.device)[:, None] - 1

@@ -23,11 +23,15 @@ class Verdict(NamedTuple):
     accepted: int
 
 
-def verify(children: list[dict[int, int]], choose: Callable[[int], tuple[int, bool]]) -> Verdict:
-    """Walk one row's tree from the root; `choose(node)` gives the target's token after that node and whether it ends."""
+def verify(children: list[dict[int, int]], choose: Callable[[int], int], emit: Callable[[int], bool]) -> Verdict:
+    """Walk one row's tree from the root, as far as the target goes along.
+
+    `choose(node)` is the target's token after that node; `emit(token)` puts it out and tells whether the row ends.
+    """
     node, path, tokens, trials, accepted = 0, [0], [], 0, 0
     while True:
-        token, finished = choose(node)
+        token = choose(node)
+        finished = emit(token)
         tokens.append(token)
         trials += bool(children[node])
         child = children[node].get(token)

@@ -169,8 +169,9 @@ class Eagle3DraftHead(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Open a saved head; every weight must be there, none may be left over."""
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused, below
         try:
-            head, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+            head, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (SafetensorError, EOFError) as error:
             raise ValueError(
                 f"the weight file of {pretrained_model_name_or_path} cannot be read ({error}); "
@@ -183,7 +184,8 @@ class Eagle3DraftHead(PreTrainedModel):
                     "copy or download model.safetensors again"
                 ) from error
             raise
-        problems = [f"{name}: {sorted(map(str, info[name]))}" for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]]
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        problems = [f"{kind}: {sorted(map(str, info[kind]))}" for kind in kinds if info[kind]]
         if problems:
             raise ValueError(
                 f"{pretrained_model_name_or_path} does not hold the weights its config.json announces ({'; '.join(problems)}); "

@@ -1,0 +1,95 @@
+"""`eagle-hf`: one sub-command per step."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a sub-command; errors that a caller can mend are one line on stderr and exit status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"eagle-hf {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last finished step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="eagle-hf", description="Draft heads for Hugging Face causal LMs.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    quick = commands.add_parser("quickstart", help="train a head on this machine and see generate get faster")
+    quick.add_argument("--folder", type=Path, default=Path("quickstart"), help="where everything is kept (default: quickstart)")
+    quick.add_argument("--minutes", type=float, default=5.0, help="training budget (default: 5)")
+    quick.add_argument("--prompts", type=int, default=480, help="user turns that the target answers for training (default: 480)")
+    quick.set_defaults(run=run_quickstart)
+
+    measure = commands.add_parser("evaluate", help="tau, acceptance, speed and equality by category")
+    measure.add_argument("--head", required=True, help="folder or hub id of the draft head")
+    measure.add_argument("--target", required=True, help="hub id, folder, .gguf file, or smollm2")
+    measure.add_argument("--adapter", help="PEFT adapter laid over the target")
+    measure.add_argument("--categories", nargs="+", default=["chat", "code", "math"], help="bundled categories or .jsonl files")
+    measure.add_argument("--per-category", type=int, default=8, help="prompts of each (default: 8)")
+    measure.add_argument("--max-new-tokens", type=int, default=64)
+    measure.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    measure.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    measure.add_argument("--tree", help="policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4 (default: the head's own)")
+    measure.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="folder of report.md, metrics.json and the plot")
+    measure.set_defaults(run=run_evaluate)
+    return top
+
+
+def run_quickstart(options) -> None:
+    from eagle_hf.quickstart import quickstart
+
+    quickstart(options.folder, minutes=options.minutes, prompts=options.prompts)
+
+
+def run_evaluate(options) -> None:
+    import torch
+
+    from eagle_hf.evaluation.offline import by_category, evaluate
+    from eagle_hf.evaluation.report import machine, markdown_table, write_report
+    from eagle_hf.evaluation.suites import load_suite
+    from eagle_hf.head.modeling import Eagle3DraftHead
+    from eagle_hf.target import load_target
+
+    dtype, device = getattr(torch, options.dtype), "cuda" if torch.cuda.is_available() else "cpu"
+    target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
+    head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
+    if options.tree:
+        head.tree = parse_tree(options.tree)
+    sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.temperature else {}
+    prompts = load_suite(options.categories, options.per_category)
+    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=options.max_new_tokens, **sampling)
+    summaries = by_category(answers)
+    facts = {
+        "target": options.target, "head": options.head, "tree": str(head.tree), "temperature": options.temperature,
+        "max_new_tokens": options.max_new_tokens, **machine(target),
+    }
+    write_report(options.out, summaries, facts)
+    print(markdown_table(summaries))
+    for answer in answers:
+        if answer.difference is not None:
+            kind = "a tie" if answer.difference.is_tie else "a difference"
+            print(f"{answer.prompt['id']}: {kind} at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
+    print(f"a round costs {summaries['all'].overhead_ms:.1f} ms besides the forwards of target and head; report in {options.out}")
+
+
+def parse_tree(text: str):
+    """A TreeConfig from policy:depth:top_k:nodes."""
+    from eagle_hf.head.configuration import TreeConfig
+
+    policy, *numbers = text.split(":")
+    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+        raise ValueError(f"--tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16")
+    return TreeConfig(policy, *map(int, numbers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""manifest.json: what made a folder, from what, with which versions; checked before a run goes on.
+
+The target is recognised by its weights, not by its name: a folder that moved is the same target,
+a fine-tuned copy under the old name is not.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+SAMPLED_VALUES = 16
+
+
+def check_manifest(folder: Path, manifest: dict, fields: Iterable[str]) -> None:
+    """Write the manifest into a new folder; in an old one, refuse unless `fields` are equal."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MANIFEST).exists():
+        if any(folder.glob("*.jsonl")):
+            raise ValueError(f"{folder} holds data but no {MANIFEST}; choose another folder or delete this one")
+        write_manifest(folder, manifest)
+        return
+    found = read_manifest(folder)
+    differing = [
+        f"{name} is {found.get(name)!r} there and {manifest[name]!r} now"
+        for name in fields
+        if found.get(name) != manifest[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} was made by the target {found.get('target')!r} with other settings: {'; '.join(differing)}; "
+            "choose another folder or delete this one"
+        )
+
+
+def read_manifest(folder: Path) -> dict:
+    """The folder's manifest; ValueError when it cannot be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST} is not JSON ({error}); delete the folder and start again") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{folder / MANIFEST} holds a {type(manifest).__name__}; delete the folder and start again")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """The manifest appears whole or not at all."""
+    temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / MANIFEST)
+
+
+def weights_sha256(target) -> str:
+    """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
+
+    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in target.named_parameters():
+        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].float().tolist()
+        digest.update(repr((name, tuple(parameter.shape), values)).encode())
+    return digest.hexdigest()
+
+
+def library_versions(names: Iterable[str] = ("torch", "transformers", "eagle_hf")) -> dict[str, str]:
+    """The installed versions; "not installed" for a package that runs from its source folder."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,1 @@
+"""Measuring a head: prompts by category, this process's speed, equality, and the report."""

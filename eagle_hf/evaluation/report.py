@@ -1,0 +1,76 @@
+"""What was measured, as a Markdown table, metrics.json and one plot."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import transformers
+
+from eagle_hf.evaluation.offline import Summary
+
+
+def machine(target) -> dict:
+    """Where a figure was measured."""
+    device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
+    return {
+        "device": device, "threads": torch.get_num_threads(), "dtype": str(target.dtype).removeprefix("torch."),
+        "torch": torch.__version__, "transformers": transformers.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name and how many of its cores this machine has."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def markdown_table(summaries: dict[str, Summary]) -> str:
+    """One row per category; tau is tokens per round with the bonus, speeds are tokens per second."""
+    lines = ["| category | prompts | tau | alpha by depth | plain tok/s | with head tok/s | speed-up | identical |", "|---|---|---|---|---|---|---|---|"]
+    for name, s in summaries.items():
+        alpha = " ".join(f"{value:.2f}" for value in s.alpha)
+        identical = f"{s.identical:.0%}" + (f" (+{s.ties} ties)" if s.ties else "")
+        lines.append(
+            f"| {name} | {s.prompts} | {s.tau:.2f} | {alpha} | {s.plain_tokens_per_second:.1f} | "
+            f"{s.fast_tokens_per_second:.1f} | {s.speedup:.2f}x | {identical} |"
+        )
+    return "\n".join(lines)
+
+
+def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
+    """`report.md`, `metrics.json` and `acceptance.png` in a folder; `facts` say what was measured, where and how."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"facts": facts, "results": {name: asdict(summary) for name, summary in summaries.items()}}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    (folder / "report.md").write_text(f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n")
+    plot(folder / "acceptance.png", summaries)
+
+
+def plot(path, summaries: dict[str, Summary]) -> None:
+    """Acceptance by depth, and tokens per second with and without the head, by category."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for name, summary in summaries.items():
+        left.plot(range(1, len(summary.alpha) + 1), summary.alpha, marker="o", label=f"{name} (tau {summary.tau:.2f})")
+    left.set(xlabel="depth", ylabel="accepted, given those above", ylim=(0, 1))
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(frameon=False)
+    places = range(len(summaries))
+    right.bar([p - 0.2 for p in places], [s.plain_tokens_per_second for s in summaries.values()], 0.4, label="generate")
+    right.bar([p + 0.2 for p in places], [s.fast_tokens_per_second for s in summaries.values()], 0.4, label="with the head")
+    right.set(xticks=list(places), xticklabels=list(summaries), ylabel="tokens per second")
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,168 @@
+"""Reading prompts of every common shape, and sampling them from the target."""
+
+import json
+
+import pytest
+import torch
+
+from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, prompts_from_dataset, read_prompts
+
+TEXTS = tuple(f"please explain number {n}" for n in range(50))
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n")
+    return path
+
+
+def chat(*pairs, names=("role", "content")):
+    return [dict(zip(names, pair)) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "system"),
+    [
+        ({"turns": ["a", "b"]}, ["a", "b"], None),
+        ({"turns": ["a"], "system": "s"}, ["a"], "s"),
+        ({"messages": chat(("system", "s"), ("user", "a"), ("assistant", "x"), ("user", "b"))}, ["a", "b"], "s"),
+        ({"conversations": chat(("human", "a"), ("gpt", "x"), names=("from", "value"))}, ["a"], None),
+        ({"prompt": "a", "completion": "x"}, ["a"], None),
+        ({"prompt": chat(("user", "a")), "completion": chat(("assistant", "x"))}, ["a"], None),
+        ({"instruction": "a", "input": "b"}, ["a\n\nb"], None),
+        ({"instruction": "a", "input": ""}, ["a"], None),
+        ({"messages": None, "prompt": "a"}, ["a"], None),
+    ],
+)
+def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
+    prompts, skipped = read_prompts(write(tmp_path, row))
+    assert skipped == [] and prompts[0]["turns"] == turns
+    assert prompts[0].get("system") == system
+    assert (prompts[0]["id"], prompts[0]["source"]) == ("mine-1", "mine")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{broken", "not JSON"),
+        (b"", "empty line"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[" * 100_000, "not readable as JSON"),
+        ([1, 2], "the row is of type list"),
+        ({"text": "plain"}, "only plain text, which has no user turn"),
+        ({"question": "a"}, "the columns ['question']"),
+        ({"turns": "a"}, "'turns' is of type str"),
+        ({"turns": [1]}, "turn 0 of 'turns' is of type int"),
+        ({"turns": []}, "'turns' has no user turn"),
+        ({"prompt": " "}, "turn 0 of 'prompt' is empty"),
+        (b'{"prompt": "\\ud800"}', "half a surrogate pair"),
+        ({"prompt": 3}, "of type int"),
+        ({"instruction": "a", "input": 3}, "'input' is of type int"),
+        ({"messages": {"role": "user"}}, "the messages are of type dict"),
+        ({"messages": ["hi"]}, "a message is of type str"),
+        ({"messages": chat(("tool", "x"))}, "a message of role 'tool'"),
+        ({"messages": chat(("assistant", "x"))}, "'messages' has no user turn"),
+        ({"turns": ["a"], "id": [1]}, "'id' is of type list"),
+        ({"turns": ["a"], "category": 3}, "'category' is of type int"),
+        ({"turns": ["b"], "id": "good"}, "the id 'good' was used before"),
+    ],
+)
+def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
+    prompts, skipped = read_prompts(write(tmp_path, {"id": "good", "turns": ["a"]}, line))
+    assert [prompt["id"] for prompt in prompts] == ["good"]
+    assert [row.line for row in skipped] == [2]
+    assert reason in skipped[0].reason
+
+
+def test_file_without_a_usable_line_is_refused_with_count_and_reasons(tmp_path):
+    with pytest.raises(ValueError, match="none of 2 lines of mine.jsonl holds a prompt .1: not JSON.*2: .*plain text"):
+        read_prompts(write(tmp_path, b"{", {"text": "a"}))
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="none of 0 lines of empty.jsonl .*there were none"):
+        read_prompts(tmp_path / "empty.jsonl")
+
+
+def test_dataset_rows_read_as_file_rows():
+    rows = [{"messages": chat(("user", "a"), ("assistant", "x"))}, {"messages": []}]
+    dataset = pytest.importorskip("datasets").Dataset.from_list(rows)
+    for dataset in (rows, dataset, dataset.to_iterable_dataset()):
+        prompts, skipped = prompts_from_dataset(dataset, source="mine")
+        assert prompts == [{"id": "mine-0", "turns": ["a"], "category": "other", "source": "mine"}]
+        assert skipped[0].line == 1 and "no user turn" in skipped[0].reason
+
+
+def test_mapping_of_splits_is_refused():
+    with pytest.raises(ValueError, match=r"mapping of splits \['test', 'train'\]"):
+        prompts_from_dataset({"train": [], "test": []})
+
+
+def test_bundled_prompts_read_without_a_skip():
+    prompts, skipped = read_prompts(bundled_prompts("eval_chat_mt_bench"))
+    assert len(prompts) == 80 and all(len(prompt["turns"]) == 2 for prompt in prompts)
+    assert len(read_prompts(bundled_prompts("train_math_reasoning_gym"))[0]) == 1500
+    assert skipped == []
+
+
+@pytest.mark.parametrize("name", ["train", "../prompts", ""])
+def test_unknown_bundled_name_lists_the_names(name):
+    with pytest.raises(ValueError, match="take one of .*eval_chat_mt_bench, .*train_math_reasoning_gym"):
+        bundled_prompts(name)
+
+
+def test_magpie_repeats_itself_under_one_seed_only(scripted, tokenizer):
+    scripted.script = TEXTS
+    runs = [magpie_prompts(scripted, tokenizer, 6, seed=seed, batch_size=4) for seed in (1, 1, 2)]
+    turns = [[prompt["turns"] for prompt in run] for run in runs]
+    assert turns[0] == turns[1] != turns[2]
+    assert len({turn[0] for turn in turns[0]}) == 6
+    assert runs[0][0]["id"] == "magpie/1/0"
+
+
+def test_magpie_leaves_the_callers_random_state_alone(scripted, tokenizer):
+    scripted.script, before = TEXTS, torch.random.get_rng_state()
+    magpie_prompts(scripted, tokenizer, 1, batch_size=2)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_magpie_starts_where_the_template_starts_a_user_turn(scripted, tokenizer, monkeypatch):
+    scripted.script, seen, plain = TEXTS, [], type(scripted).generate
+    monkeypatch.setattr(
+        type(scripted), "generate", lambda self, input_ids, **kw: seen.append(input_ids) or plain(self, input_ids, **kw)
+    )
+    prompts = magpie_prompts(scripted, tokenizer, 2, batch_size=2, topics=["tea", "chess"])
+    shown = [tokenizer.decode(row) for row in seen[0].tolist()]
+    assert "about tea.<|im_end|>\n<|im_start|>user\n" in shown[0] and shown[0].endswith("user\n")
+    assert [prompt["category"] for prompt in prompts] == ["tea", "chess"]
+
+
+@pytest.mark.parametrize(
+    ("script", "ends", "reason"),
+    [
+        (["hi"], True, "too short: "),
+        (["ça va où déjà été œuf"], True, "not mostly ASCII: "),
+        (["one two three\a"], True, "unprintable: "),
+        (["the same text"], True, "duplicate: "),
+        (["never ending " * 20], False, "no end of turn: "),
+    ],
+)
+def test_magpie_gives_up_with_counts_and_reasons(scripted, tokenizer, script, ends, reason):
+    scripted.script, scripted.ends = script, ends
+    with pytest.raises(ValueError, match=f"[01] of 2 user turns were accepted .*{reason}"):
+        magpie_prompts(scripted, tokenizer, 2, batch_size=8)
+
+
+def test_magpie_refuses_settings_that_cannot_work(scripted, tokenizer):
+    with pytest.raises(ValueError, match="count is 0"):
+        magpie_prompts(scripted, tokenizer, 0)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        magpie_prompts(scripted, tokenizer, 1, temperature=0)
+    with pytest.raises(ValueError, match="pass a list"):
+        magpie_prompts(scripted, tokenizer, 1, topics="tea")
+    tokenizer.chat_template = "{{ messages[0].content }}{{ messages[0].content }}"
+    with pytest.raises(ValueError, match="shows a user message 2 times"):
+        magpie_prompts(scripted, tokenizer, 1)
+
+
+def test_magpie_samples_from_a_real_target(target, tokenizer):
+    with pytest.raises(ValueError, match="0 of 1 user turns were accepted"):
+        magpie_prompts(target, tokenizer, 1, batch_size=8, max_new_tokens=4)

@@ -1,0 +1,220 @@
+"""What users of generate rely on: stopping, scores, streamers, statistics, cache, distribution."""
+
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, StoppingCriteria, TextIteratorStreamer, TextStreamer
+
+from tiny import left_padded, quickly_trained, tiny_head, tiny_target
+from eagle_hf import TreeConfig
+from eagle_hf.decoding import loop, verify
+
+
+@pytest.fixture(scope="module")
+def tokenizer(target):
+    words = {f"w{i}": i for i in range(target.config.vocab_size)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
+
+
+def equal(target, head, inputs, **kwargs):
+    plain = target.generate(**inputs, **kwargs)
+    fast = target.generate(**inputs, assistant_model=head, **kwargs)
+    assert torch.equal(plain, fast)
+    return fast
+
+
+def test_several_eos_ids_end_a_row(target, trained_head):
+    inputs = left_padded(target, [7, 4, 9])
+    out = equal(target, trained_head, inputs, max_new_tokens=120, eos_token_id=[5, 11, 17], do_sample=False)
+    ends = [[t for t in row.tolist()[9:] if t] for row in out]
+    assert any(len(row) < 120 for row in ends) and all(set(row[:-1]).isdisjoint({5, 11, 17}) for row in ends)
+
+
+def test_a_stop_string_ends_the_text(target, trained_head, tokenizer):
+    inputs = left_padded(target, [7])
+    free = target.generate(**inputs, max_new_tokens=60, eos_token_id=None, do_sample=False)
+    word = f"w{int(free[0, 30])}"
+    out = equal(target, trained_head, inputs, max_new_tokens=60, eos_token_id=None, do_sample=False, stop_strings=[word], tokenizer=tokenizer)
+    assert out.shape[1] < free.shape[1]
+
+
+@pytest.mark.parametrize("new", [1, 2, 3])
+def test_very_few_new_tokens(target, trained_head, new):
+    out = equal(target, trained_head, left_padded(target, [7, 3]), max_new_tokens=new, eos_token_id=None)
+    assert out.shape[1] == 7 + new
+    assert trained_head.last_run.tokens == 2 * (new - 1)  # the prefill's token belongs to no round
+
+
+def test_a_prompt_longer_than_any_in_training(target, trained_head):
+    equal(target, trained_head, left_padded(target, [400]), max_new_tokens=40, eos_token_id=None, do_sample=False)
+
+
+def test_a_stopping_criterion_of_the_users_sees_every_token(target, trained_head):
+    class At(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), input_ids.shape[1] >= 31)
+
+    out = equal(target, trained_head, left_padded(target, [7]), max_new_tokens=90, eos_token_id=None, stopping_criteria=[At()])
+    assert out.shape[1] == 31
+
+
+def test_scores_and_logits_are_the_plain_runs(target, trained_head):
+    wanted = dict(return_dict_in_generate=True, output_scores=True, output_logits=True, repetition_penalty=1.1, max_new_tokens=40, eos_token_id=None)
+    inputs = left_padded(target, [7])
+    plain, fast = (target.generate(**inputs, assistant_model=a, **wanted) for a in (None, trained_head))
+    assert torch.equal(plain.sequences, fast.sequences) and len(plain.scores) == len(fast.scores) == 40
+    for name in ("scores", "logits"):
+        for a, b in zip(getattr(plain, name), getattr(fast, name)):
+            assert a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+    assert fast.past_key_values.get_seq_length() == plain.past_key_values.get_seq_length()
+
+
+class Recorder(TextStreamer):
+    def put(self, value):
+        self.parts.append(value.flatten().tolist())
+
+    def end(self):
+        self.parts.append("end")
+
+
+def test_streamed_tokens_arrive_each_round_in_order_and_never_past_the_end(target, trained_head, tokenizer):
+    streamer = Recorder(tokenizer)
+    streamer.parts = []
+    inputs = left_padded(target, [7])
+    out = target.generate(**inputs, assistant_model=trained_head, max_new_tokens=80, eos_token_id=[5], streamer=streamer)
+    assert streamer.parts[-1] == "end" and sum(streamer.parts[:-1], []) == out[0].tolist()
+    assert len(streamer.parts) == 3 + trained_head.last_run.rounds  # the prompt, the first token, a part a round, the end
+
+
+def test_text_iterator_streamer_gives_the_whole_text(target, trained_head, tokenizer):
+    streamer, inputs = TextIteratorStreamer(tokenizer, skip_prompt=True), left_padded(target, [7])
+    settings = dict(inputs, assistant_model=trained_head, max_new_tokens=50, eos_token_id=None, streamer=streamer)
+    thread = threading.Thread(target=target.generate, kwargs=settings)
+    thread.start()
+    text = "".join(streamer)
+    thread.join()
+    plain = target.generate(**inputs, max_new_tokens=50, eos_token_id=None)
+    assert text.split() == tokenizer.decode(plain[0, 7:]).split()
+
+
+def test_two_calls_under_one_seed_match(target, trained_head):
+    inputs, runs = left_padded(target, [7, 5]), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        runs.append(target.generate(**inputs, assistant_model=trained_head, do_sample=True, max_new_tokens=40))
+    assert torch.equal(*runs)
+
+
+def test_last_run_counts_add_up(target, trained_head):
+    target.generate(**left_padded(target, [7]), assistant_model=trained_head, max_new_tokens=60, eos_token_id=None)
+    run = trained_head.last_run
+    assert run.tokens == 59 and run.tau == run.tokens / run.rounds
+    assert run.rounds - 1 <= run.trials[0] <= run.rounds  # the last round may have had no room for drafts
+    assert all(later <= kept for later, kept in zip(run.trials[1:], run.accepted))
+    assert set(run.seconds) == {"prefill", "target", "head", "draft", "accept", "commit"} and min(run.seconds.values()) > 0
+
+
+def test_after_every_round_the_cache_equals_a_fresh_prefill(target, trained_head, monkeypatch):
+    worst, rounds, original = 0.0, 0, loop.Run.round
+
+    def checked(run, aux):
+        nonlocal worst, rounds
+        original(run, aux)
+        aux._seen.clear()
+        rounds += 1
+        for row, length in enumerate(run.lengths):
+            seen = run.masks.visible[row]
+            ids = torch.cat([run.ids[row, : len(seen)][seen], run.ids[row, len(seen) : length - 1]])[None]
+            fresh = target(ids, use_cache=True).past_key_values
+            for ours, theirs in zip(run.cache.layers, fresh.layers):
+                for name in ("keys", "values"):
+                    kept = torch.cat([getattr(ours, name)[row, :, : len(seen)][:, seen], getattr(ours, name)[row, :, len(seen) : length - 1]], 1)
+                    truth = getattr(theirs, name)[0]
+                    worst = max(worst, float((kept - truth).norm() / truth.norm()))
+        aux._seen.clear()
+
+    monkeypatch.setattr(loop.Run, "round", checked)
+    target.generate(**left_padded(target, [7, 3, 11]), assistant_model=trained_head, max_new_tokens=40, eos_token_id=None)
+    assert rounds > 10 and worst < 1e-10
+
+
+# --- batched sampling: the distribution -----------------------------------------------------------------------------
+
+SAMPLING = dict(do_sample=True, temperature=0.8, top_k=4, max_new_tokens=3, min_new_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def tiny_vocabulary():
+    target = tiny_target(vocab_size=6, initializer_range=0.15)
+    head = quickly_trained(target, tiny_head(target, draft_vocab_size=5), steps=60)
+    head.tree = TreeConfig(depth=2, top_k=3, nodes=6)
+    return target, head
+
+
+def enumerated(target, prompt):
+    """Probability of every three-token continuation under SAMPLING, by enumeration."""
+    chances = {(): 1.0}
+    for step in range(3):
+        longer = {}
+        for tokens, chance in chances.items():
+            ids = torch.tensor([prompt + list(tokens)])
+            logits = target(ids).logits[0, -1].float().detach()
+            logits[2] = -torch.inf  # no EOS before min_new_tokens
+            logits = logits / 0.8
+            logits[logits < logits.topk(4).values[-1]] = -torch.inf
+            for token, p in enumerate(logits.softmax(-1).tolist()):
+                if p:
+                    longer[tokens + (token,)] = chance * p
+        chances = longer
+    return chances
+
+
+def chi_square_p(observed, expected, total):
+    """P value of counts against expected shares; cells below 5 expected counts are pooled."""
+    cells, rest = [], [0.0, 0.0]
+    for key, share in expected.items():
+        pair = [observed[key], share * total]
+        if pair[1] >= 5:
+            cells.append(pair)
+        else:
+            rest = [rest[0] + pair[0], rest[1] + pair[1]]
+    cells += [rest] if rest[1] else []
+    statistic = sum((o - e) ** 2 / e for o, e in cells)
+    return float(torch.special.gammaincc(torch.tensor((len(cells) - 1) / 2.0), torch.tensor(statistic / 2.0)))
+
+
+def sampled_p(target, head, runs=60):
+    prompt, counts = [3, 4, 5], Counter()
+    batch = {"input_ids": torch.tensor([[0, 0] + prompt, [3, 5, 4, 4, 3]] * 16), "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1] * 5] * 16)}
+    torch.manual_seed(0)
+    for _ in range(runs):
+        out = target.generate(**batch, assistant_model=head, **SAMPLING)
+        counts.update(tuple(row) for row in out[::2, 5:].tolist())
+    return chi_square_p(counts, enumerated(target, prompt), 16 * runs), counts
+
+
+def test_batched_sampling_follows_the_targets_distribution(tiny_vocabulary):
+    p, _ = sampled_p(*tiny_vocabulary)
+    assert tiny_vocabulary[1].last_run.accepted[0] > 0
+    assert p > 1e-3
+
+
+def second_chance(children, choose, emit):
+    """A biased rule: where the target's draw is no draft, it draws again and takes that if it is one."""
+
+    def choose_again(node):
+        token, second = choose(node), choose(node)
+        return second if token not in children[node] and second in children[node] else token
+
+    return verify.verify(children, choose_again, emit)
+
+
+def test_a_biased_rule_fails_the_distribution_test(tiny_vocabulary, monkeypatch):
+    monkeypatch.setattr(loop, "verify", second_chance)
+    p, _ = sampled_p(*tiny_vocabulary)
+    assert p < 1e-6

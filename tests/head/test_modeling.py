@@ -1,0 +1,68 @@
+"""The head: unrolled passes are decoding, flags change something, nothing of the target is copied in."""
+
+import pytest
+import torch
+
+from eagle_hf import TreeConfig
+from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.target import aux_layer_ids, target_states
+from tiny import left_padded, tiny_head
+
+FLAGS = [{}, {"fc_norm": True}, {"norm_output": True}, {"fc_norm": True, "norm_output": True}, {"norm_before_residual": True}]
+
+
+def decoded_logits(target, head, ids, drafts):
+    """The head's logits at every depth of a forced chain `drafts` after the prompt ids [1, S] (last token the root)."""
+    drafter, collected = EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch()), []
+
+    def propose(hidden, k):
+        collected.append(head.logits(hidden).reshape(-1))
+        return torch.zeros(*hidden.shape[:-1], 1), drafts[len(collected) - 1].expand(*hidden.shape[:-1], 1)
+
+    drafter._propose = propose
+    aux, _ = target_states(target, ids[:, :-1], aux_layer_ids(target, head.config))
+    drafter.start(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), aux, ids[:, -1])
+    drafter.draft_tree(ids[:, -1], max_depth=len(drafts))
+    return collected
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_ttt_pass_k_equals_decoding_at_depth_k(target, flags, implementation):
+    head = tiny_head(target, **flags)
+    head.set_attn_implementation(implementation)
+    text = left_padded(target, [15])["input_ids"]
+    embeddings, slot = target.get_input_embeddings()(text[:, 1:]), 9
+    with torch.no_grad():
+        aux, _ = target_states(target, text[:, :-1], aux_layer_ids(target, head.config))
+        passes = head(embeddings, aux, ttt_length=4)
+        decoded = decoded_logits(target, head, text[:, : slot + 2], text[0, slot + 2 : slot + 6])
+    for depth, logits in enumerate(decoded):
+        unrolled = head.logits(passes[depth][0, slot])
+        assert (unrolled - logits).abs().max() < 1e-9 * unrolled.abs().max()
+
+
+@pytest.mark.parametrize("flags", FLAGS[1:], ids=str)
+def test_every_flag_changes_the_output(target, flags):
+    text = left_padded(target, [9])["input_ids"]
+    embeddings = target.get_input_embeddings()(text)
+    aux, _ = target_states(target, text, [2, 3, 4])
+    plain, flagged = (tiny_head(target, **f)(embeddings, aux, ttt_length=2)[1] for f in ({}, flags))
+    assert not torch.allclose(plain, flagged)
+
+
+def test_the_heads_first_pass_is_causal(target, head):
+    text = left_padded(target, [9])["input_ids"]
+    embeddings, aux = target.get_input_embeddings()(text), target_states(target, text, [2, 3, 4])[0]
+    changed = embeddings.clone()
+    changed[:, 6] += 1
+    before, after = head(embeddings, aux)[0], head(changed, aux)[0]
+    assert torch.equal(before[:, :6], after[:, :6]) and not torch.allclose(before[:, 6:], after[:, 6:])
+
+
+def test_the_head_holds_no_weight_of_the_target(target, head):
+    names = [name for name, _ in head.named_parameters()]
+    assert not any("embed" in name for name in names)
+    storages = {p.data_ptr() for p in target.parameters()}
+    assert storages.isdisjoint(p.data_ptr() for p in head.parameters())

@@ -1,0 +1,118 @@
+"""One layout on disk; what was saved comes back bit for bit, what is damaged is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
+from tiny import tiny_head, tiny_target
+
+FLAGS = [{}, {"fc_norm": True}, {"norm_output": True}, {"draft_vocab_size": 31}]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+def test_save_load_save_is_the_same_to_the_bit(target, tmp_path, flags):
+    head = tiny_head(target, **flags)
+    head.tree = TreeConfig(depth=3, top_k=2, nodes=5)
+    head.save_pretrained(tmp_path / "a")
+    again = Eagle3DraftHead.from_pretrained(tmp_path / "a")
+    again.save_pretrained(tmp_path / "b")
+    assert again.tree == head.tree and again.config.aux_layer_ids == [2, 3, 4]
+    ours, theirs = head.state_dict(), again.state_dict()
+    assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_config_is_what_the_engines_parse(target, tmp_path):
+    tiny_head(target).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLMEagle3"] and config["model_type"] == "llama"
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] and config["rope_scaling"] is None
+    assert config["vocab_size"] == 31 and config["draft_vocab_size"] == 24 and config["target_hidden_size"] == 32
+    assert config["eagle_config"] == {"use_aux_hidden_state": True} and config["tie_word_embeddings"] is False
+    assert "eagle_aux_hidden_state_layer_ids" not in config  # the default layers: every engine's fallback
+    for key in ("num_aux_hidden_states", "norm_before_residual", "norm_before_fc", "fc_norm", "norm_output", "head_dim", "eos_token_id"):
+        assert key in config
+
+
+def test_other_layers_are_written_where_engines_look(target, tmp_path):
+    tiny_head(target, eagle_hf={"aux_layer_ids": [1, 2, 6]}).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["eagle_aux_hidden_state_layer_ids"] == [1, 2, 6]
+
+
+def test_weights_have_the_names_and_shapes_the_engines_load(target, tmp_path):
+    tiny_head(target).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights["fc.weight"].shape == (32, 96) and weights["midlayer.self_attn.q_proj.weight"].shape == (32, 64)
+    assert weights["lm_head.weight"].shape == (24, 32)
+    assert weights["d2t"].dtype == torch.int64 and weights["t2d"].dtype == torch.bool and weights["t2d"].sum() == 24
+    assert len(weights) == 15
+
+
+def test_full_vocabulary_writes_no_map(target, tmp_path):
+    tiny_head(target, draft_vocab_size=31).save_pretrained(tmp_path)
+    assert {"d2t", "t2d"}.isdisjoint(load_file(tmp_path / "model.safetensors"))
+
+
+def test_trainer_style_state_dict_round_trip_keeps_the_map(target):
+    head, other = tiny_head(target), tiny_head(target, seed=5)
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other.draft_to_target, head.draft_to_target)
+
+
+def test_a_truncated_weight_file_is_refused(target, tmp_path):
+    tiny_head(target).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        Eagle3DraftHead.from_pretrained(tmp_path)
+
+
+def test_a_missing_weight_file_is_refused(target, tmp_path):
+    tiny_head(target).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no readable weight file"):
+        Eagle3DraftHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["missing_keys", "unexpected_keys", "mismatched_keys"])
+def test_weights_that_do_not_fit_the_config_are_refused(target, tmp_path, change):
+    tiny_head(target).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if change == "missing_keys":
+        del weights["d2t"]
+    elif change == "unexpected_keys":
+        weights["extra.weight"] = torch.zeros(2)
+    else:
+        weights["fc.weight"] = torch.zeros(32, 64)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"does not hold the weights .*{change}"):
+        Eagle3DraftHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        (dict(vocab_size=100, draft_vocab_size=200), "draft_vocab_size is 200"),
+        (dict(hidden_size=64, target_hidden_size=32, num_attention_heads=4), "hidden_size is 64"),
+        (dict(num_hidden_layers=2), "exactly one layer"),
+        (dict(norm_before_fc=True), "not implemented"),
+    ],
+)
+def test_impossible_configurations_are_refused(settings, what):
+    with pytest.raises(ValueError, match=what):
+        Eagle3Config(**settings)
+
+
+def test_a_target_too_shallow_is_refused():
+    with pytest.raises(ValueError, match="at least 3 layers"):
+        Eagle3Config.from_target(tiny_target(layers=2))
+
+
+@pytest.mark.parametrize("settings", [dict(policy="beam"), dict(depth=0), dict(nodes=-1), dict(top_k=1.5)])
+def test_impossible_trees_are_refused(settings):
+    with pytest.raises(ValueError, match="tree"):
+        TreeConfig(**settings)

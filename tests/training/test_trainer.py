@@ -1,0 +1,187 @@
+"""The Trainer: only the head moves, acceptance grows, checkpoints come back to the bit, bad data is named."""
+
+import json
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
+from eagle_hf.data.masking import count_response_tokens
+from eagle_hf.training.trainer import TargetStates, collate
+from tiny import tiny_head, tiny_target
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tiny_target(dtype=torch.float32)
+
+
+@pytest.fixture
+def head(target):
+    return tiny_head(target)
+
+
+@pytest.fixture(scope="module")
+def examples(target):
+    """Tokenised conversations sampled from the target: four prompt tokens, the rest response, lengths 20 to 40."""
+    torch.manual_seed(0)
+    ids = target.generate(torch.randint(3, 31, (24, 4)), max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None)
+    return [{"input_ids": row[: 20 + i].tolist(), "loss_mask": [0] * 4 + [1] * (16 + i)} for i, row in enumerate(ids[:20])]
+
+
+def arguments(tmp_path, **overrides):
+    settings = dict(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=6, learning_rate=3e-3, ttt_length=3, report_to="none",
+        save_strategy="no", logging_steps=2, disable_tqdm=True, use_cpu=True, seed=1,
+    )
+    return Eagle3TrainingArguments(**settings | overrides)
+
+
+def trained(target, head, examples, tmp_path, resume=None, **overrides):
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path, **overrides), train_dataset=examples)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def test_every_parameter_of_the_head_moves_and_the_target_stays(target, head, examples, tmp_path):
+    before = {name: p.clone() for name, p in head.named_parameters()}
+    frozen = {name: p.clone() for name, p in target.state_dict().items()}
+    trainer = trained(target, head, examples, tmp_path)
+    assert all(not torch.equal(p, before[name]) for name, p in head.named_parameters())
+    assert all(torch.equal(p, frozen[name]) for name, p in target.state_dict().items())
+    assert {"loss", "acc_0", "acc_1", "acc_2"} <= set(trainer.state.log_history[0])
+
+
+def test_one_batch_is_overfitted(target, head, examples, tmp_path):
+    trainer = trained(target, head, examples[:4], tmp_path, max_steps=150, logging_steps=10)
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert logs[-1]["loss"] < 0.75 * logs[0]["loss"] and logs[-1]["acc_0"] > logs[0]["acc_0"] + 0.2
+
+
+def test_pooled_micro_batches_equal_one_large_batch(target, examples, tmp_path):
+    heads = [tiny_head(target) for _ in range(2)]
+    losses = []
+    for head, (rows, pooled) in zip(heads, [(4, 1), (1, 4)]):
+        trainer = trained(
+            target, head, examples[:4], tmp_path, per_device_train_batch_size=rows, gradient_accumulation_steps=pooled,
+            max_steps=1, logging_steps=1, optim="sgd", max_grad_norm=0.0,
+        )
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for a, b in zip(*(h.parameters() for h in heads)):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, tmp_path):
+    saving = dict(save_strategy="steps", save_steps=3)
+    whole = trained(target, tiny_head(target), examples, tmp_path / "a", **saving)
+    resumed = trained(target, tiny_head(target, seed=9), examples, tmp_path / "b", resume=str(tmp_path / "a" / "checkpoint-3"), **saving)
+    for (name, ours), theirs in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+        assert torch.equal(ours, theirs), name
+
+
+def test_the_best_checkpoint_comes_back_with_its_map(target, head, examples, tmp_path):
+    ids = head.draft_to_target.clone()
+    trainer = Eagle3Trainer(
+        model=head, target=target, train_dataset=examples, eval_dataset=examples[:4],
+        args=arguments(tmp_path, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2, load_best_model_at_end=True),
+    )
+    trainer.train()
+    saved = Eagle3DraftHead.from_pretrained(trainer.state.best_model_checkpoint)
+    assert torch.equal(saved.draft_to_target, ids)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(head.state_dict().values(), saved.state_dict().values()))
+    config = json.loads((tmp_path / "checkpoint-2" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLMEagle3"] and config["eagle_hf"]["trained_length"] == 39
+
+
+def test_remembered_states_change_no_loss(target, examples, tmp_path):
+    logs = []
+    for gigabytes in (0.0, 1.0):
+        trainer = trained(target, tiny_head(target), examples, tmp_path, max_steps=12, target_states_gb=gigabytes)
+        logs.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+
+
+def test_states_are_remembered_only_while_memory_lasts(target, examples):
+    batch, calls = collate([{"index": i, **examples[i]} for i in range(3)]), []
+    states = TargetStates(target, [2, 3, 4], gigabytes=20 * 4 * 32 * 4 / 1e9)  # the first conversation's 20 tokens
+    first = states(batch)
+    assert list(states._remembered) == [0]
+    batch = collate([{"index": 0, **examples[0]}])
+    target.get_decoder().register_forward_pre_hook(lambda *_: calls.append(1))
+    again = states(batch)
+    assert not calls and torch.equal(again[0][0], first[0][0, :20]) and torch.equal(again[1][0], first[1][0, :20])
+
+
+def test_the_curriculum_lengthens_the_passes(target, head, examples, tmp_path):
+    trainer = trained(target, head, examples, tmp_path, ttt_curriculum=[1, 3], logging_steps=1)
+    assert [("acc_2" in log) for log in trainer.state.log_history if "loss" in log] == [False] * 3 + [True] * 3
+
+
+def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path):
+    trainer = trained(target, head, examples, tmp_path, max_steps=100_000, max_minutes=0.05, logging_steps=1)
+    assert 3 < trainer.state.global_step < 100_000 and trainer.progress() == 1.0
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert max(rates) > 10 * rates[-1]
+
+
+def test_new_head_starts_from_the_target(target, examples):
+    counts = count_response_tokens([{"id": "x", **e} for e in examples], 31)
+    head, covered = new_head(target, counts, 20, fc_norm=True)
+    assert torch.equal(head.lm_head.weight, target.lm_head.weight[head.draft_to_target])
+    assert 0.5 < covered <= 1 and len(head.fc_norm) == 3
+    with pytest.raises(ValueError, match="distinct tokens"):
+        new_head(target, torch.eye(31)[0].long(), 20)
+
+
+@pytest.fixture
+def tokenizer():
+    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'w3 ' if m.role == 'user' else 'w4 ' }}{{ m.content }} w2 {% endfor %}"
+        "{% if add_generation_prompt %}w4 {% endif %}"
+    )
+    return tokenizer
+
+
+def conversation(answer, question="w5 w6"):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def test_conversations_are_rendered_and_unusable_ones_reported(target, head, tokenizer, tmp_path):
+    rows = [conversation("w7 w8 w9")] * 3 + [conversation("w7 " * 600), {"messages": []}]
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == 3 and len(trainer.skipped) == 2
+    example = trainer.train_dataset[0]
+    learnt = [i for i, m in zip(example["input_ids"], example["loss_mask"]) if m]
+    assert learnt == [7, 8, 9, 2]
+    assert "max_length is 512" in trainer.skipped[0].reason
+
+
+def test_conversations_without_a_tokenizer_or_template_are_refused(target, head, tokenizer, tmp_path):
+    settings = dict(model=head, target=target, args=arguments(tmp_path), train_dataset=[conversation("w7 w8")])
+    with pytest.raises(ValueError, match="processing_class"):
+        Eagle3Trainer(**settings)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="chat template"):
+        Eagle3Trainer(**settings, processing_class=tokenizer)
+
+
+def test_an_all_zero_mask_is_refused():
+    with pytest.raises(ValueError, match="loss masks"):
+        collate([{"input_ids": [5, 6, 7], "loss_mask": [0, 0, 0]}])
+
+
+def test_a_head_of_another_target_is_refused(head, examples, tmp_path):
+    with pytest.raises(ValueError, match="layer count 7, this target's is 9"):
+        Eagle3Trainer(model=head, target=tiny_target(layers=9), args=arguments(tmp_path), train_dataset=examples)
+
+
+@pytest.mark.parametrize("bad", [dict(ttt_length=0), dict(max_minutes=-1.0), dict(ttt_curriculum=[0, 2]), dict(max_length=0)])
+def test_impossible_arguments_are_refused(tmp_path, bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        arguments(tmp_path, **bad)

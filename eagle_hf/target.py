@@ -173,11 +173,14 @@ def aux_layer_ids(target, head_config: Eagle3Config) -> list[int]:
     return head_config.aux_layer_ids or default_aux_layer_ids(len(decoder_layers(target)))
 
 
-def target_states(target, input_ids: torch.Tensor, layer_ids: list[int], attention_mask=None):
-    """(aux [B, S, 3H], final-normed state [B, S, H]) of a right-padded batch [B, S]; the LM head is not run."""
+def target_states(target, input_ids: torch.Tensor, layer_ids: list[int]):
+    """(aux [B, S, 3H], final-normed state [B, S, H]) of a right-padded batch [B, S]; the LM head is not run.
+
+    Padding on the right needs no mask: causality hides it, and without one the fast attention kernels apply.
+    """
     decoder = unwrap(target).get_decoder()
     with torch.no_grad(), capture_aux(target, layer_ids) as aux:
-        output = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        output = decoder(input_ids=input_ids, use_cache=False)
         return aux.take(), output.last_hidden_state
 
 

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
 from eagle_hf.target import target_states
-from eagle_hf.training.loss import ask_teacher, ttt_loss
+from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
 
 
 def tiny_target(vocab_size=31, layers=7, dtype=torch.float64, seed=0, **config):
@@ -44,7 +44,7 @@ def quickly_trained(target, head, steps=150):
     start = torch.randint(3, target.config.vocab_size, (32, 4))
     ids = target.generate(start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None)
     aux, states = target_states(target, ids, head.config.aux_layer_ids)
-    teacher = ask_teacher(target, states, ids, head.draft_to_target)
+    teacher = ask_teacher(target, states, best_tokens(target, states, ids), ids, head.draft_to_target)
     embeddings = target.get_input_embeddings()(ids.roll(-1, dims=1)).detach()
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     for _ in range(steps):

@@ -13,7 +13,7 @@ TIE = 1e-4  # SmolLM2 in float32: noise between tree and single-token logits is 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first token where two outputs of one prompt part, and the plain run's top-2 gap there."""
+    """The first token where two outputs of one prompt part, and by how much the plain run preferred its choice."""
 
     position: int
     gap: float
@@ -23,16 +23,33 @@ class Difference:
         return self.gap < TIE
 
 
-def first_difference(target, plain: torch.Tensor, other: torch.Tensor, margin=None) -> Difference | None:
-    """Where two outputs [1, L] part, None where they are equal. `margin(logits [V], position)` is the plain run's
-    lead of its choice over the runner-up; by default the gap of the two highest logits (greedy decoding).
+def first_difference(plain, other: torch.Tensor, seed: int | None = None) -> Difference | None:
+    """Where `other` [1, L] parts from a plain run, None where it does not.
+
+    plain: what generate returned with return_dict_in_generate and output_scores. seed: of a sampled run at B=1, whose
+    gap is measured in log-probability minus log of that step's noise; None for greedy, in the processed scores.
     """
-    shorter = min(plain.shape[1], other.shape[1])
-    parted = (plain[0, :shorter] != other[0, :shorter]).nonzero()
-    if len(parted) == 0 and plain.shape == other.shape:
+    ours, shorter = plain.sequences, min(plain.sequences.shape[1], other.shape[1])
+    parted = (ours[0, :shorter] != other[0, :shorter]).nonzero()
+    if len(parted) == 0 and ours.shape == other.shape:
         return None
     position = int(parted[0]) if len(parted) else shorter
-    with torch.no_grad():
-        logits = target(plain[:, :position]).logits[0, -1].float()
-    gap = float(logits.topk(2).values.diff().abs()) if margin is None else margin(logits, position)
-    return Difference(position, gap)
+    step = position - (ours.shape[1] - len(plain.scores))
+    if step >= len(plain.scores):  # the other went on after the plain run had ended
+        return Difference(position, float("inf"))
+    scores = plain.scores[step][0].float().cpu()
+    if seed is not None:
+        scores = scores.log_softmax(-1) - sampling_noise(seed, step, len(scores)).log()
+    return Difference(position, float(scores.topk(2).values.diff().abs()))
+
+
+def sampling_noise(seed: int, step: int, vocab_size: int) -> torch.Tensor:
+    """The exponential noise [V] that the draw of `step` divides the probabilities by, on a CPU at B=1.
+
+    `torch.multinomial` of one sample is argmax(probs / noise).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(step + 1):
+            noise = torch.empty(1, vocab_size).exponential_(1)
+    return noise[0]

@@ -60,17 +60,18 @@ def _inputs(target, tokenizer, prompt):
 
 def _answer(target, tokenizer, head, prompt, settings, seed, swap) -> Answer:
     inputs, outputs, seconds = _inputs(target, tokenizer, prompt), {}, {}
+    kept = {"return_dict_in_generate": True, "output_scores": True}  # to judge a difference by; costs the plain run nothing
     for assistant in (head, None) if swap else (None, head):
         torch.manual_seed(seed)
         started = time.perf_counter()
-        outputs[assistant] = target.generate(**inputs, assistant_model=assistant, **settings)
+        outputs[assistant] = target.generate(**inputs, assistant_model=assistant, **settings, **({} if assistant else kept))
         if target.device.type == "cuda":
             torch.cuda.synchronize()
         seconds[assistant] = time.perf_counter() - started
-    difference = first_difference(target, outputs[None], outputs[head])
-    start = inputs["input_ids"].shape[1]
+    plain, fast, start = outputs[None], outputs[head], inputs["input_ids"].shape[1]
+    difference = first_difference(plain, fast, seed if settings["do_sample"] else None)
     return Answer(
-        prompt, outputs[None][0, start:], outputs[head][0, start:], seconds[None], seconds[head], head.last_run, difference
+        prompt, plain.sequences[0, start:], fast[0, start:], seconds[None], seconds[head], head.last_run, difference
     )
 
 

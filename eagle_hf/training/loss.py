@@ -30,17 +30,25 @@ class Teacher:
 
 
 @torch.no_grad()
-def ask_teacher(target, states: torch.Tensor, labels: torch.Tensor, draft_to_target: torch.Tensor) -> Teacher:
-    """The target's opinion on every labelled token, from its final-normed states [B, S, H]; labels -100 are not learnt.
+def best_tokens(target, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The target's argmax [B, S] after every position whose next token is learnt, -1 elsewhere."""
+    learnt = torch.nn.functional.pad(labels[:, 1:] != -100, (0, 1))
+    best = torch.full_like(labels, -1)
+    chunks = states[learnt].split(CHUNK)
+    best[learnt] = torch.cat([target_logits(target, chunk).argmax(-1) for chunk in chunks]) if len(chunks[0]) else best[learnt]
+    return best
 
-    The first two tokens of a row have no slot that could predict them.
+
+@torch.no_grad()
+def ask_teacher(target, states: torch.Tensor, best: torch.Tensor, labels: torch.Tensor, draft_to_target: torch.Tensor) -> Teacher:
+    """The target's opinion on every labelled token, from its final-normed states [B, S, H] and `best_tokens`.
+
+    The first two tokens of a row have no slot that could predict them and are left out.
     """
     rows, columns = (labels[:, 2:] != -100).nonzero(as_tuple=True)
     columns = columns + 2
-    states = states[rows, columns - 1]
-    full = [target_logits(target, chunk) for chunk in states.split(CHUNK)] if len(rows) else []
-    best = torch.cat([logits.argmax(-1) for logits in full]) if full else rows
-    logits = torch.cat([logits[:, draft_to_target] for logits in full]) if full else states[:, :0]
+    best = best[rows, columns - 1]
+    logits = target_logits(target, states[rows, columns - 1], draft_to_target)
     return Teacher(rows, columns, logits, best, torch.isin(best, draft_to_target))
 
 

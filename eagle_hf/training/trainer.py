@@ -8,14 +8,15 @@ import time
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, ProgressCallback
 from transformers.utils import logging
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.target import aux_layer_ids, check_compatible, target_states, unwrap
 from eagle_hf.training.arguments import Eagle3TrainingArguments
-from eagle_hf.training.loss import ask_teacher, ttt_loss
+from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
@@ -44,6 +45,8 @@ class Eagle3Trainer(Trainer):
             model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1],
             processing_class=processing_class, data_collator=kwargs.pop("data_collator", collate), **kwargs,
         )
+        if args.max_minutes is not None:
+            self.remove_callback(ProgressCallback)  # its bar counts steps; TimeBudget's counts the seconds
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch arrives
         if datasets[0]:
             longest = max(len(example["input_ids"]) for example in datasets[0])
@@ -70,8 +73,8 @@ class Eagle3Trainer(Trainer):
         head = unwrap(self.accelerator.unwrap_model(model))
         input_ids, labels = inputs["input_ids"], inputs["labels"]
         with torch.autocast(input_ids.device.type, enabled=False):
-            aux, states = self.states(inputs)
-            teacher = ask_teacher(self.target, states, labels, head.draft_to_target)
+            aux, states, best = self.states(inputs)
+            teacher = ask_teacher(self.target, states, best, labels, head.draft_to_target)
             embeddings = unwrap(self.target).get_input_embeddings()(input_ids.roll(-1, dims=1))
         outputs = model(embeddings.to(head.dtype), aux.to(head.dtype), ttt_length=self.ttt_length())
         loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.ttt_decay)
@@ -153,11 +156,14 @@ def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
 
 
 class TargetStates:
-    """The target's states of a batch: (aux [B, S, 3H], final-normed [B, S, H]), remembered while memory lasts."""
+    """What the target makes of a batch: (aux [B, S, 3H], final-normed states [B, S, H], its argmax [B, S]).
+
+    Remembered per conversation, on the CPU, while `gigabytes` last.
+    """
 
     def __init__(self, target, layer_ids: list[int], gigabytes: float):
         self.target, self.layer_ids, self.bytes_left = target, layer_ids, gigabytes * 1e9
-        self._remembered: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._remembered: dict[int, tuple[torch.Tensor, ...]] = {}
         self._indices = 0
 
     def new_index(self) -> int:
@@ -165,31 +171,42 @@ class TargetStates:
         self._indices += 1
         return self._indices - 1
 
-    def __call__(self, batch: dict[str, torch.Tensor]):
+    def fill(self, examples: list[dict], batch_size: int = 8) -> None:
+        """Read the conversations ahead of training, the long ones together, until all are known or memory is full."""
+        order = sorted(examples, key=lambda example: len(example["input_ids"]))
+        for start in tqdm(range(0, len(order), batch_size), desc="target states", unit="batch"):
+            if self.bytes_left > 0:
+                self({name: tensor.to(self.target.device) for name, tensor in collate(order[start : start + batch_size]).items()})
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         input_ids, indices = batch["input_ids"], batch["index"].tolist()
         if all(index in self._remembered for index in indices):
             parts = zip(*(self._remembered[index] for index in indices))
-            aux, states = (pad_sequence(list(rows), batch_first=True).to(input_ids.device) for rows in parts)
-            return aux, states
-        aux, states = target_states(self.target, input_ids, self.layer_ids, batch["attention_mask"])
+            return tuple(pad_sequence(list(rows), batch_first=True).to(input_ids.device) for rows in parts)
+        aux, states = target_states(self.target, input_ids, self.layer_ids)
+        known = aux, states, best_tokens(self.target, states, batch["labels"])
         for row, index in enumerate(indices):
             length = int(batch["attention_mask"][row].sum())
-            self._remember(index, aux[row, :length], states[row, :length])
-        return aux, states
+            self._remember(index, [tensor[row, :length] for tensor in known])
+        return known
 
-    def _remember(self, index: int, aux, states) -> None:
-        size = aux.nbytes + states.nbytes
-        if index >= 0 and index not in self._remembered and size <= self.bytes_left:
-            self._remembered[index] = aux.cpu().clone(), states.cpu().clone()
-            self.bytes_left -= size
+    def _remember(self, index: int, tensors: list[torch.Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in tensors)
+        if index < 0 or index in self._remembered:
+            return
+        if size > self.bytes_left:
+            self.bytes_left = 0  # full: what is known stays, nothing more is added
+            return
+        self._remembered[index] = tuple(tensor.cpu().clone() for tensor in tensors)
+        self.bytes_left -= size
 
 
 class TimeBudget(TrainerCallback, ExportableState):
-    """Ends a run after `minutes` of training; what was spent survives a resume."""
+    """Ends a run after `minutes` of training and shows a bar of them; what was spent survives a resume."""
 
     def __init__(self, minutes: float):
         self.minutes, self.spent = minutes, 0.0
-        self._since = None
+        self._since = self._bar = None
 
     @property
     def share(self) -> float:
@@ -198,12 +215,24 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._since = time.monotonic()
+        hidden = args.disable_tqdm or not state.is_local_process_zero
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
+        self._bar = tqdm(total=60 * self.minutes, initial=self.spent, desc="training", bar_format=layout, disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.monotonic()
+        self._bar.update(min(now - self._since, self._bar.total - self._bar.n))
         self.spent, self._since = self.spent + now - self._since, now
         if self.share >= 1:
             control.should_training_stop = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "acc_0", "acc_1")}
+        if shown and self._bar is not None:
+            self._bar.set_postfix({"step": state.global_step, **shown})
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._bar.close()
 
     def state(self) -> dict:
         return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.spent}}

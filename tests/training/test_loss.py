@@ -3,7 +3,7 @@
 import torch
 
 from eagle_hf.target import target_logits, target_states
-from eagle_hf.training.loss import ask_teacher, soft_cross_entropy, ttt_loss
+from eagle_hf.training.loss import ask_teacher, best_tokens, soft_cross_entropy, ttt_loss
 from eagle_hf.training.trainer import collate
 from tiny import left_padded, tiny_head
 
@@ -15,8 +15,8 @@ def batch_of(target, lengths, prompt=4):
 
 
 def loss_of(target, head, batch, ttt_length=3):
-    aux, states = target_states(target, batch["input_ids"], head.config.aux_layer_ids, batch["attention_mask"])
-    teacher = ask_teacher(target, states, batch["labels"], head.draft_to_target)
+    aux, states = target_states(target, batch["input_ids"], head.config.aux_layer_ids)
+    teacher = ask_teacher(target, states, best_tokens(target, states, batch["labels"]), batch["labels"], head.draft_to_target)
     embeddings = target.get_input_embeddings()(batch["input_ids"].roll(-1, dims=1))
     return ttt_loss(head, head(embeddings, aux, ttt_length=ttt_length), teacher)
 
@@ -33,7 +33,7 @@ def test_mask_moves_as_the_labels_do(target, head):
     """Response tokens 4..8 of nine: both the first and the last are learnt, at slot token - 2 - pass, nothing beyond."""
     batch = batch_of(target, [9])
     _, states = target_states(target, batch["input_ids"], [2, 3, 4])
-    teacher = ask_teacher(target, states, batch["labels"], head.draft_to_target)
+    teacher = ask_teacher(target, states, best_tokens(target, states, batch["labels"]), batch["labels"], head.draft_to_target)
     assert teacher.columns.tolist() == [4, 5, 6, 7, 8]
     logits = target(batch["input_ids"]).logits[0]
     assert torch.equal(teacher.best, logits[[3, 4, 5, 6, 7]].argmax(-1))
@@ -79,7 +79,7 @@ def test_tokens_outside_the_draft_vocabulary_are_not_learnt(target):
     head = tiny_head(target)
     batch = batch_of(target, [12])
     _, states = target_states(target, batch["input_ids"], [2, 3, 4])
-    teacher = ask_teacher(target, states, batch["labels"], head.draft_to_target)
+    teacher = ask_teacher(target, states, best_tokens(target, states, batch["labels"]), batch["labels"], head.draft_to_target)
     assert teacher.covered.tolist() == [token in head.draft_to_target for token in teacher.best.tolist()]
     teacher.covered[:] = False
     outputs = head(torch.randn(1, 12, 32).double(), torch.randn(1, 12, 96).double())

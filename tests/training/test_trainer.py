@@ -106,7 +106,7 @@ def test_remembered_states_change_no_loss(target, examples, tmp_path):
 
 def test_states_are_remembered_only_while_memory_lasts(target, examples):
     batch, calls = collate([{"index": i, **examples[i]} for i in range(3)]), []
-    states = TargetStates(target, [2, 3, 4], gigabytes=20 * 4 * 32 * 4 / 1e9)  # the first conversation's 20 tokens
+    states = TargetStates(target, [2, 3, 4], gigabytes=20 * (4 * 32 * 4 + 8) / 1e9)  # the first conversation's 20 tokens
     first = states(batch)
     assert list(states._remembered) == [0]
     batch = collate([{"index": 0, **examples[0]}])

@@ -1,0 +1,148 @@
+"""The whole plot in a quarter of an hour: train a head for SmolLM2 here and watch `generate` get faster.
+
+Every step keeps its result in the folder and is skipped when that is already there; responses and training go on
+from where they were interrupted. Chat prompts are the target's own (Magpie), code and maths prompts are bundled;
+what is asked at the end was never trained on.
+"""
+
+import json
+import shutil
+import textwrap
+import time
+from pathlib import Path
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from eagle_hf.data.masking import count_response_tokens, eos_token_ids, tokenize_conversations
+from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
+from eagle_hf.data.responses import write_responses
+from eagle_hf.evaluation.offline import Summary, by_category, evaluate
+from eagle_hf.evaluation.report import machine, markdown_table, write_report
+from eagle_hf.evaluation.suites import load_suite
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import load_target
+from eagle_hf.training.arguments import Eagle3TrainingArguments
+from eagle_hf.training.start import new_head
+from eagle_hf.training.trainer import Eagle3Trainer
+
+TARGET = "smollm2"
+DRAFT_VOCAB_SIZE = 8192
+RESPONSE_TOKENS = 160
+SPEED_PROMPTS, EXACT_PROMPTS = 4, 2  # of each category
+
+
+def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480) -> None:
+    """Run every step that is not yet done in `folder`, then show what the head does."""
+    if minutes <= 0 or prompts < 3:
+        raise ValueError(f"minutes is {minutes} and prompts {prompts}; minutes must be positive and prompts at least 3")
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    heading(1, "The target: SmolLM2-135M-Instruct, embedded")
+    target, tokenizer = load_target(TARGET, dtype=torch.bfloat16)
+    head = make_head(folder, target, tokenizer, minutes, prompts)
+    heading(5, "The same prompts, with and without the head")
+    fast, exact, answers = measure(folder, head, target, tokenizer)
+    last_screen(folder / "head", fast, exact, answers, time.perf_counter() - started)
+
+
+def heading(step: int, text: str) -> None:
+    print(f"\n[{step}/5] {text}", flush=True)
+
+
+def make_head(folder: Path, target, tokenizer, minutes: float, prompts: int) -> Eagle3DraftHead:
+    """Prompts, responses and training: whatever of it the folder does not hold yet."""
+    saved = folder / "head"
+    if (saved / "config.json").is_file():
+        print(f"{saved} is there from an earlier run; delete it to train again")
+        return Eagle3DraftHead.from_pretrained(saved, dtype=torch.bfloat16).eval()
+    heading(2, f"Prompts: {prompts} user turns, a third of them written by the target itself")
+    asked = training_prompts(folder / "prompts.jsonl", target, tokenizer, prompts)
+    heading(3, "Responses: the target answers, because a head must learn this target's own words")
+    report = write_responses(target, tokenizer, asked, folder / "responses", max_new_tokens=RESPONSE_TOKENS, batch_size=48)
+    if report.skipped:
+        print(f"{len(report.skipped)} prompts skipped, the first: {report.skipped[0][1]}")
+    heading(4, f"Training for {minutes:g} minutes")
+    return train(folder, target, tokenizer, minutes)
+
+
+def training_prompts(path: Path, target, tokenizer, count: int) -> list[dict]:
+    """A third chat (Magpie), a third code, a third maths; kept in a file."""
+    if not path.exists():
+        asked = magpie_prompts(target, tokenizer, count - 2 * (count // 3), batch_size=64, max_new_tokens=64)
+        for name in ("train_code_codeio", "train_math_reasoning_gym"):
+            rows = read_prompts(bundled_prompts(name))[0]
+            rows = sorted(rows, key=lambda row: len(row["turns"][0]))[: len(rows) * 3 // 4]  # long ones cost more than they teach
+            asked += [rows[i * len(rows) // (count // 3)] for i in range(count // 3)]
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in asked), encoding="utf-8")
+        scratch.rename(path)
+    return read_prompts(path)[0]
+
+
+def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
+    """The head after `minutes` of training on the folder's conversations, saved to folder/head."""
+    rows = [json.loads(line) for line in (folder / "responses" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
+    limit = target.config.max_position_embeddings
+    examples, _ = tokenize_conversations(rows, tokenizer, eos_token_ids=eos_token_ids(target, tokenizer), max_length=limit)
+    counts = count_response_tokens(examples, target.config.vocab_size)
+    torch.manual_seed(0)
+    head, covered = new_head(target, counts, DRAFT_VOCAB_SIZE, fill_by_rank=True)
+    print(f"{int(counts.sum())} response tokens; a draft vocabulary of {DRAFT_VOCAB_SIZE} covers {covered:.1%} of them")
+    arguments = Eagle3TrainingArguments(
+        output_dir=str(folder / "checkpoints"), max_minutes=minutes, num_train_epochs=1000, per_device_train_batch_size=8,
+        learning_rate=1e-3, ttt_curriculum=[1, 2, 4], bf16=True, use_cpu=not torch.cuda.is_available(), report_to="none", seed=0,
+        target_states_gb=4.0, train_sampling_strategy="group_by_length", logging_steps=20, save_steps=100, save_total_limit=1,
+    )
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments, train_dataset=examples)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").is_dir() else None)
+    head = head.to(torch.bfloat16).eval()
+    scratch = folder / "head.tmp"
+    head.save_pretrained(scratch)
+    scratch.rename(folder / "head")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return head
+
+
+def measure(folder: Path, head, target, tokenizer) -> tuple[Summary, Summary, list]:
+    """Speed in bf16, equality in float32; the report goes to folder/report."""
+    prompts = load_suite(per_category=SPEED_PROMPTS)
+    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=64)
+    summaries = by_category(answers)
+    write_report(folder / "report", summaries, {"target": TARGET, "tree": str(head.tree), "temperature": 0, **machine(target)})
+    print(f"\n{markdown_table(summaries)}\n\nNow in float32, where equality is a promise:")
+    exact_target, _ = load_target(TARGET, dtype=torch.float32)
+    exact_head = Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.float32).eval()
+    exact = evaluate(exact_target, tokenizer, exact_head, load_suite(per_category=EXACT_PROMPTS), max_new_tokens=48)
+    show_side_by_side(tokenizer, exact)
+    return summaries["all"], by_category(exact)["all"], exact
+
+
+def show_side_by_side(tokenizer, answers) -> None:
+    """The first lines of one answer per category, both ways."""
+    shown = {answer.prompt["category"]: answer for answer in reversed(answers)}
+    for category, answer in shown.items():
+        print(f"\n{category}: {textwrap.shorten(answer.prompt['turns'][0], 100)}")
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (answer.plain_ids, answer.fast_ids)]
+        columns = [textwrap.wrap(text, 56)[:5] for text in texts]
+        print(f"  {'generate':<58}with the head")
+        for row in range(max(map(len, columns))):
+            left, right = (column[row] if row < len(column) else "" for column in columns)
+            print(f"  {left:<58}{right}")
+
+
+def last_screen(saved: Path, fast: Summary, exact: Summary, answers, seconds: float) -> None:
+    """Tau, speed, equality, and what to do next."""
+    differing = [answer for answer in answers if answer.difference is not None]
+    errors = [answer for answer in differing if not answer.difference.is_tie]
+    print(f"\n{'=' * 78}")
+    print(f"tau: {fast.tau:.2f} tokens per round of the target ({fast.prompts} prompts never trained on, bf16, greedy)")
+    print(f"speed: {fast.speedup:.2f}x generate in bf16, {exact.speedup:.2f}x in float32")
+    for name, summary in (("bf16", fast), ("float32", exact)):
+        if summary.speedup < 1:
+            print(f"speculation does not pay in {name} on this machine: reading several tokens at once costs it too much")
+    print(f"outputs identical: {'no' if errors else 'yes'} ({len(answers)} answers in float32)")
+    for answer in differing:
+        print(f"  {answer.prompt['id']} parts at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
+    print(f"head saved in: {saved}  ({seconds / 60:.1f} minutes in all)")
+    print(f'use it: target.generate(**inputs, assistant_model=Eagle3DraftHead.from_pretrained("{saved}"))')

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from eagle_hf.data.masking import count_response_tokens, eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
@@ -95,13 +94,20 @@ def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
         target_states_gb=4.0, train_sampling_strategy="group_by_length", logging_steps=20, save_steps=100, save_total_limit=1,
     )
     trainer = Eagle3Trainer(model=head, target=target, args=arguments, train_dataset=examples)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").is_dir() else None)
+    trainer.states.fill(trainer.train_dataset)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     head = head.to(torch.bfloat16).eval()
     scratch = folder / "head.tmp"
     head.save_pretrained(scratch)
     scratch.rename(folder / "head")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return head
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (its trainer state comes last)."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def measure(folder: Path, head, target, tokenizer) -> tuple[Summary, Summary, list]:

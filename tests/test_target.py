@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 
 from eagle_hf import load_target
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, target_states, unwrap
-from tiny import left_padded, tiny_head
+from tiny import left_padded, tiny_head, word_tokenizer
 from tiny import tiny_target as tiny_double_target
 
 
@@ -17,12 +17,8 @@ def tiny_target(**config):
 @pytest.fixture
 def folder(tmp_path):
     """A tiny target on disk with a tokenizer."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     tiny_target().save_pretrained(tmp_path / "model")
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -1,7 +1,8 @@
 """Tiny seeded models and what tests do with them."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
 from eagle_hf.target import target_states
@@ -53,3 +54,15 @@ def quickly_trained(target, head, steps=150):
         (loss / teacher.rows.numel()).backward()
         optimizer.step()
     return head.eval()
+
+
+def word_tokenizer(vocab_size=31):
+    """Words w0 w1 ... are tokens 0 1 ...; w2 ends a turn, w3 opens the user's and w4 the assistant's."""
+    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'w3 ' if m.role == 'user' else 'w4 ' }}{{ m.content }} w2 {% endfor %}"
+        "{% if add_generation_prompt %}w4 {% endif %}"
+    )
+    return tokenizer

@@ -77,7 +77,8 @@ class Eagle3Trainer(Trainer):
             teacher = ask_teacher(self.target, states, best, labels, head.draft_to_target)
             embeddings = unwrap(self.target).get_input_embeddings()(input_ids.roll(-1, dims=1))
         outputs = model(embeddings.to(head.dtype), aux.to(head.dtype), ttt_length=self.ttt_length())
-        loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.ttt_decay)
+        with self.accelerator.autocast():  # the LM head is run here, outside the wrapped forward
+            loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.ttt_decay)
         self._count(hits, trials)
         learnt = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         loss = loss / learnt * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)

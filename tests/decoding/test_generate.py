@@ -5,20 +5,17 @@ from collections import Counter
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, StoppingCriteria, TextIteratorStreamer, TextStreamer
 
-from tiny import left_padded, quickly_trained, tiny_head, tiny_target
+from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
 from eagle_hf import TreeConfig
 from eagle_hf.decoding import loop, verify
 
 
 @pytest.fixture(scope="module")
 def tokenizer(target):
-    words = {f"w{i}": i for i in range(target.config.vocab_size)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
+    return word_tokenizer(target.config.vocab_size)
 
 
 def equal(target, head, inputs, **kwargs):
@@ -35,12 +32,20 @@ def test_several_eos_ids_end_a_row(target, trained_head):
     assert any(len(row) < 120 for row in ends) and all(set(row[:-1]).isdisjoint({5, 11, 17}) for row in ends)
 
 
-def test_a_stop_string_ends_the_text(target, trained_head, tokenizer):
-    inputs = left_padded(target, [7])
-    free = target.generate(**inputs, max_new_tokens=60, eos_token_id=None, do_sample=False)
-    word = f"w{int(free[0, 30])}"
-    out = equal(target, trained_head, inputs, max_new_tokens=60, eos_token_id=None, do_sample=False, stop_strings=[word], tokenizer=tokenizer)
-    assert out.shape[1] < free.shape[1]
+def letter_tokenizer():
+    """Tokens 5 to 30 are the letters a to z."""
+    words = {"<0>": 0, "<1>": 1, "<2>": 2, "<3>": 3, "<4>": 4} | {chr(ord("a") + i): 5 + i for i in range(26)}
+    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<2>", pad_token="<0>")
+
+
+def test_a_stop_string_ends_the_text(target, trained_head):
+    inputs, tokenizer = left_padded(target, [7]), letter_tokenizer()
+    settings = dict(max_new_tokens=60, eos_token_id=None, do_sample=False)
+    text = tokenizer.decode(target.generate(**inputs, **settings)[0, 7:])
+    out = equal(target, trained_head, inputs, **settings, stop_strings=[text[20:22]], tokenizer=tokenizer)
+    assert out.shape[1] < 7 + 60 and tokenizer.decode(out[0]).endswith(text[20:22])
 
 
 @pytest.mark.parametrize("new", [1, 2, 3])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from eagle_hf.decoding.stats import DecodingStats
@@ -12,18 +12,14 @@ from eagle_hf.evaluation.equality import first_difference, sampling_noise
 from eagle_hf.evaluation.offline import by_category, evaluate
 from eagle_hf.evaluation.report import markdown_table, write_report
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
-from tiny import left_padded
+from tiny import left_padded, word_tokenizer
 
 PROMPTS = [{"id": f"p{i}", "category": "chat" if i % 2 else "code", "turns": [f"w{5 + i} w7"]} for i in range(4)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
-    tokenizer.chat_template = "{% for m in messages %}w3 {{ m.content }} {% endfor %}w4"
-    return tokenizer
+    return word_tokenizer()
 
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "top_k": 0}])

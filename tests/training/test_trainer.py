@@ -4,13 +4,11 @@ import json
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
 from eagle_hf.data.masking import count_response_tokens
 from eagle_hf.training.trainer import TargetStates, collate
-from tiny import tiny_head, tiny_target
+from tiny import tiny_head, tiny_target, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +125,15 @@ def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path):
     assert max(rates) > 10 * rates[-1]
 
 
+def test_a_resumed_clocked_run_knows_what_is_spent(target, head, examples, tmp_path):
+    clocked = dict(max_steps=100_000, max_minutes=0.04, save_strategy="steps", save_steps=10, save_total_limit=2)
+    trainer = trained(target, head, examples, tmp_path, **clocked)
+    last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    resumed = trained(target, tiny_head(target), examples, tmp_path, resume=str(last), **clocked)
+    more = resumed.state.global_step - int(last.name.split("-")[1])
+    assert 0 < more < 0.5 * trainer.state.global_step
+
+
 def test_new_head_starts_from_the_target(target, examples):
     counts = count_response_tokens([{"id": "x", **e} for e in examples], 31)
     head, covered = new_head(target, counts, 20, fc_norm=True)
@@ -138,14 +145,7 @@ def test_new_head_starts_from_the_target(target, examples):
 
 @pytest.fixture
 def tokenizer():
-    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(31)}, unk_token="w0"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ 'w3 ' if m.role == 'user' else 'w4 ' }}{{ m.content }} w2 {% endfor %}"
-        "{% if add_generation_prompt %}w4 {% endif %}"
-    )
-    return tokenizer
+    return word_tokenizer()
 
 
 def conversation(answer, question="w5 w6"):

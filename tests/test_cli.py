@@ -1,0 +1,41 @@
+"""The command line: thin, and errors are one line."""
+
+import json
+
+import pytest
+
+from eagle_hf import TreeConfig, cli
+from eagle_hf.evaluation import suites
+from tiny import tiny_head, tiny_target, word_tokenizer
+
+
+def test_evaluate_prints_a_table_and_writes_the_report(tmp_path, capsys):
+    target = tiny_target()
+    target.float().save_pretrained(tmp_path / "target")
+    word_tokenizer().save_pretrained(tmp_path / "target")
+    tiny_head(target).save_pretrained(tmp_path / "head")
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"turns": ["w5 w6"], "category": "mine"}) + "\n")
+    status = cli.main(
+        ["evaluate", "--target", str(tmp_path / "target"), "--head", str(tmp_path / "head"), "--categories", str(tmp_path / "asked.jsonl"),
+         "--dtype", "float32", "--max-new-tokens", "20", "--tree", "chain:3:1:3", "--out", str(tmp_path / "out")]
+    )
+    assert status == 0 and "| mine | 1 |" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["results"]["all"]["identical"] == 1.0 and "chain" in metrics["facts"]["tree"]
+
+
+def test_errors_are_one_line_and_status_2(capsys):
+    assert cli.main(["evaluate", "--target", "/nowhere.gguf", "--head", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "eagle-hf evaluate: /nowhere.gguf does not exist; give the path of a .gguf file, a folder or a hub id\n"
+    )
+
+
+def test_trees_are_parsed():
+    assert cli.parse_tree("dynamic:4:3:9") == TreeConfig(depth=4, top_k=3, nodes=9)
+    with pytest.raises(ValueError, match="policy:depth:top_k:nodes"):
+        cli.parse_tree("dynamic:4")
+
+
+def test_every_bundled_category_has_prompts():
+    assert {name: len(suites.load_suite((name,))) for name in suites.SUITES} == {"chat": 80, "code": 164, "math": 100, "multilingual": 80}

@@ -1,0 +1,83 @@
+"""The quickstart's steps on a tiny target: done once, gone on with, honest at the end."""
+
+import json
+
+import pytest
+
+from eagle_hf import quickstart as module
+from eagle_hf.quickstart import quickstart
+from tiny import tiny_target, word_tokenizer
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """SmolLM2 replaced by a tiny target, the prompts by words; counts how often each step really works."""
+    calls = {"magpie": 0, "train": 0}
+
+    def load(name, dtype):
+        return tiny_target(dtype=dtype), word_tokenizer()
+
+    def prompts(target, tokenizer, count, **kwargs):
+        calls["magpie"] += 1
+        return [{"id": f"m{i}", "turns": [f"w{5 + i} w9"], "category": "chat", "source": "magpie"} for i in range(count)]
+
+    def suite(per_category):
+        return [{"id": f"{c}{i}", "turns": [f"w{8 + i} w7"], "category": c} for c in ("chat", "code") for i in range(per_category)]
+
+    real_train = module.train
+
+    def train(*args):
+        calls["train"] += 1
+        return real_train(*args)
+
+    for name, value in dict(load_target=load, magpie_prompts=prompts, load_suite=suite, train=train, DRAFT_VOCAB_SIZE=24, RESPONSE_TOKENS=16).items():
+        monkeypatch.setattr(module, name, value)
+    return calls
+
+
+def test_quickstart_trains_measures_and_says_so(small, tmp_path, capsys):
+    quickstart(tmp_path, minutes=0.05, prompts=9)
+    screen = capsys.readouterr().out
+    for line in ("tau: ", "speed: ", "outputs identical: yes (4 answers in float32)", f"head saved in: {tmp_path / 'head'}"):
+        assert line in screen
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["all"]["prompts"] == 8
+    quickstart(tmp_path, minutes=0.05, prompts=9)
+    assert small == {"magpie": 1, "train": 1} and "earlier run" in capsys.readouterr().out
+
+
+def test_an_interrupted_quickstart_goes_on(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Eagle3Trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        quickstart(tmp_path, minutes=0.05, prompts=9)
+    answered = (tmp_path / "responses" / "conversations.jsonl").read_bytes()
+    monkeypatch.undo()
+    assert answered and not (tmp_path / "head").exists()
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
+    assert module.last_checkpoint(tmp_path / "none") is None
+    for step in (90, 100, 200):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (90, 100):
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert module.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+
+
+def test_differences_are_not_hidden(capsys):
+    from types import SimpleNamespace
+
+    from eagle_hf.evaluation.equality import Difference
+    from eagle_hf.evaluation.offline import Summary
+
+    summary = Summary(1, 1.5, [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0)
+    answer = SimpleNamespace(difference=Difference(7, 0.3), prompt={"id": "p"})
+    module.last_screen("head", summary, summary, [answer], 60)
+    screen = capsys.readouterr().out
+    assert "outputs identical: no" in screen and "p parts at token 7, top-2 gap 3.0e-01" in screen
+    assert "speculation does not pay in bf16" in screen and "does not pay in float32" in screen
+
+
+@pytest.mark.parametrize("bad", [dict(minutes=0), dict(prompts=2)])
+def test_impossible_budgets_are_refused(tmp_path, bad):
+    with pytest.raises(ValueError, match="must be positive"):
+        quickstart(tmp_path, **bad)

@@ -1,0 +1,200 @@
+"""The promises on a real model: SmolLM2-135M-Instruct in float32, three heads, four settings.
+
+A difference counts unless the plain run stood within 1e-4 of choosing otherwise; such ties are counted and printed.
+"""
+
+import pytest
+import torch
+
+from eagle_hf import TreeConfig, load_target, new_head
+from eagle_hf.decoding import loop
+from eagle_hf.evaluation.equality import first_difference
+from eagle_hf.evaluation.suites import first_turn_ids, load_suite
+from eagle_hf.target import target_states
+from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
+
+SETTINGS = {
+    "greedy": dict(do_sample=False),
+    "sampled": dict(do_sample=True, temperature=1.0, top_k=0),
+    "processed": dict(do_sample=True, temperature=0.7, top_k=40, top_p=0.9, repetition_penalty=1.1),
+    "constrained": dict(do_sample=False, no_repeat_ngram_size=3, min_new_tokens=40),
+}
+NEW = 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load_target("smollm2", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return load_suite(per_category=17)[:50]
+
+
+@pytest.fixture(scope="module")
+def plain_answers(smollm2, prompts):
+    """Greedy continuations of the first six prompts."""
+    target, tokenizer = smollm2
+    few = prompts[::9][:6]
+    return [target.generate(**first_turn_ids(tokenizer, p), max_new_tokens=NEW, do_sample=False) for p in few]
+
+
+@pytest.fixture(scope="module")
+def heads(smollm2, plain_answers):
+    """An untrained head, its adversary, and one overfitted to the plain answers, so that it gets drafts accepted."""
+    target, _ = smollm2
+    counts = torch.zeros(target.config.vocab_size, dtype=torch.long)
+    for ids in plain_answers:
+        counts += torch.bincount(ids[0], minlength=len(counts))
+    made = {}
+    for name in ("untrained", "adversarial", "trained"):
+        torch.manual_seed(0)
+        made[name], _ = new_head(target, counts, 2048, fill_by_rank=True)
+        made[name].tree = TreeConfig(depth=3, top_k=3, nodes=6)
+    with torch.no_grad():
+        made["adversarial"].lm_head.weight.neg_()
+    overfit(target, made["trained"], plain_answers)
+    return {name: head.eval() for name, head in made.items()}
+
+
+def overfit(target, head, answers, steps=25):
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
+    for _ in range(steps):
+        for ids in answers:
+            aux, states = target_states(target, ids, head.config.aux_layer_ids)
+            labels = ids.clone()
+            labels[:, : -NEW] = -100
+            teacher = ask_teacher(target, states, best_tokens(target, states, labels), labels, head.draft_to_target)
+            embeddings = target.get_input_embeddings()(ids.roll(-1, dims=1))
+            loss, _, _ = ttt_loss(head, head(embeddings, aux, ttt_length=2), teacher)
+            optimizer.zero_grad()
+            (loss / NEW).backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), 0.5)
+            optimizer.step()
+
+
+def compare(smollm2, heads, prompts, setting):
+    """Generations that differ without being a tie; the heads take turns; ties and totals are printed."""
+    target, tokenizer = smollm2
+    wrong, ties, rounds, tokens = [], 0, dict.fromkeys(heads, 0), dict.fromkeys(heads, 0)
+    for number, prompt in enumerate(prompts):
+        name, head = list(heads.items())[number % len(heads)]
+        inputs = first_turn_ids(tokenizer, prompt)
+        torch.manual_seed(1)
+        plain = target.generate(**inputs, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True, **setting)
+        torch.manual_seed(1)
+        fast = target.generate(**inputs, max_new_tokens=NEW, assistant_model=head, **setting)
+        difference = first_difference(plain, fast, 1 if setting["do_sample"] else None)
+        rounds[name], tokens[name] = rounds[name] + head.last_run.rounds, tokens[name] + head.last_run.tokens
+        if difference is not None:
+            print(f"{prompt['id']}, {name}: {difference}")
+            ties += difference.is_tie
+            wrong += [] if difference.is_tie else [(prompt["id"], name, difference)]
+    taus = {name: round(tokens[name] / rounds[name], 2) for name in heads}
+    print(f"{len(prompts)} generations, {ties} ties, tau {taus}")
+    return wrong, ties
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_six_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
+    wrong, ties = compare(smollm2, heads, prompts[::9][:6], SETTINGS[setting])
+    assert wrong == [] and ties <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_fifty_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
+    wrong, ties = compare(smollm2, heads, prompts, SETTINGS[setting])
+    assert wrong == [] and ties <= 1  # at most 1 in 1,000 generations; 200 are made in all
+
+
+def batch_of(tokenizer, prompts):
+    """Left-padded prompts of different lengths."""
+    texts = [tokenizer.apply_chat_template([{"role": "user", "content": p["turns"][0]}], add_generation_prompt=True, tokenize=False) for p in prompts]
+    return tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+
+
+def check_batches(smollm2, heads, prompts):
+    target, tokenizer = smollm2
+    for start in range(0, len(prompts), 4):
+        inputs = batch_of(tokenizer, prompts[start : start + 4])
+        assert len(set(inputs["attention_mask"].sum(1).tolist())) > 1
+        for setting in ("greedy", "constrained"):
+            plain = target.generate(**inputs, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True, **SETTINGS[setting])
+            for head in heads.values():
+                fast = target.generate(**inputs, max_new_tokens=NEW, assistant_model=head, **SETTINGS[setting])
+                for row in range(len(fast)):
+                    parted = (plain.sequences[row] != fast[row]).nonzero() if plain.sequences.shape == fast.shape else [[0]]
+                    if len(parted):
+                        step = int(parted[0][0]) - inputs["input_ids"].shape[1]
+                        gap = float(plain.scores[step][row].topk(2).values.diff().abs())
+                        print(f"batch {start}, row {row}: parts at step {step}, top-2 gap {gap:.1e}")
+                        assert gap < 1e-4
+
+
+def test_a_greedy_batch_of_four_lengths_equals_the_target_alone(smollm2, heads, prompts):
+    check_batches(smollm2, {"trained": heads["trained"]}, prompts[::13][:4])
+
+
+@pytest.mark.slow
+def test_greedy_batches_of_four_lengths_equal_the_target_alone(smollm2, heads, prompts):
+    check_batches(smollm2, heads, prompts[:48])
+
+
+def test_the_trained_head_gets_drafts_accepted_on_a_real_model(smollm2, heads, prompts):
+    target, tokenizer = smollm2
+    target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
+    assert heads["trained"].last_run.tau > 1.5
+
+
+def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prompts, monkeypatch):
+    target, tokenizer = smollm2
+    worst, original = [], loop.Run.round
+
+    def checked(run, aux):
+        original(run, aux)
+        ids = run.ids[:, : run.lengths[0] - 1]
+        fresh = target(ids, use_cache=True).past_key_values
+        aux._seen.clear()
+        for ours, theirs in zip(run.cache.layers, fresh.layers):
+            for name in ("keys", "values"):
+                truth = getattr(theirs, name)
+                worst.append(float((getattr(ours, name) - truth).norm() / truth.norm()))
+
+    monkeypatch.setattr(loop.Run, "round", checked)
+    target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=24, do_sample=False, assistant_model=heads["trained"])
+    print(f"largest relative norm {max(worst):.1e}")
+    assert max(worst) < 5e-6
+
+
+def test_a_round_costs_little_besides_the_forwards(smollm2, heads, prompts):
+    target, tokenizer = smollm2
+    head = heads["trained"]
+    before, head.tree = head.tree, TreeConfig(depth=4, top_k=4, nodes=16)
+    rounds = []
+    for prompt in prompts[:3]:
+        target.generate(**first_turn_ids(tokenizer, prompt), max_new_tokens=NEW, do_sample=False, assistant_model=head)
+        rounds.append(1000 * head.last_run.overhead)
+    head.tree = before
+    print(f"milliseconds a round besides the forwards of target and head: {sorted(rounds)}")
+    assert sorted(rounds)[1] <= 10
+
+
+def test_the_gguf_file_opens_as_the_converted_folder_does(smollm2):
+    import importlib.util
+    from pathlib import Path
+
+    from eagle_hf.target import SMOLLM2
+
+    gguf = Path(importlib.util.find_spec(SMOLLM2["package"]).origin).parent / SMOLLM2["file"]
+    target, tokenizer = load_target(gguf, dtype=torch.float32)
+    ids = first_turn_ids(tokenizer, {"turns": ["What is a prime number?"]})["input_ids"]
+    assert torch.equal(target(ids).logits, smollm2[0](ids).logits)

@@ -56,7 +56,7 @@ def make_head(folder: Path, target, tokenizer, minutes: float, prompts: int) -> 
         print(f"{saved} is there from an earlier run; delete it to train again")
         return Eagle3DraftHead.from_pretrained(saved, dtype=torch.bfloat16).eval()
     heading(2, f"Prompts: {prompts} user turns, a third of them written by the target itself")
-    asked = training_prompts(folder / "prompts.jsonl", target, tokenizer, prompts)
+    asked = training_prompts(folder / f"prompts-{prompts}.jsonl", target, tokenizer, prompts)
     heading(3, "Responses: the target answers, because a head must learn this target's own words")
     report = write_responses(target, tokenizer, asked, folder / "responses", max_new_tokens=RESPONSE_TOKENS, batch_size=48)
     if report.skipped:
@@ -96,12 +96,11 @@ def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
     trainer = Eagle3Trainer(model=head, target=target, args=arguments, train_dataset=examples)
     trainer.states.fill(trainer.train_dataset)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
-    head = head.to(torch.bfloat16).eval()
     scratch = folder / "head.tmp"
-    head.save_pretrained(scratch)
+    head.to(torch.bfloat16).save_pretrained(scratch)
     scratch.rename(folder / "head")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return head
+    return Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.bfloat16).eval()
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -8,11 +8,13 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -36,8 +38,14 @@ def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, **kwar
     """
     path, options = _resolve(name_or_path)
     revision = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token") if key in kwargs}
-    tokenizer = AutoTokenizer.from_pretrained(path, **options, **revision)
-    target = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options, **kwargs)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options, **revision)
+        target = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options, **kwargs)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"the target {name_or_path} cannot be opened ({error}); a file is missing, truncated or damaged, or the name is "
+            "wrong: check it, or download it again"
+        ) from error
     if adapter is not None:
         from peft import PeftModel
 
@@ -150,13 +158,14 @@ class AuxStates:
 @contextmanager
 def capture_aux(target, layer_ids: list[int]):
     """`with capture_aux(target, ids) as aux: target(...); states = aux.take()`."""
-    layers, aux = decoder_layers(target), AuxStates(layer_ids)
+    layers, aux, caller = decoder_layers(target), AuxStates(layer_ids), threading.get_ident()
     if not layer_ids or min(layer_ids) < 0 or max(layer_ids) >= len(layers):
         raise ValueError(f"aux layer ids are {layer_ids} but the target has layers 0..{len(layers) - 1}")
 
     def reader(index):
         def read(module, args, kwargs):
-            aux._seen[index] = args[0] if args else kwargs["hidden_states"]
+            if threading.get_ident() == caller:  # another thread may run the same target
+                aux._seen[index] = args[0] if args else kwargs["hidden_states"]
 
         return read
 

@@ -69,10 +69,11 @@ def main():
             norm_output=arguments.norm_output,
         )
         print(f"{int(counts.sum())} response tokens; the draft vocabulary of {arguments.draft_vocab_size} covers {covered:.2%} of them")
-    held_out = arguments.eval_conversations
+    count = min(arguments.eval_conversations, len(examples) // 2)
+    held_out = {i * len(examples) // count for i in range(count)}  # evenly spread: the file may be sorted by length
     trainer = Eagle3Trainer(
-        model=head, target=target, args=training, processing_class=tokenizer, train_dataset=examples[held_out:],
-        eval_dataset=examples[:held_out] or None,
+        model=head, target=target, args=training, processing_class=tokenizer, train_dataset=[example for i, example in enumerate(examples) if i not in held_out],
+        eval_dataset=[examples[i] for i in sorted(held_out)] or None,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model(training.output_dir)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import TrainerCallback
 
 from eagle_hf import quickstart as module
 from eagle_hf.quickstart import quickstart
@@ -45,13 +46,34 @@ def test_quickstart_trains_measures_and_says_so(small, tmp_path, capsys):
     assert small == {"magpie": 1, "train": 1} and "earlier run" in capsys.readouterr().out
 
 
-def test_an_interrupted_quickstart_goes_on(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Eagle3Trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        quickstart(tmp_path, minutes=0.05, prompts=9)
-    answered = (tmp_path / "responses" / "conversations.jsonl").read_bytes()
-    monkeypatch.undo()
-    assert answered and not (tmp_path / "head").exists()
+def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, capsys):
+    real_train, answers = module.Eagle3Trainer.train, tmp_path / "responses" / "conversations.jsonl"
+
+    class Interrupted(TrainerCallback):
+        def on_save(self, *args, **kwargs):
+            raise KeyboardInterrupt
+
+    def interrupted(trainer, **kwargs):
+        trainer.args.save_steps = trainer.state.save_steps = 5
+        trainer.add_callback(Interrupted())
+        return real_train(trainer, **kwargs)
+
+    module.Eagle3Trainer.train = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            quickstart(tmp_path, minutes=0.1, prompts=9)
+    finally:
+        module.Eagle3Trainer.train = real_train
+    answered, checkpoint = answers.read_bytes(), module.last_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint.endswith("checkpoint-5") and not (tmp_path / "head").exists()
+    resumed = []
+    module.Eagle3Trainer.train = lambda trainer, **kwargs: (resumed.append(kwargs), real_train(trainer, **kwargs))
+    try:
+        quickstart(tmp_path, minutes=0.1, prompts=9)
+    finally:
+        module.Eagle3Trainer.train = real_train
+    assert resumed == [{"resume_from_checkpoint": checkpoint}] and small["magpie"] == 1
+    assert answers.read_bytes() == answered and "outputs identical" in capsys.readouterr().out
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path):

@@ -142,6 +142,27 @@ def tokenize_conversations(
     return examples, skipped
 
 
+def usable_examples(rows: Iterable[Mapping], max_length: int | None) -> tuple[list[dict], list[SkippedRow]]:
+    """The already tokenised rows that can be learnt from; too long ones and all-zero masks come back with their reason."""
+    examples, skipped = [], []
+    for number, row in enumerate(rows):
+        ids, mask = row.get("input_ids"), row.get("loss_mask")
+        if mask is None or len(ids) != len(mask):
+            reason = f"{len(ids)} input_ids and {'no' if mask is None else len(mask)} loss_mask values; one for each is needed"
+        elif max_length is not None and len(ids) > max_length:
+            reason = f"the conversation has {len(ids)} tokens and max_length is {max_length}; raise it or shorten the turns"
+        elif not any(mask[2:]):
+            reason = "the loss mask is zero from the third token on; there is nothing to learn"
+        else:
+            examples.append(dict(row))
+            continue
+        skipped.append(SkippedRow(str(row.get("id") or f"row-{number}"), reason))
+    if not examples:
+        reasons = "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
+        raise ValueError(f"none of {len(skipped)} tokenised conversations is usable ({reasons}); fix the data")
+    return examples, skipped
+
+
 def count_response_tokens(examples: Iterable[Mapping], vocab_size: int) -> torch.LongTensor:
     """How often each of V target tokens is learnt: the counts a draft vocabulary is chosen by."""
     counts = torch.zeros(vocab_size, dtype=torch.long)

@@ -5,7 +5,7 @@ the longest row, so shorter rows have unused slots in between, which masks hide 
 """
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
@@ -45,7 +45,8 @@ class TreeLayer(DynamicLayer):
     def move(self, rows: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """Copy slot sources[b, m] of row b to its slot targets[b, m]; rows is [B, 1], the others [B, M]."""
         for buffer in (self._keys, self._values):
-            buffer[rows, :, targets] = buffer[rows, :, sources]
+            places = [index.to(buffer.device) for index in (rows, sources, targets)]  # layers may live on several devices
+            buffer[places[0], :, places[2]] = buffer[places[0], :, places[1]]
 
 
 class TreeCache(Cache):
@@ -75,6 +76,14 @@ class TreeCache(Cache):
             if isinstance(sources, torch.Tensor):
                 layer.move(rows, sources, targets)
             layer.set_length(length)
+
+
+    def plain(self) -> DynamicCache:
+        """What is committed, as the cache that plain generate returns."""
+        cache = DynamicCache()
+        for index, layer in enumerate(self.layers):
+            cache.update(layer.keys.clone(), layer.values.clone(), index)
+        return cache
 
 
 class DraftCache:

@@ -7,7 +7,7 @@ decoding itself. Assistants that are not ours go to the originals untouched.
 import functools
 import inspect
 
-from transformers import GenerationMixin, StaticCache
+from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
 
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.masks import ATTENTION_KINDS, layer_kinds
@@ -15,6 +15,12 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap
 
 SUPPORTED_ATTENTION = ("sdpa", "eager")
+ROW_BOUND = {  # processors that number the rows of a batch or remember them by place
+    "PrefixConstrainedLogitsProcessor": "prefix_allowed_tokens_fn",
+    "SynthIDTextWatermarkLogitsProcessor": "watermarking_config (SynthID)",
+    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram_size",
+    "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
+}
 
 
 def register() -> None:
@@ -37,7 +43,7 @@ def register() -> None:
             return decode(self, input_ids, *args, **kwargs)
         call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
-        check_inputs(call, inputs)
+        check_inputs(self, call, inputs)
         inputs = {name: value for name, value in inputs.items() if name != "past_key_values"}
         return speculate(
             self, head, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
@@ -104,27 +110,74 @@ def check_target(target, head) -> None:
     check_compatible(target, head.config)
     with capture_aux(target, aux_layer_ids(target, head.config)):
         pass  # raises where the target's layers cannot be read
-    if model.device.type != head.device.type:
+    owner = getattr(model.prepare_inputs_for_generation, "__self__", model)  # PEFT puts its own method there
+    if getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            f"the target carries a prompt-learning adapter ({owner.active_peft_config.peft_type}), whose virtual tokens have "
+            "no place in a tree; use an adapter that changes weights (LoRA), or generate without the head"
+        )
+    if model.device != head.device:
         raise ValueError(f"the target is on {model.device} and the head on {head.device}; move one: head.to(target.device)")
 
 
-def check_inputs(call: dict, inputs: dict) -> None:
+def check_inputs(target, call: dict, inputs: dict) -> None:
     """Raise a ValueError for prepared inputs that the loop cannot take; the target has not run yet."""
-    cache, rows = inputs.get("past_key_values"), call["input_ids"].shape[0]
+    cache, input_ids = inputs.get("past_key_values"), call["input_ids"]
     if isinstance(cache, StaticCache):
         raise ValueError("past_key_values is a StaticCache, which cannot drop rejected drafts; leave past_key_values out")
-    if cache is not None and cache.get_seq_length() > 0:
+    if cache is not None and (cache.get_seq_length() > 0 or getattr(cache, "_is_user_defined", False)):
         raise ValueError(
-            f"past_key_values already holds {cache.get_seq_length()} tokens, whose hidden states the head has not seen; "
-            "leave it out and pass the whole prompt as input_ids"
+            f"past_key_values was given and already holds {cache.get_seq_length()} tokens; the head must see the states of "
+            "every token and the loop keeps its own cache: leave it out and pass the whole prompt as input_ids"
         )
-    if inputs.get("inputs_embeds") is not None or call["input_ids"].shape[1] == 0:
+    if inputs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:
         raise ValueError("the prompt came as inputs_embeds; the head reads token ids: pass input_ids")
+    if inputs.get("token_type_ids") is not None:
+        raise ValueError("token_type_ids were given, but drafted tokens have none; leave them out")
+    if input_ids.device != unwrap(target).device:
+        raise ValueError(f"input_ids are on {input_ids.device} and the target on {unwrap(target).device}; move the inputs")
     positions = inputs.get("position_ids")
     if positions is not None and positions.dim() != 2:
         raise ValueError(f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass [batch, length]")
-    if rows > 1 and call.get("streamer") is not None:
+    check_rope(unwrap(target).config.get_text_config(), call["generation_config"].max_length)
+    check_mask(unwrap(target).config.get_text_config(), inputs.get("attention_mask"))
+    if input_ids.shape[0] > 1:
+        check_batch(call)
+
+
+def check_rope(config, max_length: int) -> None:
+    """Refuse RoPE whose frequencies depend on the longest position of a forward: a tree's deeper nodes would change them."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
+    limit = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    limit = limit or config.max_position_embeddings
+    if kind in ("dynamic", "longrope") and max_length > limit:
+        raise ValueError(
+            f"the target's RoPE is {kind!r} and max_length is {max_length}, beyond its {limit} original positions, where its "
+            f"frequencies change with the text's length; keep prompt and answer within {limit} tokens or generate without the head"
+        )
+
+
+def check_mask(config, attention_mask) -> None:
+    """Refuse a mask with holes for sliding windows: the library measures windows by slot, trees by position."""
+    if attention_mask is None or "sliding_attention" not in layer_kinds(config):
+        return
+    if (attention_mask.diff(dim=1) < 0).any():
+        raise ValueError("attention_mask has zeros after ones and the target has sliding windows; pad on the left only")
+
+
+def check_batch(call: dict) -> None:
+    """Refuse what only makes sense for rows that advance together."""
+    rows, criteria = call["input_ids"].shape[0], call["stopping_criteria"]
+    if call.get("streamer") is not None:
         raise ValueError(f"a streamer was given with {rows} rows, which advance at different speeds; stream one row at a time")
-    names = [type(processor).__name__ for processor in call["logits_processor"]]
-    if rows > 1 and "PrefixConstrainedLogitsProcessor" in names:
-        raise ValueError("prefix_allowed_tokens_fn numbers the rows of a batch, but rows are decided one by one; pass one row")
+    for processor in call["logits_processor"]:
+        name = ROW_BOUND.get(type(processor).__name__)
+        if name:
+            raise ValueError(f"{name} follows the rows of a batch by their place, but rows are decided one by one; pass one row")
+    others = [type(criterion).__name__ for criterion in criteria if not isinstance(criterion, MaxLengthCriteria)]
+    if others and not any(hasattr(criterion, "eos_token_id") for criterion in criteria):
+        raise ValueError(
+            f"{', '.join(others)} may end {rows} rows at different times, and without an end-of-turn token generate does not pad "
+            "them; set eos_token_id or pass one row"
+        )

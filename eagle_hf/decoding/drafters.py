@@ -77,7 +77,7 @@ class EagleDrafter:
         """Log-probabilities and target ids [..., k] of the k best drafts after states [..., H]."""
         with self.watch.phase("head"):
             scores = self.head.logits(hidden).float().log_softmax(-1)
-        scores, ids = scores.topk(k, dim=-1)
+        scores, ids = scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)  # a broken head drafts badly, not wrongly
         return scores, self.draft_to_target[ids]
 
     def _run_head(self, tokens, hidden, positions, attend) -> torch.Tensor:

@@ -137,5 +137,5 @@ class Run:
             return sequences
         return GenerateDecoderOnlyOutput(
             sequences=sequences, scores=stack_rows(self.choice.scores), logits=stack_rows(self.choice.raw_logits),
-            past_key_values=self.cache,
+            past_key_values=self.cache.plain(),
         )

@@ -1,6 +1,7 @@
 """What was measured, as a Markdown table, metrics.json and one plot."""
 
 import json
+import math
 import os
 import platform
 from dataclasses import asdict
@@ -47,7 +48,10 @@ def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
     """`report.md`, `metrics.json` and `acceptance.png` in a folder; `facts` say what was measured, where and how."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"facts": facts, "results": {name: asdict(summary) for name, summary in summaries.items()}}
+    results = {name: asdict(summary) for name, summary in summaries.items()}
+    for result in results.values():
+        result["tau"] = None if math.isnan(result["tau"]) else result["tau"]  # no round was needed; JSON knows no nan
+    metrics = {"facts": facts, "results": results}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     (folder / "report.md").write_text(f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n")

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
-from eagle_hf.head.layouts import engine_config
+from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
 
 
 def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
@@ -74,8 +74,11 @@ class Eagle3Config(LlamaConfig):
     def __post_init__(self, **kwargs):
         self.draft_vocab_size = self.draft_vocab_size or self.vocab_size
         self.target_hidden_size = self.target_hidden_size or self.hidden_size
-        self.eagle_config = self.eagle_config or {"use_aux_hidden_state": True}
         self.eagle_hf = dict(self.eagle_hf or {})
+        ids = foreign_layer_ids(kwargs.pop(LAYER_IDS_KEY, None), self.eagle_config)
+        if ids is not None:
+            self.eagle_hf.setdefault("aux_layer_ids", ids)
+        self.eagle_config = {"use_aux_hidden_state": True}
         super().__post_init__(**kwargs)
         self._check()
 

@@ -27,7 +27,18 @@ def engine_config(config: dict[str, Any]) -> dict[str, Any]:
     return written
 
 
+def foreign_layer_ids(top_level: list[int] | None, eagle_config: dict[str, Any] | None) -> list[int] | None:
+    """HF indices of the layer ids a foreign config names, None where it names none.
+
+    Top level: HF indices, as vLLM reads them. Under eagle_config: outputs of 0-based layers, one lower, as SGLang does.
+    """
+    if top_level is not None:
+        return list(top_level)
+    nested = (eagle_config or {}).get(LAYER_IDS_KEY)
+    return None if nested is None else [index + 1 for index in nested]
+
+
 def _default_layers(extras: dict[str, Any]) -> bool:
-    """Whether the engines' own default is what the head was trained on (true too where nothing is known)."""
+    """Whether the engines' own default is what the head was trained on (true too where no ids are known)."""
     ids, layers = extras.get("aux_layer_ids"), extras.get("target_num_hidden_layers")
-    return ids is None or layers is None or list(ids) == [2, layers // 2, layers - 3]
+    return ids is None or (layers is not None and list(ids) == [2, layers // 2, layers - 3])

@@ -26,6 +26,17 @@ from eagle_hf.head.vocabulary import draft_to_target_ids, vocabulary_buffers
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+class Eagle3RotaryEmbedding(LlamaRotaryEmbedding):
+    """Llama's RoPE whose frequencies stay float32 under `head.to(torch.bfloat16)`: rounded, they misplace far tokens."""
+
+    def _apply(self, fn, recurse=True):
+        exact = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != exact.dtype:
+            self.inv_freq = exact.to(self.inv_freq.device)
+        return self
+
+
 class Eagle3Attention(nn.Module):
     """Projections of the one attention; *how* queries meet keys is the caller's `attend(query, key, value)`."""
 
@@ -88,7 +99,7 @@ class Eagle3DraftHead(PreTrainedModel):
         self.midlayer = Eagle3DecoderLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.rotary_emb = Eagle3RotaryEmbedding(config)
         self.last_run = None
         if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))

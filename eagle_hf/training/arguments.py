@@ -16,6 +16,9 @@ class Eagle3TrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "So that a resumed run knows how many of its max_minutes are spent."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every parameter is used in every step, the LM head outside the wrapped forward."}
+    )
     ttt_length: int = field(default=7, metadata={"help": "Unrolled passes of training-time test."})
     ttt_curriculum: list[int] | None = field(
         default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, ProgressCallback
 from transformers.utils import logging
 
-from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.target import aux_layer_ids, check_compatible, target_states, unwrap
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
@@ -56,17 +56,20 @@ class Eagle3Trainer(Trainer):
         """Tokenised examples with an index each, from conversations or from tokenised rows."""
         if rows is None:
             return None
-        rows = list(rows)
+        if isinstance(rows, dict):
+            return {name: self._examples(part, tokenizer, max_length) for name, part in rows.items()}
+        rows, limit = list(rows), max_length or getattr(unwrap(self.target).config.get_text_config(), "max_position_embeddings", None)
         if rows and "input_ids" not in rows[0]:
             if tokenizer is None:
                 raise ValueError("conversations were given without processing_class; pass the target's tokenizer")
-            limit = max_length or getattr(unwrap(self.target).config.get_text_config(), "max_position_embeddings", None)
             ends = eos_token_ids(self.target, tokenizer)
             rows, skipped = tokenize_conversations(rows, tokenizer, eos_token_ids=ends, max_length=limit)
-            self.skipped += skipped
-            if skipped:
-                logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
-        return [{"index": self.states.new_index(), **row} for row in rows]
+        else:
+            rows, skipped = usable_examples(rows, limit)
+        self.skipped += skipped
+        if skipped:
+            logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
+        return [{**row, "index": self.states.new_index()} for row in rows]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss of TTT, per learnt token of the pooled batch."""
@@ -80,8 +83,10 @@ class Eagle3Trainer(Trainer):
         with self.accelerator.autocast():  # the LM head is run here, outside the wrapped forward
             loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.ttt_decay)
         self._count(hits, trials)
-        learnt = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = loss / learnt * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+        if num_items_in_batch is None:
+            loss = loss / (labels != -100).sum()
+        else:  # counted over all processes, whose gradients are then averaged
+            loss = loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -89,11 +94,21 @@ class Eagle3Trainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
 
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """The usual metrics and the argmax agreement of each pass, `eval_acc_k`."""
+        training, self.pass_counts = self.pass_counts, None
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._agreement().items()})
+        self.pass_counts = training
+        return output
+
     def ttt_length(self) -> int:
-        """Passes to unroll now."""
+        """Passes to unroll now; evaluation always unrolls them all, so that its losses can be compared."""
         curriculum = self.args.ttt_curriculum
         if not curriculum:
             return self.args.ttt_length
+        if not self.model.training:
+            return max(curriculum)
         return curriculum[min(int(self.progress() * len(curriculum)), len(curriculum) - 1)]
 
     def progress(self) -> float:
@@ -125,11 +140,15 @@ class Eagle3Trainer(Trainer):
             counts = before + counts
         self.pass_counts = counts
 
+    def _agreement(self) -> dict[str, float]:
+        """acc_k of what was counted so far; starts counting anew."""
+        hits, trials = ([], []) if self.pass_counts is None else self.pass_counts.tolist()
+        self.pass_counts = None
+        return {f"acc_{k}": round(hit / n, 4) for k, (hit, n) in enumerate(zip(hits, trials)) if n}
+
     def log(self, logs, *args, **kwargs):
-        if self.pass_counts is not None and "loss" in logs:
-            hits, trials = self.pass_counts.tolist()
-            logs |= {f"acc_{k}": round(hit / n, 4) for k, (hit, n) in enumerate(zip(hits, trials)) if n}
-            self.pass_counts = None
+        if "loss" in logs:
+            logs |= self._agreement()
         super().log(logs, *args, **kwargs)
 
 
@@ -215,7 +234,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         return self.spent / (60 * self.minutes)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._since = time.monotonic()
+        self.minutes, self._since = args.max_minutes, time.monotonic()  # a resumed run may be given more minutes
         hidden = args.disable_tqdm or not state.is_local_process_zero
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
         self._bar = tqdm(total=60 * self.minutes, initial=self.spent, desc="training", bar_format=layout, disable=hidden)
@@ -223,7 +242,7 @@ class TimeBudget(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs):
         now = time.monotonic()
         self._bar.update(min(now - self._since, self._bar.total - self._bar.n))
-        self.spent, self._since = self.spent + now - self._since, now
+        self.spent, self._since = broadcast_float(self.spent + now - self._since), now
         if self.share >= 1:
             control.should_training_stop = True
 
@@ -237,3 +256,12 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     def state(self) -> dict:
         return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.spent}}
+
+
+def broadcast_float(value: float) -> float:
+    """The first process's value, so that all follow one clock."""
+    if not torch.distributed.is_initialized():
+        return value
+    shared = [value]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    return shared[0]

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, StoppingCriteria
 
 from tiny import left_padded, tiny_head, tiny_target
 from eagle_hf import Eagle3Config, Eagle3DraftHead
@@ -33,6 +33,11 @@ def test_a_call_that_cannot_be_lossless_is_refused_by_name(target, head, name, m
         target.generate(**left_padded(target, [5]), assistant_model=head, max_new_tokens=5, **REFUSED[name])
 
 
+def test_a_users_empty_cache_is_refused(target, head):
+    with pytest.raises(ValueError, match="leave it out"):
+        target.generate(**left_padded(target, [5]), assistant_model=head, past_key_values=DynamicCache(), max_new_tokens=5)
+
+
 def test_a_users_cache_is_refused(target, head):
     inputs, cache = left_padded(target, [5]), DynamicCache()
     target(input_ids=inputs["input_ids"][:, :3], past_key_values=cache)
@@ -53,8 +58,45 @@ def test_a_streamer_or_prefix_function_with_a_batch_is_refused(target, head):
     inputs = left_padded(target, [5, 5])
     with pytest.raises(ValueError, match="streamer"):
         target.generate(**inputs, assistant_model=head, max_new_tokens=5, streamer=type("S", (), {"put": lambda *a: None, "end": lambda *a: None})())
-    with pytest.raises(ValueError, match="prefix_allowed_tokens_fn"):
-        target.generate(**inputs, assistant_model=head, max_new_tokens=5, prefix_allowed_tokens_fn=lambda row, ids: [3, 4])
+    for bound in (dict(prefix_allowed_tokens_fn=lambda row, ids: [3, 4]), dict(encoder_no_repeat_ngram_size=2)):
+        with pytest.raises(ValueError, match=next(iter(bound))):
+            target.generate(**inputs, assistant_model=head, max_new_tokens=5, **bound)
+
+
+def test_rows_that_could_end_apart_without_an_end_token_are_refused(target, head):
+    class Sometimes(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return input_ids[:, -1] == 7
+
+    with pytest.raises(ValueError, match="Sometimes may end 2 rows"):
+        target.generate(**left_padded(target, [5, 5]), assistant_model=head, max_new_tokens=5, eos_token_id=None, stopping_criteria=[Sometimes()])
+
+
+def test_rope_that_follows_the_longest_position_is_refused_beyond_its_limit():
+    target = tiny_target(max_position_embeddings=32, rope_parameters={"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0})
+    head, inputs = tiny_head(target), left_padded(target, [20])
+    target.generate(**inputs, assistant_model=head, max_new_tokens=12)
+    with pytest.raises(ValueError, match="'dynamic' and max_length is 33, beyond its 32"):
+        target.generate(**inputs, assistant_model=head, max_new_tokens=13)
+
+
+def test_a_mask_with_holes_is_refused_for_sliding_windows():
+    from transformers import MistralConfig
+
+    config = MistralConfig(vocab_size=31, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=8)
+    target = AutoModelForCausalLM.from_config(config)
+    inputs = left_padded(target, [9])
+    inputs["attention_mask"][0, 3:5] = 0
+    with pytest.raises(ValueError, match="zeros after ones"):
+        target.generate(**inputs, assistant_model=tiny_head(target), max_new_tokens=5)
+
+
+def test_a_prompt_learning_adapter_is_refused(head):
+    from peft import PromptTuningConfig, get_peft_model
+
+    target = get_peft_model(tiny_target(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ValueError, match="prompt-learning"):
+        target.generate(**left_padded(target, [5]), assistant_model=head, max_new_tokens=5)
 
 
 @pytest.mark.parametrize("field, value, what", [("vocab_size", 40, "vocabulary 31"), ("hidden_size", 64, "hidden size 32"), ("num_hidden_layers", 9, "layer count 7")])

@@ -79,6 +79,40 @@ def test_scores_and_logits_are_the_plain_runs(target, trained_head):
     assert fast.past_key_values.get_seq_length() == plain.past_key_values.get_seq_length()
 
 
+def test_the_returned_cache_can_be_cropped_and_gone_on_with(target, trained_head):
+    inputs = left_padded(target, [7])
+    out = target.generate(**inputs, assistant_model=trained_head, max_new_tokens=20, eos_token_id=None, return_dict_in_generate=True)
+    cache = out.past_key_values
+    cache.crop(-5)
+    assert cache.get_seq_length() == 26 - 5
+    logits = target(out.sequences[:, 21:], past_key_values=cache).logits
+    assert torch.allclose(logits, target(out.sequences).logits[:, 21:], atol=1e-6)
+
+
+def test_a_head_that_breaks_down_changes_nothing(target):
+    head = tiny_head(target)
+    with torch.no_grad():
+        head.lm_head.weight[::3] = torch.nan
+    equal(target, head, left_padded(target, [7, 4]), max_new_tokens=40, eos_token_id=None, do_sample=False)
+
+
+def test_two_threads_may_generate_on_one_target(target):
+    heads, lengths, outputs = [tiny_head(target) for _ in range(2)], [7, 12], {}
+
+    def answer(row):
+        for _ in range(3):
+            outputs[row] = target.generate(**left_padded(target, [lengths[row]]), assistant_model=heads[row], max_new_tokens=40, eos_token_id=None)
+
+    threads = [threading.Thread(target=answer, args=(row,)) for row in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for row, length in enumerate(lengths):
+        plain = target.generate(**left_padded(target, [length]), max_new_tokens=40, eos_token_id=None)
+        assert torch.equal(outputs[row], plain)
+
+
 class Recorder(TextStreamer):
     def put(self, value):
         self.parts.append(value.flatten().tolist())
@@ -151,6 +185,19 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(target, trained_head
 # --- batched sampling: the distribution -----------------------------------------------------------------------------
 
 SAMPLING = dict(do_sample=True, temperature=0.8, top_k=4, max_new_tokens=3, min_new_tokens=3)
+
+
+def test_batched_sampling_on_a_larger_vocabulary_follows_the_distribution(target, trained_head):
+    prompt, counts, runs = [3, 4, 5, 6], Counter(), 60
+    batch = {"input_ids": torch.tensor([prompt] * 16), "attention_mask": torch.ones(16, 4, dtype=torch.long)}
+    torch.manual_seed(0)
+    for _ in range(runs):
+        out = target.generate(**batch, assistant_model=trained_head, do_sample=True, top_k=0, max_new_tokens=3, eos_token_id=None)
+        counts.update(tuple(row) for row in out[:, 4:6].tolist())
+    first = target(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    second = target(torch.tensor([prompt + [token] for token in range(31)])).logits[:, -1].softmax(-1)
+    expected = {(a, b): float(first[a] * second[a, b]) for a in range(31) for b in range(31)}
+    assert chi_square_p(counts, expected, 16 * runs) > 1e-3
 
 
 @pytest.fixture(scope="module")

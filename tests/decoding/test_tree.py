@@ -1,5 +1,6 @@
 """Trees as tensors, and trees in the target's and the head's eyes."""
 
+import pytest
 import torch
 
 from tiny import left_padded
@@ -8,7 +9,7 @@ from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, best_nodes
-from eagle_hf.target import aux_layer_ids, capture_aux
+from eagle_hf.target import aux_layer_ids, target_states
 
 
 def random_tree(nodes, seed, vocab_size=31, rows=1):
@@ -85,24 +86,34 @@ def test_a_finished_row_keeps_its_cache():
     assert cache.layers[0].keys[1, 0, :2, 0].tolist() == [6, 7]
 
 
-def test_drafted_scores_are_those_of_the_heads_own_chain(target, head):
-    """Every node's log-probability equals the head's along that path alone: the tree's masks and positions are right."""
-    inputs = left_padded(target, [8])
-    with torch.no_grad(), capture_aux(target, aux_layer_ids(target, head.config)) as aux:
-        target(**inputs)
-        states = aux.take()
-    ids = inputs["input_ids"]
-    drafter = EagleDrafter(head, target, head.tree, Stopwatch())
-    root = torch.tensor([9])
+def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, head, monkeypatch):
+    """Every proposal's score is the sum of the head's log-probabilities along its path, computed path by path."""
+    inputs, pools = left_padded(target, [8]), []
+    monkeypatch.setattr("eagle_hf.decoding.drafters.best_nodes", lambda *pool: pools.append(pool) or best_nodes(*pool))
+    ids, root = inputs["input_ids"], torch.tensor([9])
     with torch.no_grad():
+        states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
+        drafter = EagleDrafter(head, target, head.tree, Stopwatch())
         drafter.start(ids, inputs["attention_mask"].bool(), states, root)
         tree = drafter.draft_tree(root, max_depth=9)
-        for node in range(1, tree.tokens.shape[1]):
-            drafts = tree.tokens[0, path_to(tree, node)[1:]]
-            text = torch.cat([ids[0], root, drafts])[None]
-            embeddings = target.get_input_embeddings()(text[:, 1:])
-            outputs = head(embeddings[:, : ids.shape[1]], states, ttt_length=1)
-            outputs = head(embeddings, torch.nn.functional.pad(states, (0, 0, 0, len(drafts))), ttt_length=len(drafts)) if len(drafts) > 1 else outputs
-            logp = head.logits(outputs[len(drafts) - 1][0, ids.shape[1] - 1]).log_softmax(-1)
-            best = head.draft_to_target[logp.topk(head.tree.top_k).indices]
-            assert drafts[-1] in best
+        root, tokens, parents, depths, scores, nodes = pools[0]
+        for proposal in range(0, tokens.shape[1], 5):
+            path = [proposal]
+            while parents[0, path[0]]:
+                path.insert(0, int(parents[0, path[0]]) - 1)
+            assert len(path) == depths[proposal]
+            expected = chain_log_probability(target, head, torch.cat([ids[0], root]), states, tokens[0, path])
+            assert scores[0, proposal] == pytest.approx(expected, rel=1e-5)
+    assert tree.tokens.shape == (1, nodes + 1) and int(tree.depths.max()) > 1
+
+
+def chain_log_probability(target, head, text, states, drafts):
+    """Sum of the head's log-probabilities of a chain of drafts after `text`, by unrolling it alone."""
+    slot = len(text) - 2
+    embeddings = target.get_input_embeddings()(torch.cat([text, drafts])[None, 1:])
+    padded = torch.nn.functional.pad(states, (0, 0, 0, embeddings.shape[1] - states.shape[1]))
+    total = 0.0
+    for output, token in zip(head(embeddings, padded, ttt_length=len(drafts)), drafts):
+        logp = head.logits(output[0, slot]).float().log_softmax(-1)
+        total += float(logp[(head.draft_to_target == token).nonzero()[0, 0]])
+    return total

@@ -22,6 +22,8 @@ def test_save_load_save_is_the_same_to_the_bit(target, tmp_path, flags):
     assert again.tree == head.tree and again.config.aux_layer_ids == [2, 3, 4]
     ours, theirs = head.state_dict(), again.state_dict()
     assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    embeddings, aux = torch.randn(1, 40, 32).double(), torch.randn(1, 40, 96).double()
+    assert torch.equal(again(embeddings, aux, ttt_length=2)[1], head(embeddings, aux, ttt_length=2)[1])
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -55,6 +57,28 @@ def test_weights_have_the_names_and_shapes_the_engines_load(target, tmp_path):
 def test_full_vocabulary_writes_no_map(target, tmp_path):
     tiny_head(target, draft_vocab_size=31).save_pretrained(tmp_path)
     assert {"d2t", "t2d"}.isdisjoint(load_file(tmp_path / "model.safetensors"))
+
+
+def test_rope_stays_exact_in_low_precision(target):
+    head = tiny_head(target)
+    exact = head.rotary_emb.inv_freq.float().clone()
+    assert torch.equal(head.to(torch.bfloat16).rotary_emb.inv_freq.float(), exact)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"eagle_aux_hidden_state_layer_ids": [1, 2, 6]}, {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 1, 5], "use_aux_hidden_state": True}}],
+)
+def test_layer_ids_of_foreign_heads_are_understood_and_kept(target, tmp_path, keys):
+    tiny_head(target).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["eagle_hf"]
+    (tmp_path / "config.json").write_text(json.dumps(config | keys))
+    head = Eagle3DraftHead.from_pretrained(tmp_path)
+    assert head.config.aux_layer_ids == [1, 2, 6]
+    head.save_pretrained(tmp_path / "again")
+    assert Eagle3DraftHead.from_pretrained(tmp_path / "again").config.aux_layer_ids == [1, 2, 6]
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["eagle_aux_hidden_state_layer_ids"] == [1, 2, 6]
 
 
 def test_trainer_style_state_dict_round_trip_keeps_the_map(target):

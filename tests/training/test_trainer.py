@@ -1,6 +1,11 @@
 """The Trainer: only the head moves, acceptance grows, checkpoints come back to the bit, bad data is named."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,6 +121,70 @@ def test_states_are_remembered_only_while_memory_lasts(target, examples):
 def test_the_curriculum_lengthens_the_passes(target, head, examples, tmp_path):
     trainer = trained(target, head, examples, tmp_path, ttt_curriculum=[1, 3], logging_steps=1)
     assert [("acc_2" in log) for log in trainer.state.log_history if "loss" in log] == [False] * 3 + [True] * 3
+
+
+def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path):
+    trainer = Eagle3Trainer(
+        model=head, target=target, train_dataset=examples, eval_dataset={"held": examples[:4]},
+        args=arguments(tmp_path, ttt_curriculum=[1, 3], eval_strategy="steps", eval_steps=2, logging_steps=2),
+    )
+    trainer.train()
+    evaluated = [log for log in trainer.state.log_history if "eval_held_loss" in log]
+    assert len(evaluated) == 3 and all("eval_held_acc_2" in log for log in evaluated)
+    first = next(log for log in trainer.state.log_history if "loss" in log)
+    assert "acc_1" not in first
+
+
+@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25)])
+def test_every_argument_changes_the_run(target, examples, tmp_path, field, value):
+    runs = [trained(target, tiny_head(target), examples, tmp_path, max_steps=4, **change) for change in ({}, {field: value})]
+    assert not all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
+
+
+def test_a_dataset_column_called_index_is_harmless(target, head, examples, tmp_path):
+    rows = [{**example, "index": 0} for example in examples]
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows)
+    assert [row["index"] for row in trainer.train_dataset] == list(range(20))
+
+
+def test_unusable_tokenised_rows_are_skipped_and_reported(target, head, examples, tmp_path):
+    rows = [*examples[:3], {"input_ids": [5] * 9, "loss_mask": [0] * 9}, {"input_ids": [5] * 9, "loss_mask": [1]}, examples[-1]]
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path, max_length=30), train_dataset=rows)
+    assert len(trainer.train_dataset) == 3
+    assert [skip.id for skip in trainer.skipped] == ["row-3", "row-4", "row-5"]
+    with pytest.raises(ValueError, match="none of 1 tokenised conversations is usable"):
+        Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows[3:4])
+
+
+DISTRIBUTED = """
+    import sys, torch
+    sys.path.insert(0, sys.argv[1])
+    torch.set_num_threads(1)
+    from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
+    from tiny import tiny_head, tiny_target
+    target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
+    rows = [{"input_ids": torch.randint(3, 31, (20,), generator=generator).tolist(), "loss_mask": [0] * (4 + i) + [1] * (16 - i)} for i in range(8)]
+    args = Eagle3TrainingArguments(output_dir=sys.argv[2], per_device_train_batch_size=8 // int(sys.argv[3]), max_steps=4, logging_steps=1,
+        ttt_length=2, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, learning_rate=1e-2, train_sampling_strategy="sequential")
+    trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        print([round(log["loss"], 5) for log in trainer.state.log_history if "loss" in log][-4:])
+"""
+
+
+def test_two_processes_follow_the_curve_of_one(tmp_path):
+    (tmp_path / "run.py").write_text(textwrap.dedent(DISTRIBUTED))
+    curves = []
+    for processes in ("1", "2"):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        done = subprocess.run(
+            [*launch, tmp_path / "run.py", Path(__file__).parents[1], tmp_path / "out", processes], capture_output=True, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        curves.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
 def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path):

@@ -1,13 +1,16 @@
 # make quickstart   set up and train a head on this machine     (MINUTES=5 of training)
-# make test         the default tests                            make test-slow: those on the real target
+# make test         the default tests                            make test-slow: on the real target, test-oldest
 PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart test test-slow install
+.PHONY: quickstart test test-slow test-oldest install
 
+# large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
+quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+quickstart: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 quickstart: install
 	$(BIN)/eagle-hf quickstart --minutes $(MINUTES)
 
@@ -16,6 +19,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+# the oldest transformers this supports, laid over the installed one
+test-oldest: install
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
+		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
+	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q tests/head tests/decoding tests/training tests/test_target.py
 
 install: $(VENV)/installed
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from eagle_hf.data.masking import count_response_tokens, eos_token_ids, tokenize_conversations
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
 from eagle_hf.data.responses import write_responses
 from eagle_hf.evaluation.offline import Summary, by_category, evaluate
@@ -84,13 +84,13 @@ def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
     rows = [json.loads(line) for line in (folder / "responses" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
     limit = target.config.max_position_embeddings
     examples, _ = tokenize_conversations(rows, tokenizer, eos_token_ids=eos_token_ids(target, tokenizer), max_length=limit)
-    counts = count_response_tokens(examples, target.config.vocab_size)
     torch.manual_seed(0)
-    head, covered = new_head(target, counts, DRAFT_VOCAB_SIZE, fill_by_rank=True)
-    print(f"{int(counts.sum())} response tokens; a draft vocabulary of {DRAFT_VOCAB_SIZE} covers {covered:.1%} of them")
+    head, covered = new_head(target, examples, DRAFT_VOCAB_SIZE, fill_by_rank=True, fc_norm=True)
+    responses = sum(sum(example["loss_mask"]) for example in examples)
+    print(f"{responses} response tokens; a draft vocabulary of {DRAFT_VOCAB_SIZE} covers {covered:.1%} of them")
     arguments = Eagle3TrainingArguments(
-        output_dir=str(folder / "checkpoints"), max_minutes=minutes, num_train_epochs=1000, per_device_train_batch_size=8,
-        learning_rate=1e-3, ttt_curriculum=[1, 2, 4], bf16=True, use_cpu=not torch.cuda.is_available(), report_to="none", seed=0,
+        output_dir=str(folder / "checkpoints"), max_minutes=minutes, num_train_epochs=1000, per_device_train_batch_size=4,
+        learning_rate=1e-3, ttt_curriculum=[1, 2, 4], learn_prompts=True, bf16=True, use_cpu=not torch.cuda.is_available(), report_to="none", seed=0,
         target_states_gb=4.0, train_sampling_strategy="group_by_length", logging_steps=20, save_steps=100, save_total_limit=1,
     )
     trainer = Eagle3Trainer(model=head, target=target, args=arguments, train_dataset=examples)

@@ -16,7 +16,7 @@ from datasets import load_dataset
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, load_target, new_head
-from eagle_hf.data.masking import count_response_tokens, eos_token_ids, tokenize_conversations
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 
 
 @dataclass
@@ -63,12 +63,11 @@ def main():
     if arguments.head:
         head, covered = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32), None
     else:
-        counts = count_response_tokens(examples, target.config.get_text_config().vocab_size)
         head, covered = new_head(
-            target, counts, arguments.draft_vocab_size, fill_by_rank=arguments.fill_by_rank, fc_norm=arguments.fc_norm,
+            target, examples, arguments.draft_vocab_size, fill_by_rank=arguments.fill_by_rank, fc_norm=arguments.fc_norm,
             norm_output=arguments.norm_output,
         )
-        print(f"{int(counts.sum())} response tokens; the draft vocabulary of {arguments.draft_vocab_size} covers {covered:.2%} of them")
+        print(f"the draft vocabulary of {arguments.draft_vocab_size} covers {covered:.2%} of the response tokens")
     count = min(arguments.eval_conversations, len(examples) // 2)
     held_out = {i * len(examples) // count for i in range(count)}  # evenly spread: the file may be sorted by length
     trainer = Eagle3Trainer(

@@ -51,13 +51,11 @@ def plain_answers(smollm2, prompts):
 def heads(smollm2, plain_answers):
     """An untrained head, its adversary, and one overfitted to the plain answers, so that it gets drafts accepted."""
     target, _ = smollm2
-    counts = torch.zeros(target.config.vocab_size, dtype=torch.long)
-    for ids in plain_answers:
-        counts += torch.bincount(ids[0], minlength=len(counts))
+    examples = [{"id": "x", "input_ids": ids[0].tolist(), "loss_mask": [1] * ids.shape[1]} for ids in plain_answers]
     made = {}
     for name in ("untrained", "adversarial", "trained"):
         torch.manual_seed(0)
-        made[name], _ = new_head(target, counts, 2048, fill_by_rank=True)
+        made[name], _ = new_head(target, examples, 2048, fill_by_rank=True)
         made[name].tree = TreeConfig(depth=3, top_k=3, nodes=6)
     with torch.no_grad():
         made["adversarial"].lm_head.weight.neg_()

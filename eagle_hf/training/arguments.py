@@ -24,6 +24,9 @@ class Eagle3TrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}
     )
     ttt_decay: float = field(default=0.8, metadata={"help": "Weight of pass k is ttt_decay ** k."})
+    learn_prompts: bool = field(
+        default=False, metadata={"help": "Learn from prompt tokens too: more text where responses are few (below some 200,000 tokens)."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Conversations longer than this many tokens are skipped; default: the target's limit."}
     )

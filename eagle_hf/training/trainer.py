@@ -37,7 +37,7 @@ class Eagle3Trainer(Trainer):
         self.target, self.skipped = target.requires_grad_(False).eval(), []
         self.layer_ids = aux_layer_ids(target, model.config)
         self.states = TargetStates(target, self.layer_ids, args.target_states_gb)
-        self.pass_counts = None
+        self.pass_counts, self.args = None, args
         datasets = [self._examples(rows, processing_class, args.max_length) for rows in (train_dataset, eval_dataset)]
         if args.max_minutes is not None:
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), TimeBudget(args.max_minutes)]
@@ -69,6 +69,8 @@ class Eagle3Trainer(Trainer):
         self.skipped += skipped
         if skipped:
             logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
+        if self.args.learn_prompts:
+            rows = [{**row, "loss_mask": [1] * len(row["input_ids"])} for row in rows]
         return [{**row, "index": self.states.new_index()} for row in rows]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
-from eagle_hf.data.masking import count_response_tokens
+from eagle_hf.target import target_states
 from eagle_hf.training.trainer import TargetStates, collate
 from tiny import tiny_head, tiny_target, word_tokenizer
 
@@ -135,7 +135,7 @@ def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path):
     assert "acc_1" not in first
 
 
-@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25)])
+@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True)])
 def test_every_argument_changes_the_run(target, examples, tmp_path, field, value):
     runs = [trained(target, tiny_head(target), examples, tmp_path, max_steps=4, **change) for change in ({}, {field: value})]
     assert not all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
@@ -157,7 +157,7 @@ def test_unusable_tokenised_rows_are_skipped_and_reported(target, head, examples
 
 
 DISTRIBUTED = """
-    import sys, torch
+    import os, sys, torch
     sys.path.insert(0, sys.argv[1])
     torch.set_num_threads(1)
     from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
@@ -169,7 +169,10 @@ DISTRIBUTED = """
     trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
     trainer.train()
     if trainer.is_world_process_zero():
-        print([round(log["loss"], 5) for log in trainer.state.log_history if "loss" in log][-4:])
+        print([round(log["loss"], 5) for log in trainer.state.log_history if "loss" in log][-4:], flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that takes its time to end
 """
 
 
@@ -204,12 +207,16 @@ def test_a_resumed_clocked_run_knows_what_is_spent(target, head, examples, tmp_p
 
 
 def test_new_head_starts_from_the_target(target, examples):
-    counts = count_response_tokens([{"id": "x", **e} for e in examples], 31)
-    head, covered = new_head(target, counts, 20, fc_norm=True)
+    head, covered = new_head(target, examples, 20, fc_norm=True)
     assert torch.equal(head.lm_head.weight, target.lm_head.weight[head.draft_to_target])
-    assert 0.5 < covered <= 1 and len(head.fc_norm) == 3
-    with pytest.raises(ValueError, match="distinct tokens"):
-        new_head(target, torch.eye(31)[0].long(), 20)
+    counts = torch.bincount(torch.tensor(sum((example["input_ids"][4:] for example in examples), [])), minlength=31)
+    assert covered == pytest.approx(float(counts[head.draft_to_target].sum() / counts.sum())) and counts[head.draft_to_target].min() >= counts.sort().values[11]
+    longest = torch.tensor([example["input_ids"][:32] for example in examples[-8:]])
+    aux, _ = target_states(target, longest, [2, 3, 4])
+    for norm, stream in zip(head.fc_norm, aux.chunk(3, dim=-1)):
+        assert torch.allclose(norm(stream).square().mean((0, 1)), torch.ones(32), atol=1e-4)  # every dimension speaks as loud
+    with pytest.raises(ValueError, match="hold 1 distinct tokens"):
+        new_head(target, [{"id": "x", "input_ids": [5, 6], "loss_mask": [0, 1]}], 20)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
@@ -31,11 +32,12 @@ RESPONSE_TOKENS = 160
 SPEED_PROMPTS, EXACT_PROMPTS = 4, 2  # of each category
 
 
-def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480) -> None:
+def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 600) -> None:
     """Run every step that is not yet done in `folder`, then show what the head does."""
     if minutes <= 0 or prompts < 3:
         raise ValueError(f"minutes is {minutes} and prompts {prompts}; minutes must be positive and prompts at least 3")
     folder.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()  # of loading and saving files: seconds each; the long steps have bars of their own
     started = time.perf_counter()
     heading(1, "The target: SmolLM2-135M-Instruct, embedded")
     target, tokenizer = load_target(TARGET, dtype=torch.bfloat16)

@@ -70,6 +70,17 @@ def test_a_missing_gguf_file_is_named(tmp_path):
         load_target(tmp_path / "nowhere.gguf")
 
 
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_damaged_target_is_refused(folder, damage):
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-64])
+    else:
+        weights.unlink()
+    with pytest.raises(ValueError, match="cannot be opened"):
+        load_target(folder)
+
+
 def test_the_embedded_target_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("EAGLE_HF_CACHE", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -4,19 +4,18 @@ B batch, S sequence, K passes. Batches are padded on the right; `labels` hold th
 """
 
 import math
-import time
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState, ProgressCallback
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
-from eagle_hf.target import aux_layer_ids, check_compatible, target_states, unwrap
+from eagle_hf.target import aux_layer_ids, check_compatible, unwrap
 from eagle_hf.training.arguments import Eagle3TrainingArguments
-from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
+from eagle_hf.training.batches import TargetStates, collate
+from eagle_hf.training.clock import TimeBudget
+from eagle_hf.training.loss import ask_teacher, ttt_loss
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
@@ -152,118 +151,3 @@ class Eagle3Trainer(Trainer):
         if "loss" in logs:
             logs |= self._agreement()
         super().log(logs, *args, **kwargs)
-
-
-def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-    """Right-padded input_ids and attention_mask [B, S], labels [B, S] (-100 where nothing is learnt), index [B].
-
-    A row's first two tokens are never learnt: no slot predicts them.
-    """
-    ids = [torch.as_tensor(example["input_ids"]) for example in examples]
-    masks = [torch.as_tensor(example["loss_mask"]).bool() for example in examples]
-    labels = [row.masked_fill(~mask, -100) for row, mask in zip(ids, masks)]
-    for row in labels:
-        row[:2] = -100
-    if not any((row != -100).any() for row in labels):
-        raise ValueError(
-            f"the loss masks of all {len(examples)} conversations in a batch are zero, so there is nothing to learn; "
-            "each needs an assistant turn of at least one token"
-        )
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        "index": torch.tensor([example.get("index", -1) for example in examples]),
-    }
-
-
-class TargetStates:
-    """What the target makes of a batch: (aux [B, S, 3H], final-normed states [B, S, H], its argmax [B, S]).
-
-    Remembered per conversation, on the CPU, while `gigabytes` last.
-    """
-
-    def __init__(self, target, layer_ids: list[int], gigabytes: float):
-        self.target, self.layer_ids, self.bytes_left = target, layer_ids, gigabytes * 1e9
-        self._remembered: dict[int, tuple[torch.Tensor, ...]] = {}
-        self._indices = 0
-
-    def new_index(self) -> int:
-        """A name for one more conversation."""
-        self._indices += 1
-        return self._indices - 1
-
-    def fill(self, examples: list[dict], batch_size: int = 8) -> None:
-        """Read the conversations ahead of training, the long ones together, until all are known or memory is full."""
-        order = sorted(examples, key=lambda example: len(example["input_ids"]))
-        for start in tqdm(range(0, len(order), batch_size), desc="target states", unit="batch"):
-            if self.bytes_left > 0:
-                self({name: tensor.to(self.target.device) for name, tensor in collate(order[start : start + batch_size]).items()})
-
-    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        input_ids, indices = batch["input_ids"], batch["index"].tolist()
-        if all(index in self._remembered for index in indices):
-            parts = zip(*(self._remembered[index] for index in indices))
-            return tuple(pad_sequence(list(rows), batch_first=True).to(input_ids.device) for rows in parts)
-        aux, states = target_states(self.target, input_ids, self.layer_ids)
-        known = aux, states, best_tokens(self.target, states, batch["labels"])
-        for row, index in enumerate(indices):
-            length = int(batch["attention_mask"][row].sum())
-            self._remember(index, [tensor[row, :length] for tensor in known])
-        return known
-
-    def _remember(self, index: int, tensors: list[torch.Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in tensors)
-        if index < 0 or index in self._remembered:
-            return
-        if size > self.bytes_left:
-            self.bytes_left = 0  # full: what is known stays, nothing more is added
-            return
-        self._remembered[index] = tuple(tensor.cpu().clone() for tensor in tensors)
-        self.bytes_left -= size
-
-
-class TimeBudget(TrainerCallback, ExportableState):
-    """Ends a run after `minutes` of training and shows a bar of them; what was spent survives a resume."""
-
-    def __init__(self, minutes: float):
-        self.minutes, self.spent = minutes, 0.0
-        self._since = self._bar = None
-
-    @property
-    def share(self) -> float:
-        """Spent share of the budget, 0 upwards."""
-        return self.spent / (60 * self.minutes)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.minutes, self._since = args.max_minutes, time.monotonic()  # a resumed run may be given more minutes
-        hidden = args.disable_tqdm or not state.is_local_process_zero
-        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
-        self._bar = tqdm(total=60 * self.minutes, initial=self.spent, desc="training", bar_format=layout, disable=hidden)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        now = time.monotonic()
-        self._bar.update(min(now - self._since, self._bar.total - self._bar.n))
-        self.spent, self._since = broadcast_float(self.spent + now - self._since), now
-        if self.share >= 1:
-            control.should_training_stop = True
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "acc_0", "acc_1")}
-        if shown and self._bar is not None:
-            self._bar.set_postfix({"step": state.global_step, **shown})
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._bar.close()
-
-    def state(self) -> dict:
-        return {"args": {"minutes": self.minutes}, "attributes": {"spent": self.spent}}
-
-
-def broadcast_float(value: float) -> float:
-    """The first process's value, so that all follow one clock."""
-    if not torch.distributed.is_initialized():
-        return value
-    shared = [value]
-    torch.distributed.broadcast_object_list(shared, src=0)
-    return shared[0]

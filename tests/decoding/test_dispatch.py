@@ -106,6 +106,11 @@ def test_a_head_of_another_target_is_refused(target, head, field, value, what):
         other.generate(**left_padded(other, [5]), assistant_model=head, max_new_tokens=5)
 
 
+def test_a_head_on_another_device_is_refused(target):
+    with pytest.raises(ValueError, match=r"on cpu and the head on meta"):
+        target.generate(**left_padded(target, [5]), assistant_model=tiny_head(target).to("meta"), max_new_tokens=5)
+
+
 def test_an_attention_without_tree_masks_is_refused(head):
     target = tiny_target()
     target.config._attn_implementation = "flash_attention_2"

@@ -4,7 +4,7 @@ import torch
 
 from eagle_hf.target import target_logits, target_states
 from eagle_hf.training.loss import ask_teacher, best_tokens, soft_cross_entropy, ttt_loss
-from eagle_hf.training.trainer import collate
+from eagle_hf.training.batches import collate
 from tiny import left_padded, tiny_head
 
 

@@ -12,7 +12,7 @@ import torch
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
 from eagle_hf.target import target_states
-from eagle_hf.training.trainer import TargetStates, collate
+from eagle_hf.training.batches import TargetStates, collate
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 

@@ -10,7 +10,6 @@ setup(
     description="Train EAGLE-3 draft heads for any Hugging Face causal LM and decode losslessly with them.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
     package_data={"eagle_hf.data": ["bundled/*"]},

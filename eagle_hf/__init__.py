@@ -3,6 +3,9 @@
 Importing the package teaches `target.generate(assistant_model=head)` about draft heads.
 """
 
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
+from eagle_hf.data.responses import write_responses
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
@@ -20,8 +23,14 @@ __all__ = [
     "Eagle3Trainer",
     "Eagle3TrainingArguments",
     "TreeConfig",
+    "bundled_prompts",
+    "eos_token_ids",
     "load_target",
+    "magpie_prompts",
     "new_head",
+    "read_prompts",
+    "tokenize_conversations",
+    "write_responses",
 ]
 
 register()

@@ -37,10 +37,10 @@ def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 600) -> None:
     if minutes <= 0 or prompts < 3:
         raise ValueError(f"minutes is {minutes} and prompts {prompts}; minutes must be positive and prompts at least 3")
     folder.mkdir(parents=True, exist_ok=True)
-    logging.disable_progress_bar()  # of loading and saving files: seconds each; the long steps have bars of their own
     started = time.perf_counter()
     heading(1, "The target: SmolLM2-135M-Instruct, embedded")
     target, tokenizer = load_target(TARGET, dtype=torch.bfloat16)
+    logging.disable_progress_bar()  # of loading and saving from here on: seconds each; the long steps have bars of their own
     head = make_head(folder, target, tokenizer, minutes, prompts)
     heading(5, "The same prompts, with and without the head")
     fast, exact, answers = measure(folder, head, target, tokenizer)

@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 from trl import TrlParser
 
-from eagle_hf import load_target
-from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
-from eagle_hf.data.responses import write_responses
+from eagle_hf import bundled_prompts, load_target, magpie_prompts, read_prompts, write_responses
 
 
 @dataclass

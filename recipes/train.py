@@ -15,8 +15,15 @@ import torch
 from datasets import load_dataset
 from trl import TrlParser
 
-from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, load_target, new_head
-from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf import (
+    Eagle3DraftHead,
+    Eagle3Trainer,
+    Eagle3TrainingArguments,
+    eos_token_ids,
+    load_target,
+    new_head,
+    tokenize_conversations,
+)
 
 
 @dataclass

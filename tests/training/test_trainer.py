@@ -183,7 +183,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
         done = subprocess.run(
             [*launch, tmp_path / "run.py", Path(__file__).parents[1], tmp_path / "out", processes], capture_output=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         curves.append(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     quick = commands.add_parser("quickstart", help="train a head on this machine and see generate get faster")
     quick.add_argument("--folder", type=Path, default=Path("quickstart"), help="where everything is kept (default: quickstart)")
     quick.add_argument("--minutes", type=float, default=5.0, help="training budget (default: 5)")
-    quick.add_argument("--prompts", type=int, default=600, help="user turns that the target answers for training (default: 600)")
+    quick.add_argument("--prompts", type=int, default=480, help="user turns that the target answers for training (default: 480)")
     quick.set_defaults(run=run_quickstart)
 
     measure = commands.add_parser("evaluate", help="tau, acceptance, speed and equality by category")

@@ -32,7 +32,7 @@ RESPONSE_TOKENS = 160
 SPEED_PROMPTS, EXACT_PROMPTS = 4, 2  # of each category
 
 
-def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 600) -> None:
+def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480) -> None:
     """Run every step that is not yet done in `folder`, then show what the head does."""
     if minutes <= 0 or prompts < 3:
         raise ValueError(f"minutes is {minutes} and prompts {prompts}; minutes must be positive and prompts at least 3")

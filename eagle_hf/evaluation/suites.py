@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from eagle_hf.data.prompts import bundled_prompts, read_prompts
+from eagle_hf.data.template import chat_template
 
 SUITES = {
     "chat": "eval_chat_mt_bench",
@@ -27,8 +28,7 @@ def load_suite(names=DEFAULT, per_category: int | None = None) -> list[dict]:
 
 def first_turn_ids(tokenizer, prompt: dict):
     """The prompt's first user turn as the model would be asked it: `{"input_ids", "attention_mask"}` [1, S]."""
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{tokenizer.name_or_path} has no chat template; set tokenizer.chat_template or use the instruct model")
+    chat_template(tokenizer)  # refuses a tokenizer without one
     messages = [{"role": "user", "content": prompt["turns"][0]}]
     if prompt.get("system"):
         messages.insert(0, {"role": "system", "content": prompt["system"]})

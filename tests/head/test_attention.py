@@ -1,0 +1,113 @@
+"""Attention of training-time test: every implementation is the oracle's, forward and backward."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from eagle_hf.head.attention import ttt_attention
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def operands(passes, size=37, groups=2, dtype=torch.float64, device="cpu"):
+    """A query of 4 heads, keys and values of every pass, and a gradient of the output."""
+    generator = torch.Generator().manual_seed(passes)
+    shapes = [(2, 4, size, 16)] + [(2, groups, size, 16)] * (2 * passes) + [(2, 4, size, 16)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_() for shape in shapes]
+
+
+def attend(tensors, implementation, lengths):
+    query, *keys_values = tensors
+    half = len(keys_values) // 2
+    return ttt_attention(query, keys_values[:half], keys_values[half:], implementation, lengths)
+
+
+def output_and_gradients(tensors, implementation, lengths):
+    *tensors, grad = tensors
+    output = attend(tensors, implementation, lengths)
+    return [output, *torch.autograd.grad(output, tensors, grad)]
+
+
+def assert_close(ours, oracle, bound):
+    for index, (a, b) in enumerate(zip(ours, oracle, strict=True)):
+        assert (a.double().cpu() - b).norm() <= bound * b.norm(), index
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 1, 31]], ids=["whole", "packed"])
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("passes", [1, 2, 7])
+def test_sdpa_equals_the_float64_oracle(passes, groups, lengths):
+    oracle = output_and_gradients(operands(passes, groups=groups), "eager", lengths)
+    assert_close(output_and_gradients(operands(passes, groups=groups, dtype=torch.float32), "sdpa", lengths), oracle, 1e-5)
+    assert_close(output_and_gradients(operands(passes, groups=groups), "sdpa", lengths), oracle, 1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [None, [5, 1, 31]], ids=["whole", "packed"])
+@pytest.mark.parametrize("passes", [1, 2, 7])
+@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+def test_cuda_equals_the_float64_oracle(implementation, passes, lengths):
+    oracle = output_and_gradients(operands(passes), "eager", lengths)
+    assert_close(output_and_gradients(operands(passes, dtype=torch.float32, device="cuda"), implementation, lengths), oracle, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="flash_attn is not installed")
+@pytest.mark.parametrize("passes", [1, 7])
+def test_flash_attention_equals_the_float64_oracle(passes):
+    oracle = output_and_gradients(operands(passes), "eager", None)
+    ours = output_and_gradients(operands(passes, dtype=torch.bfloat16, device="cuda"), "flash_attention_2", None)
+    assert_close(ours, oracle, 2e-2)  # bfloat16 knows 8 bits
+
+
+@pytest.mark.parametrize("lengths", [None, [5, 1, 31]], ids=["whole", "packed"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_flex_attention_forward_equals_the_oracle(passes, lengths):
+    tensors = operands(passes)[:-1]
+    with torch.no_grad():
+        oracle = attend(tensors, "eager", lengths)
+        assert_close([attend([t.detach() for t in tensors], "flex_attention", lengths)], [oracle], 1e-6)
+
+
+def test_the_oracle_is_one_softmax_over_the_visible_slots():
+    query, *rest = (t.detach() for t in operands(2, size=5)[:-1])
+    keys, values = rest[:2], rest[2:]
+    output = ttt_attention(query, keys, values, "eager", [2, 3])
+    for slot, visible in enumerate([[0], [0, 1], [2], [2, 3], [2, 3, 4]]):
+        k = torch.cat([keys[0][:, :, visible], keys[1][:, :, [slot]]], dim=2).repeat_interleave(2, dim=1)
+        v = torch.cat([values[0][:, :, visible], values[1][:, :, [slot]]], dim=2).repeat_interleave(2, dim=1)
+        weights = (query[:, :, slot, None] @ k.transpose(-1, -2) / 4).softmax(-1)
+        assert torch.allclose(output[:, :, slot], (weights @ v)[:, :, 0])
+
+
+def test_sdpa_holds_nothing_of_length_squared():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **kwargs or {})
+            tensors = result if isinstance(result, (tuple, list)) else [result]
+            largest = max([largest, *(t.numel() for t in tensors if isinstance(t, torch.Tensor))])
+            return result
+
+    tensors = operands(3, size=1024, dtype=torch.float32)
+    with Watch():
+        output_and_gradients(tensors, "sdpa", None)
+    assert largest == tensors[0].numel()
+
+
+@pytest.mark.parametrize("implementation", ["flash_attention_2", "flash_attention_3", "sdpo"])
+def test_what_a_device_cannot_run_is_refused(implementation):
+    with pytest.raises(ValueError, match=f"{implementation}.* on cpu; choose sdpa"):
+        attend(operands(1)[:-1], implementation, None)
+
+
+def test_flex_attention_on_a_cpu_names_what_trains_there():
+    with pytest.raises(ValueError, match="sdpa"):
+        attend(operands(1)[:-1], "flex_attention", None)
+    with pytest.raises(ValueError, match="do not fill rows of 37"):
+        attend(operands(1)[:-1], "sdpa", [5, 5])

@@ -19,9 +19,10 @@ setup(
         "accelerate>=1.15",
         "peft>=0.21",
         "huggingface-hub>=1.0",
+        "fsspec",
         "safetensors>=0.8",
         "tqdm",
     ],
-    extras_require={"quickstart": quickstart, "test": quickstart + ["pytest>=9"]},
+    extras_require={"quickstart": quickstart, "test": quickstart + ["pytest>=9", "moto[server]>=5.2", "s3fs", "tensorboard>=2.21", "trackio>=0.43"]},
     entry_points={"console_scripts": ["eagle-hf=eagle_hf.cli:main"]},
 )

@@ -3,6 +3,8 @@
 Importing the package teaches `target.generate(assistant_model=head)` about draft heads.
 """
 
+from eagle_hf.data.capture import capture_features
+from eagle_hf.data.features import Features
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
 from eagle_hf.data.responses import write_responses
@@ -22,8 +24,10 @@ __all__ = [
     "Eagle3DraftHead",
     "Eagle3Trainer",
     "Eagle3TrainingArguments",
+    "Features",
     "TreeConfig",
     "bundled_prompts",
+    "capture_features",
     "eos_token_ids",
     "load_target",
     "magpie_prompts",

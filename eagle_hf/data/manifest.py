@@ -7,11 +7,13 @@ a fine-tuned copy under the old name is not.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 SAMPLED_VALUES = 16
 
 
@@ -76,3 +78,34 @@ def library_versions(names: Iterable[str] = ("torch", "transformers", "eagle_hf"
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+@contextmanager
+def only_one_run(folder: str | Path) -> Iterator[None]:
+    """Nobody else writes to this local folder, made where it is new, inside the block; ValueError where somebody does.
+
+    The operating system holds the lock, so a killed run leaves none behind. It may leave an empty `.lock`, which means nothing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / LOCK):
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _locked(path: Path):
+    """The open file that holds the lock until it is closed."""
+    import fcntl  # not on Windows
+
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise ValueError(f"another run is writing to {path.parent}; wait for its end or choose another folder") from error
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # the former run removed it between our open and our lock

@@ -29,11 +29,11 @@ class SkippedRow(NamedTuple):
 
 
 def eos_token_ids(target, tokenizer) -> set[int]:
-    """Every token that ends a turn: those `generate` stops at and the tokenizer's own."""
+    """Every token that ends a turn: those `generate` stops at and the tokenizer's own (None: there is no tokenizer)."""
     config = getattr(target, "generation_config", None)
     named = getattr(config, "eos_token_id", None)
     ids = set(named) if isinstance(named, (list, tuple)) else {named}
-    ids = {int(token) for token in ids | {tokenizer.eos_token_id} if token is not None}
+    ids = {int(token) for token in ids | {getattr(tokenizer, "eos_token_id", None)} if token is not None}
     if not ids:
         raise ValueError(
             "neither the target's generation_config nor the tokenizer names an end-of-turn token, so no response "

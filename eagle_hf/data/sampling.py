@@ -38,6 +38,7 @@ def generate_batch(
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int = 0,
+    assistant_model=None,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to and including its end-of-turn token.
 
@@ -58,6 +59,7 @@ def generate_batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
+            assistant_model=assistant_model,
             eos_token_id=stop,
             pad_token_id=stop[0],
             **sampling,

@@ -66,13 +66,16 @@ def test_accelerate_launch_trains_from_yaml_and_flags(folder, conversations):
     assert json.loads((folder / "head" / "run.json").read_text())["script"]["target"] == "target"
 
 
+RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"])}
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))
 def test_every_shipped_configuration_parses(name):
-    recipe = "prepare_data" if name.endswith("_data.yaml") else "train"
+    recipe, names = RECIPE_OF.get(Path(name).stem.rsplit("_", 1)[-1], ("train", ["ScriptArguments", "Eagle3TrainingArguments"]))
     spec = util.spec_from_file_location(recipe, RECIPES / f"{recipe}.py")
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    classes = (module.DataArguments,) if recipe == "prepare_data" else (module.ScriptArguments, module.Eagle3TrainingArguments)
+    classes = tuple(getattr(module, name) for name in names)
     path = RECIPES / "configs" / name
     parsed = TrlParser(classes).parse_args_and_config(["--config", str(path)])
     merged = {key: value for part in parsed for key, value in vars(part).items()}

@@ -9,7 +9,9 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -194,16 +196,26 @@ def target_states(target, input_ids: torch.Tensor, layer_ids: list[int]):
         return aux.take(), output.last_hidden_state
 
 
-def target_logits(target, hidden_states: torch.Tensor, token_ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits [..., V], or [..., U] of `token_ids` only, of final-normed states [..., H], as the target scales them."""
-    model = unwrap(target)
-    lm_head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if type(lm_head) is nn.Linear and token_ids is not None:
-        bias = None if lm_head.bias is None else lm_head.bias[token_ids]
-        logits = nn.functional.linear(hidden_states, lm_head.weight[token_ids], bias)
-    else:
-        logits = lm_head(hidden_states)
-        logits = logits if token_ids is None else logits[..., token_ids]
+def target_logits(target, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Logits [..., V] of final-normed states [..., H], as the target scales them."""
+    lm_head = unwrap(target).get_output_embeddings()
+    return _scaled(target, lm_head(hidden_states.to(lm_head.weight.dtype)))
+
+
+def draft_rows(target, token_ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`ask(states [..., H]) -> logits [..., U]` of these ids alone; the LM head's rows are gathered once, here."""
+    lm_head = unwrap(target).get_output_embeddings()
+    if len(token_ids) == unwrap(target).config.get_text_config().vocab_size:
+        return partial(target_logits, target)
+    if type(lm_head) is not nn.Linear:
+        return lambda states: target_logits(target, states)[..., token_ids]
+    weight, bias = lm_head.weight[token_ids], None if lm_head.bias is None else lm_head.bias[token_ids]
+    return lambda states: _scaled(target, nn.functional.linear(states.to(weight.dtype), weight, bias))
+
+
+def _scaled(target, logits: torch.Tensor) -> torch.Tensor:
+    """What the model's own forward does to the LM head's output."""
+    config = unwrap(target).config.get_text_config()
     if getattr(config, "logit_scale", None):  # Cohere
         logits = logits * config.logit_scale
     if getattr(config, "logits_scaling", None):  # Granite
@@ -214,19 +226,20 @@ def target_logits(target, hidden_states: torch.Tensor, token_ids: torch.Tensor |
 
 
 @torch.no_grad()
-def next_token_summary(target, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def next_token_summary(target, hidden_states: torch.Tensor, normaliser: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(argmax, float32 log-normaliser) [N] of the target's whole next-token distribution after states [N, H].
 
-    Some rows at a time: never more than `LOGITS_AT_ONCE` logits are held.
+    Some rows at a time: never more than `LOGITS_AT_ONCE` logits are held. normaliser=False leaves the second out.
     """
     rows = max(1, LOGITS_AT_ONCE // unwrap(target).config.get_text_config().vocab_size)
     best = torch.empty(len(hidden_states), dtype=torch.long, device=hidden_states.device)
-    normaliser = torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device)
+    sums = torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device) if normaliser else None
     for start in range(0, len(hidden_states), rows):
         logits = target_logits(target, hidden_states[start : start + rows])
         best[start : start + rows] = logits.argmax(-1)
-        normaliser[start : start + rows] = logits.float().logsumexp(-1)
-    return best, normaliser
+        if normaliser:
+            sums[start : start + rows] = logits.float().logsumexp(-1)
+    return best, sums
 
 
 def check_compatible(target, head_config: Eagle3Config) -> None:

@@ -12,8 +12,8 @@ from eagle_hf import TreeConfig, load_target, new_head
 from eagle_hf.decoding import loop
 from eagle_hf.evaluation.equality import first_difference
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
-from eagle_hf.target import target_states
-from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
+from eagle_hf.training.loss import ttt_loss
+from tiny import told
 
 SETTINGS = {
     "greedy": dict(do_sample=False),
@@ -69,12 +69,11 @@ def overfit(target, head, answers, steps=25):
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
     for _ in range(steps):
         for ids in answers:
-            aux, states = target_states(target, ids, head.config.aux_layer_ids)
             labels = ids.clone()
             labels[:, : -NEW] = -100
-            teacher = ask_teacher(target, states, best_tokens(target, states, labels), labels, head.draft_to_target)
-            embeddings = target.get_input_embeddings()(ids.roll(-1, dims=1))
-            loss, _, _ = ttt_loss(head, head(embeddings, aux, ttt_length=2), teacher)
+            batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "index": torch.tensor([-1])}
+            inputs, teacher = told(target, head, batch)
+            loss, _, _ = ttt_loss(head, head(**inputs, ttt_length=2), teacher)
             optimizer.zero_grad()
             (loss / NEW).backward()
             torch.nn.utils.clip_grad_norm_(head.parameters(), 0.5)

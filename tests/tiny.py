@@ -5,8 +5,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
-from eagle_hf.target import target_states
-from eagle_hf.training.loss import ask_teacher, best_tokens, ttt_loss
+from eagle_hf.target import draft_rows
+from eagle_hf.training.batches import TargetStates
+from eagle_hf.training.loss import ask_teacher, ttt_loss
 
 
 def tiny_target(vocab_size=31, layers=7, dtype=torch.float64, seed=0, **config):
@@ -39,19 +40,28 @@ def left_padded(target, lengths, seed=0):
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
+def told(target, head, batch):
+    """(what the head's forward takes, teacher) of a batch, as the Trainer makes them."""
+    batch = batch | TargetStates(target, head.config.aux_layer_ids, 0.0, normaliser=True)(batch)
+    embeddings = target.get_input_embeddings()(batch["input_ids"].roll(-1, dims=1)).detach()
+    inputs = {"inputs_embeds": embeddings, "aux_hidden_states": batch["aux_hidden_states"]}
+    if "position_ids" in batch:
+        inputs["position_ids"] = batch["position_ids"]
+    return inputs, ask_teacher(batch, draft_rows(target, head.draft_to_target), head.draft_to_target)
+
+
 def quickly_trained(target, head, steps=150):
     """The head after some steps on the target's own samples: no good head, but one that gets drafts accepted."""
     torch.manual_seed(0)
     start = torch.randint(3, target.config.vocab_size, (32, 4))
     ids = target.generate(start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None)
-    aux, states = target_states(target, ids, head.config.aux_layer_ids)
-    teacher = ask_teacher(target, states, best_tokens(target, states, ids), ids, head.draft_to_target)
-    embeddings = target.get_input_embeddings()(ids.roll(-1, dims=1)).detach()
+    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), "index": torch.full((32,), -1)}
+    inputs, teacher = told(target, head, batch)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     for _ in range(steps):
-        loss, _, _ = ttt_loss(head, head(embeddings, aux, ttt_length=3), teacher)
+        loss, _, _ = ttt_loss(head, head(**inputs, ttt_length=3), teacher)
         optimizer.zero_grad()
-        (loss / teacher.rows.numel()).backward()
+        (loss / len(teacher.best)).backward()
         optimizer.step()
     return head.eval()
 

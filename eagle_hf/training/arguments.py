@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from eagle_hf.training.loss import LOSSES
+
+NORMALISERS = ("valid", "slots")
+
 
 @dataclass
 class Eagle3TrainingArguments(TrainingArguments):
@@ -19,6 +23,13 @@ class Eagle3TrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Every parameter is used in every step, the LM head outside the wrapped forward."}
     )
+    loss_type: str = field(
+        default="ce", metadata={"help": "ce (soft cross-entropy, EAGLE-3), lk_hybrid or log_alpha (LK losses, arXiv 2602.23881)."}
+    )
+    loss_normaliser: str = field(
+        default="valid", metadata={"help": "Divide the summed loss by the learnt tokens (valid) or by all slots (slots; EAGLE's code)."}
+    )
+    packing: bool = field(default=False, metadata={"help": "A batch's conversations lie in one row, without padding."})
     ttt_length: int = field(default=7, metadata={"help": "Unrolled passes of training-time test."})
     ttt_curriculum: list[int] | None = field(
         default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}
@@ -37,9 +48,19 @@ class Eagle3TrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Keep up to this many GB of target states in memory, so later epochs skip the target."}
     )
 
+    eval_prompts: int = field(
+        default=16, metadata={"help": "At every evaluation the head drafts on this many held-out prompts: eval_tau, eval_alpha_k. 0: never."}
+    )
+    eval_new_tokens: int = field(default=64, metadata={"help": "Tokens generated for each of them."})
+
     def __post_init__(self):
         super().__post_init__()
-        for name in ("ttt_length", "max_length", "max_minutes"):
+        for name, choices in (("loss_type", LOSSES), ("loss_normaliser", NORMALISERS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if self.eval_prompts < 0:
+            raise ValueError(f"eval_prompts is {self.eval_prompts}; it counts prompts, 0 measures none")
+        for name in ("ttt_length", "max_length", "max_minutes", "eval_new_tokens"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")

@@ -1,23 +1,28 @@
 """Batches of conversations, and what the target makes of them.
 
-B batch, S sequence, H hidden. Rows are padded on the right.
+B batch, S sequence, H hidden. Rows are padded on the right, or the conversations of a batch lie one after another in a
+single row (packing). What the target makes of a token is its three streams `aux_hidden_states` [3H], its final-normed
+`hidden_states` [H], the argmax `best` of its next-token distribution and, for losses that need it, `log_normaliser`.
 """
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from eagle_hf.target import target_states
-from eagle_hf.training.loss import best_tokens
+from eagle_hf.target import next_token_summary, target_states
+
+KNOWN = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")
 
 
-def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
-    """Right-padded input_ids and attention_mask [B, S], labels [B, S] (-100 where nothing is learnt), index [B].
+def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = False) -> dict[str, torch.Tensor]:
+    """input_ids and labels [B, S] (-100 where nothing is learnt), id and index [B], attention_mask [B, S] of padded rows.
 
-    A row's first two tokens are never learnt: no slot predicts them.
+    packing: one row [1, S] without padding, and position_ids that start from 0 with every conversation. Examples of a
+    feature folder bring what the target makes of them along. learn_prompts: every token is learnt. A conversation's first two tokens are never learnt: no
+    slot predicts them.
     """
-    ids = [torch.as_tensor(example["input_ids"]) for example in examples]
-    masks = [torch.as_tensor(example["loss_mask"]).bool() for example in examples]
+    ids = [torch.as_tensor(example["input_ids"]).long() for example in examples]
+    masks = [torch.as_tensor(example["loss_mask"]).bool() | learn_prompts for example in examples]
     labels = [row.masked_fill(~mask, -100) for row, mask in zip(ids, masks)]
     for row in labels:
         row[:2] = -100
@@ -26,23 +31,41 @@ def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
             f"the loss masks of all {len(examples)} conversations in a batch are zero, so there is nothing to learn; "
             "each needs an assistant turn of at least one token"
         )
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        "index": torch.tensor([example.get("index", -1) for example in examples]),
-    }
+    batch = {"input_ids": _joined(ids, packing), "labels": _joined(labels, packing, padding=-100)}
+    if packing:
+        batch["position_ids"] = _joined([torch.arange(len(row)) for row in ids], packing)
+    else:
+        batch["attention_mask"] = _joined([torch.ones_like(row) for row in ids], packing)
+    for name in KNOWN:
+        if name in examples[0]:
+            batch[name] = _joined([example[name] for example in examples], packing)
+    batch["id"] = [example.get("id", "without id") for example in examples]
+    return batch | {"index": torch.tensor([example.get("index", -1) for example in examples])}
+
+
+def _joined(rows: list[torch.Tensor], packing: bool, padding: float = 0) -> torch.Tensor:
+    """One row [1, S, ...], or padded rows [B, S, ...]."""
+    return torch.cat(rows)[None] if packing else pad_sequence(rows, batch_first=True, padding_value=padding)
+
+
+def separate(batch: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    """The conversations' own parts of a batch, without padding."""
+    if "position_ids" in batch:
+        starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
+        return [batch[name][0, start:end] for start, end in zip(starts, [*starts[1:], batch[name].shape[1]])]
+    return [row[:length] for row, length in zip(batch[name], batch["attention_mask"].sum(1).tolist())]
 
 
 class TargetStates:
-    """What the target makes of a batch: (aux [B, S, 3H], final-normed states [B, S, H], its argmax [B, S]).
+    """What the target makes of a batch, conversation by conversation, whatever else lies in its row.
 
-    Remembered per conversation, on the CPU, while `gigabytes` last.
+    Remembered on the CPU while `gigabytes` last. normaliser: also the log-normalisers, for losses that need them.
     """
 
-    def __init__(self, target, layer_ids: list[int], gigabytes: float):
-        self.target, self.layer_ids, self.bytes_left = target, layer_ids, gigabytes * 1e9
-        self._remembered: dict[int, tuple[torch.Tensor, ...]] = {}
+    def __init__(self, target, layer_ids: list[int], gigabytes: float = 0.0, normaliser: bool = False, learn_prompts: bool = False):
+        self.target, self.layer_ids, self.normaliser, self.bytes_left = target, layer_ids, normaliser, gigabytes * 1e9
+        self.learn_prompts = learn_prompts
+        self._remembered: dict[int, dict[str, torch.Tensor]] = {}
         self._indices = 0
 
     def new_index(self) -> int:
@@ -55,26 +78,40 @@ class TargetStates:
         order = sorted(examples, key=lambda example: len(example["input_ids"]))
         for start in tqdm(range(0, len(order), batch_size), desc="target states", unit="batch"):
             if self.bytes_left > 0:
-                self({name: tensor.to(self.target.device) for name, tensor in collate(order[start : start + batch_size]).items()})
+                batch = collate(order[start : start + batch_size], learn_prompts=self.learn_prompts)
+                self({name: part.to(self.target.device) for name, part in batch.items() if name != "id"})
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        input_ids, indices = batch["input_ids"], batch["index"].tolist()
-        if all(index in self._remembered for index in indices):
-            parts = zip(*(self._remembered[index] for index in indices))
-            return tuple(pad_sequence(list(rows), batch_first=True).to(input_ids.device) for rows in parts)
-        aux, states = target_states(self.target, input_ids, self.layer_ids)
-        known = aux, states, best_tokens(self.target, states, batch["labels"])
-        for row, index in enumerate(indices):
-            length = int(batch["attention_mask"][row].sum())
-            self._remember(index, [tensor[row, :length] for tensor in known])
-        return known
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors `KNOWN`, laid out as the batch is; none where it came with them."""
+        if KNOWN[0] in batch:
+            return {}
+        indices = batch["index"].tolist()
+        known = [self._remembered.get(index) for index in indices]
+        if not all(known):
+            known = self._ask(separate(batch, "input_ids"), separate(batch, "labels"))
+            for index, states in zip(indices, known):
+                self._remember(index, states)
+        device, packing = batch["input_ids"].device, "position_ids" in batch
+        return {name: _joined([states[name].to(device) for states in known], packing) for name in known[0]}
 
-    def _remember(self, index: int, tensors: list[torch.Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in tensors)
+    @torch.no_grad()
+    def _ask(self, ids: list[torch.Tensor], labels: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """Run the target over the conversations; the argmax is taken only where the next token is learnt."""
+        aux, states = target_states(self.target, pad_sequence(ids, batch_first=True), self.layer_ids)
+        learnt = torch.nn.functional.pad(pad_sequence(labels, batch_first=True, padding_value=-100)[:, 1:] != -100, (0, 1))
+        columns = {"aux_hidden_states": aux, "hidden_states": states, "best": torch.full_like(learnt, -1, dtype=torch.long)}
+        columns["best"][learnt], normaliser = next_token_summary(self.target, states[learnt], self.normaliser)
+        if self.normaliser:
+            columns["log_normaliser"] = torch.zeros_like(learnt, dtype=torch.float32)
+            columns["log_normaliser"][learnt] = normaliser
+        return [{name: column[row, : len(own)] for name, column in columns.items()} for row, own in enumerate(ids)]
+
+    def _remember(self, index: int, states: dict[str, torch.Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in states.values())
         if index < 0 or index in self._remembered:
             return
         if size > self.bytes_left:
             self.bytes_left = 0  # full: what is known stays, nothing more is added
             return
-        self._remembered[index] = tuple(tensor.cpu().clone() for tensor in tensors)
+        self._remembered[index] = {name: tensor.cpu().clone() for name, tensor in states.items()}
         self.bytes_left -= size

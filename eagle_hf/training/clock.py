@@ -9,7 +9,7 @@ from transformers.trainer_callback import ExportableState
 
 
 class TimeBudget(TrainerCallback, ExportableState):
-    """Ends a run after `minutes` of training and shows a bar of them; what was spent survives a resume."""
+    """Ends a run after `minutes` of training, evaluations not counted, and shows a bar; what was spent survives a resume."""
 
     def __init__(self, minutes: float):
         self.minutes, self.spent = minutes, 0.0
@@ -32,6 +32,9 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.spent, self._since = broadcast_float(self.spent + now - self._since), now
         if self.share >= 1:
             control.should_training_stop = True
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._since = time.monotonic()  # evaluation is off the clock
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "acc_0", "acc_1")}

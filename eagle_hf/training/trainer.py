@@ -1,63 +1,113 @@
 """`Eagle3Trainer`: transformers' Trainer for draft heads; the target stays outside the trained model.
 
-B batch, S sequence, K passes. Batches are padded on the right; `labels` hold the response tokens, -100 elsewhere.
+B batch, S sequence, K passes; see batches.py for what a batch holds.
 """
 
 import math
+from functools import partial
+from pathlib import Path
 
 import torch
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
+from eagle_hf.data.features import Features
+from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run, weights_sha256
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
-from eagle_hf.target import aux_layer_ids, check_compatible, unwrap
+from eagle_hf.data.streams import StreamedExamples
+from eagle_hf.data.template import template_sha256
+from eagle_hf.target import aux_layer_ids, check_compatible, draft_rows, unwrap
+from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
-from eagle_hf.training.batches import TargetStates, collate
+from eagle_hf.training.batches import TargetStates, collate, separate
+from eagle_hf.training.checkpoints import check_fresh, last_checkpoint, whole_or_nothing
 from eagle_hf.training.clock import TimeBudget
-from eagle_hf.training.loss import ask_teacher, ttt_loss
+from eagle_hf.training.loss import LOSSES, ask_teacher, ttt_loss
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
 
 
-class Eagle3Trainer(Trainer):
-    """Trains `model`, a draft head, to foresee `target`, online: the target runs over every batch, frozen.
+def _lengths(examples) -> list[int]:
+    """Tokens of every example of a dataset that knows its size."""
+    if isinstance(examples, Features):
+        return examples.lengths
+    return [len(example["input_ids"]) for example in examples] if isinstance(examples, list) else []
 
-    train_dataset, eval_dataset: conversations (`messages`), rendered with processing_class's chat template, or rows
-    already tokenised (`input_ids`, `loss_mask`). Unusable conversations are skipped, counted and listed in `skipped`.
+
+def _compact(row: dict) -> dict:
+    """An example of five bytes a token instead of Python's numbers."""
+    ids, mask = torch.as_tensor(row["input_ids"]).int(), torch.as_tensor(row["loss_mask"]).bool()
+    return {"id": str(row.get("id", "without id")), "input_ids": ids, "loss_mask": mask}
+
+
+class Eagle3Trainer(Trainer):
+    """Trains `model`, a draft head, to foresee `target`, which is frozen.
+
+    train_dataset, eval_dataset: conversations (`messages`), rendered with processing_class's chat template; rows already
+    tokenised (`input_ids`, `loss_mask`); a streaming dataset of either; or `Features`, for which the target need not
+    run. Unusable conversations are skipped, counted and listed in `skipped`.
+    peft_config: train this PEFT adapter of the head instead of all its weights.
+    At every evaluation the head drafts on the prompts of eval_dataset: eval_tau, eval_alpha_k (`eval_prompts`).
     """
 
     args: Eagle3TrainingArguments
     loss_is_scaled_for_ga = True  # summed and divided by the pooled batch's learnt tokens
 
-    def __init__(self, model, target, args, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
-        check_compatible(target, model.config)
+    def __init__(self, model, target, args, train_dataset=None, eval_dataset=None, processing_class=None, peft_config=None, **kwargs):
+        head = unwrap(model)
+        check_compatible(target, head.config)
         self.target, self.skipped = target.requires_grad_(False).eval(), []
-        self.layer_ids = aux_layer_ids(target, model.config)
-        self.states = TargetStates(target, self.layer_ids, args.target_states_gb)
-        self.pass_counts, self.args = None, args
-        datasets = [self._examples(rows, processing_class, args.max_length) for rows in (train_dataset, eval_dataset)]
+        self.layer_ids = aux_layer_ids(target, head.config)
+        needs_normaliser = not LOSSES[args.loss_type].renormalised
+        self.states = TargetStates(target, self.layer_ids, args.target_states_gb, needs_normaliser, args.learn_prompts)
+        self.pass_counts, self.args, self._rows, self._prompts = None, args, None, {}
+        datasets = [self._examples(rows, processing_class) for rows in (train_dataset, eval_dataset)]
+        if isinstance(datasets[0], IterableDataset) and args.accelerator_config.dispatch_batches is None:
+            args.accelerator_config.dispatch_batches = False  # each process reads its own share: rows differ in length
         if args.max_minutes is not None:
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), TimeBudget(args.max_minutes)]
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
         super().__init__(
-            model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1],
-            processing_class=processing_class, data_collator=kwargs.pop("data_collator", collate), **kwargs,
+            model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1], processing_class=processing_class,
+            data_collator=kwargs.pop("data_collator", partial(collate, packing=args.packing, learn_prompts=args.learn_prompts)), **kwargs,
         )
         if args.max_minutes is not None:
             self.remove_callback(ProgressCallback)  # its bar counts steps; TimeBudget's counts the seconds
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch arrives
-        if datasets[0]:
-            longest = max(len(example["input_ids"]) for example in datasets[0])
-            model.config.eagle_hf = {**model.config.eagle_hf, "trained_length": longest}
+        self._note_length(head, max(_lengths(datasets[0]), default=0))
 
-    def _examples(self, rows, tokenizer, max_length):
-        """Tokenised examples with an index each, from conversations or from tokenised rows."""
+    def _examples(self, rows, tokenizer):
+        """Tokenised examples with an index each, from anything that `train_dataset` may be."""
         if rows is None:
             return None
         if isinstance(rows, dict):
-            return {name: self._examples(part, tokenizer, max_length) for name, part in rows.items()}
-        rows, limit = list(rows), max_length or getattr(unwrap(self.target).config.get_text_config(), "max_position_embeddings", None)
+            return {name: self._examples(part, tokenizer) for name, part in rows.items()}
+        if isinstance(rows, Features):
+            rows.check(target=self.target, layer_ids=self.layer_ids, template_sha256=template_sha256(tokenizer) if tokenizer else None)
+            if self.args.max_length is not None and max(rows.lengths) > self.args.max_length:
+                raise ValueError(
+                    f"max_length is {self.args.max_length} but the features hold a conversation of {max(rows.lengths)} tokens; "
+                    "raise it, or capture with this max_length"
+                )
+            return rows
+        if isinstance(rows, IterableDataset):
+            return StreamedExamples(rows, partial(self._tokenised, tokenizer=tokenizer), self.skipped)
+        examples, skipped = self._tokenised(list(rows), tokenizer)
+        self.skipped += skipped
+        if skipped:
+            logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
+        return [{**example, "index": self.states.new_index()} for example in examples]
+
+    def _tokenised(self, rows, tokenizer):
+        """(examples, skipped) of conversations or of tokenised rows."""
+        limit = self.args.max_length or getattr(unwrap(self.target).config.get_text_config(), "max_position_embeddings", None)
         if rows and "input_ids" not in rows[0]:
             if tokenizer is None:
                 raise ValueError("conversations were given without processing_class; pass the target's tokenizer")
@@ -65,43 +115,107 @@ class Eagle3Trainer(Trainer):
             rows, skipped = tokenize_conversations(rows, tokenizer, eos_token_ids=ends, max_length=limit)
         else:
             rows, skipped = usable_examples(rows, limit)
-        self.skipped += skipped
-        if skipped:
-            logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
-        if self.args.learn_prompts:
-            rows = [{**row, "loss_mask": [1] * len(row["input_ids"])} for row in rows]
-        return [{**row, "index": self.states.new_index()} for row in rows]
+        return [_compact(row) for row in rows], skipped
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train; `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole.
+
+        A folder that another run is writing to, that holds an earlier run's checkpoints (when none is resumed), or that
+        was made for another target or layer set is a ValueError.
+        """
+        folder = Path(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{folder} holds no whole checkpoint to resume from; start without resume_from_checkpoint")
+        if not self.is_world_process_zero():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if not resume_from_checkpoint:
+            check_fresh(folder)
+        with only_one_run(folder):
+            check_manifest(folder, self._manifest(), ("step", "target_weights", "layer_ids"))
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _manifest(self) -> dict:
+        name = getattr(unwrap(self.target), "name_or_path", "")
+        weights = weights_sha256(self.target)
+        return {"step": "training", "target": name, "target_weights": weights, "layer_ids": self.layer_ids, "versions": library_versions()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Loss of TTT, per learnt token of the pooled batch."""
+        """Loss of TTT, per learnt token (or slot) of the pooled batch."""
         head = unwrap(self.accelerator.unwrap_model(model))
-        input_ids, labels = inputs["input_ids"], inputs["labels"]
-        with torch.autocast(input_ids.device.type, enabled=False):
-            aux, states, best = self.states(inputs)
-            teacher = ask_teacher(self.target, states, best, labels, head.draft_to_target)
-            embeddings = unwrap(self.target).get_input_embeddings()(input_ids.roll(-1, dims=1))
-        outputs = model(embeddings.to(head.dtype), aux.to(head.dtype), ttt_length=self.ttt_length())
+        with torch.autocast(inputs["input_ids"].device.type, enabled=False):
+            inputs = inputs | self.states(inputs)
+            embeddings = unwrap(self.target).get_input_embeddings()(inputs["input_ids"].roll(-1, dims=1))
+            if self._rows is None:
+                self._rows = draft_rows(self.target, head.draft_to_target)
+            teacher = ask_teacher(inputs, self._rows, head.draft_to_target)
+        if isinstance(self.train_dataset, StreamedExamples):
+            self._note_length(head, max(map(len, separate(inputs, "input_ids"))))
+        outputs = model(
+            embeddings.to(head.dtype), inputs["aux_hidden_states"].to(head.dtype), ttt_length=self.ttt_length(),
+            position_ids=inputs.get("position_ids"),
+        )
         with self.accelerator.autocast():  # the LM head is run here, outside the wrapped forward
-            loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.ttt_decay)
+            loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.loss_type, self.args.ttt_decay)
+        self._stop_at_nan(loss, inputs)
         self._count(hits, trials)
         if num_items_in_batch is None:
-            loss = loss / (labels != -100).sum()
+            loss = loss / self._get_num_items_in_batch([inputs], loss.device)
         else:  # counted over all processes, whose gradients are then averaged
             loss = loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """What the summed loss is divided by: learnt tokens, or all slots, padding included."""
+        if self.args.loss_normaliser == "slots":
+            batch_samples = [{"labels": torch.zeros_like(batch["labels"])} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _note_length(self, head, length: int) -> None:
+        """Keep the longest conversation seen in the head's config."""
+        if length > head.config.eagle_hf.get("trained_length", 0):
+            head.config.eagle_hf = {**head.config.eagle_hf, "trained_length": length}
+
+    def _stop_at_nan(self, loss, inputs) -> None:
+        if not torch.isfinite(loss):
+            last = last_checkpoint(self.args.output_dir)
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.state.global_step} for the conversations {inputs['id']}; lower the learning "
+                f"rate, look at these conversations, or train in another dtype. The last checkpoint is {last or 'not yet written'}"
+            )
+
+    def _save_checkpoint(self, model, trial):
+        with whole_or_nothing(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")):
+            super()._save_checkpoint(model, trial)
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Features):  # reads no shard for its lengths
+            return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=dataset.lengths)
+        return super()._get_train_sampler(train_dataset)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        """The usual metrics and the argmax agreement of each pass, `eval_acc_k`."""
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
+        """The usual metrics, the argmax agreement of each pass `eval_acc_k`, and what real generation accepts."""
         training, self.pass_counts = self.pass_counts, None
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._agreement().items()})
-        self.pass_counts = training
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics, self.pass_counts = self._agreement() | self._acceptance(metric_key_prefix, dataloader.dataset), training
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def _acceptance(self, name: str, examples) -> dict[str, float]:
+        """tau and alpha_k on the first turns of an evaluation set; every process measures the same."""
+        if not self.args.eval_prompts or not hasattr(examples, "__len__"):
+            return {}
+        if name not in self._prompts:
+            self._prompts[name] = held_out_prompts(examples, self.args.eval_prompts)
+        head = unwrap(self.accelerator.unwrap_model(self.model))
+        return measure_acceptance(self.target, head, self._prompts[name], self.args.eval_new_tokens)
 
     def ttt_length(self) -> int:
         """Passes to unroll now; evaluation always unrolls them all, so that its losses can be compared."""
@@ -133,8 +247,7 @@ class Eagle3Trainer(Trainer):
 
     def _count(self, hits, trials):
         """Add to the argmax agreement of each pass, logged as acc_k."""
-        counts = torch.stack([hits, trials]).cpu()
-        before = self.pass_counts
+        counts, before = torch.stack([hits, trials]), self.pass_counts
         if before is not None:
             width = max(before.shape[1], counts.shape[1])
             before, counts = (torch.nn.functional.pad(c, (0, width - c.shape[1])) for c in (before, counts))

@@ -1,0 +1,94 @@
+"""The LM head and the loss over one chunk of tokens at a time, so that logits never exist for all of them.
+
+A chunk's gradients are taken as soon as its loss is known: its logits are dropped at once and nothing is computed
+twice. n learnt tokens, K passes, H hidden, U draft vocabulary.
+"""
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_PER_CHUNK = 2**21  # 8 MB in float32: what a core's caches take, and a fast matrix product
+
+
+def chunked_loss(head, hidden: list[torch.Tensor], weights: torch.Tensor, teacher, loss) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of weights [K, n] times the loss, argmax agreements [K]) of the LM head's K inputs `hidden` [n, H]."""
+    if type(head.lm_head) is nn.Linear and head.lm_head.bias is None:
+        settings = (head.draft_to_target, weights, teacher, loss, torch.is_grad_enabled())
+        return _FusedChunks.apply(settings, head.lm_head.weight, *hidden)
+    return _recomputed_chunks(head, hidden, weights, teacher, loss)
+
+
+def _chunks(tokens: int, vocab_size: int):
+    rows = max(1, LOGITS_PER_CHUNK // vocab_size)
+    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class _FusedChunks(torch.autograd.Function):
+    """Loss and gradients in the forward pass; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(ctx, settings, weight, *hidden):
+        draft_to_target, weights, teacher, loss, differentiate = settings
+        device, dtype = weight.device.type, weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        matrix, inputs = weight.to(dtype), [states.to(dtype) for states in hidden]
+        gradients = [torch.zeros_like(weight), *(torch.empty_like(states) for states in inputs)] if differentiate else []
+        total, hits = weight.new_zeros(()), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
+        with torch.autocast(device, enabled=False):
+            for start, end in _chunks(len(teacher.best), len(weight)):
+                probs = teacher.probs(start, end, loss.renormalised)
+                for ttt_step, states in enumerate(inputs):
+                    rows, row_weights = states[start:end], weights[ttt_step, start:end]
+                    logits = _precise(rows @ matrix.T)
+                    agreed = draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
+                    hits[ttt_step] += (agreed & (row_weights > 0)).sum()
+                    with torch.set_grad_enabled(differentiate):
+                        value = (loss.formula(logits.requires_grad_(differentiate), probs) * row_weights).sum()
+                    total += value.detach()
+                    if differentiate:
+                        (d_logits,) = torch.autograd.grad(value, logits)
+                        del logits, value
+                        d_logits = d_logits.to(dtype)
+                        torch.mm(d_logits, matrix, out=gradients[1 + ttt_step][start:end])
+                        _add_product(gradients[0], d_logits.T, rows)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(hits)
+        return total, hits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        return None, *(gradient.mul_(grad) for gradient in ctx.saved_tensors)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right, in one pass where the dtypes allow it."""
+    if total.dtype == right.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _recomputed_chunks(head, hidden, weights, teacher, loss):
+    """For an LM head that is more than a matrix (LoRA): plain autograd, a chunk's logits computed again for its gradient."""
+
+    def chunk_loss(states, start, end, ttt_step):
+        logits = _precise(head.lm_head(states))
+        agreed = head.draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
+        row_weights = weights[ttt_step, start:end]
+        losses = loss.formula(logits, teacher.probs(start, end, loss.renormalised))
+        return (losses * row_weights).sum(), (agreed & (row_weights > 0)).sum()
+
+    total, hits = hidden[0].new_zeros(()), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
+    for start, end in _chunks(len(teacher.best), head.config.draft_vocab_size):
+        for ttt_step, states in enumerate(hidden):
+            value, agreed = checkpoint(chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False)
+            total, hits[ttt_step] = total + value, hits[ttt_step] + agreed
+    return total, torch.stack(hits)

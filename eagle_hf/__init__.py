@@ -4,10 +4,14 @@ Importing the package teaches `target.generate(assistant_model=head)` about draf
 """
 
 from eagle_hf.data.capture import capture_features
+from eagle_hf.data.conversations import load_conversations
 from eagle_hf.data.features import Features
+from eagle_hf.data.magpie import magpie_prompts
+from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
+from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts, write_prompts
 from eagle_hf.data.responses import write_responses
+from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
@@ -29,12 +33,17 @@ __all__ = [
     "bundled_prompts",
     "capture_features",
     "eos_token_ids",
+    "evenly_spread",
+    "load_conversations",
     "load_target",
     "magpie_prompts",
     "new_head",
     "read_prompts",
+    "template_sha256",
     "tokenize_conversations",
+    "write_prompts",
     "write_responses",
+    "write_run",
 ]
 
 register()

@@ -5,7 +5,6 @@ from where they were interrupted. Chat prompts are the target's own (Magpie), co
 what is asked at the end was never trained on.
 """
 
-import json
 import shutil
 import textwrap
 import time
@@ -14,8 +13,10 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, read_prompts
+from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts, write_prompts
 from eagle_hf.data.responses import write_responses
 from eagle_hf.evaluation.offline import Summary, by_category, evaluate
 from eagle_hf.evaluation.report import machine, markdown_table, write_report
@@ -23,6 +24,7 @@ from eagle_hf.evaluation.suites import load_suite
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
+from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.start import new_head
 from eagle_hf.training.trainer import Eagle3Trainer
 
@@ -74,16 +76,14 @@ def training_prompts(path: Path, target, tokenizer, count: int) -> list[dict]:
         for name in ("train_code_codeio", "train_math_reasoning_gym"):
             rows = read_prompts(bundled_prompts(name))[0]
             rows = sorted(rows, key=lambda row: len(row["turns"][0]))[: len(rows) * 3 // 4]  # long ones cost more than they teach
-            asked += [rows[i * len(rows) // (count // 3)] for i in range(count // 3)]
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in asked), encoding="utf-8")
-        scratch.rename(path)
+            asked += evenly_spread(rows, count // 3)
+        write_prompts(path, asked)
     return read_prompts(path)[0]
 
 
 def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
     """The head after `minutes` of training on the folder's conversations, saved to folder/head."""
-    rows = [json.loads(line) for line in (folder / "responses" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = load_conversations(folder / "responses")
     limit = target.config.max_position_embeddings
     examples, _ = tokenize_conversations(rows, tokenizer, eos_token_ids=eos_token_ids(target, tokenizer), max_length=limit)
     torch.manual_seed(0)
@@ -103,12 +103,6 @@ def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
     scratch.rename(folder / "head")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.bfloat16).eval()
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end (its trainer state comes last)."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def measure(folder: Path, head, target, tokenizer) -> tuple[Summary, Summary, list]:

@@ -8,16 +8,22 @@ package (s3fs) must be installed, and credentials come from the environment (AWS
 """
 
 import json
-import subprocess
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from pathlib import Path
 
 import torch
-from datasets import load_dataset
 from trl import TrlParser
 
-from eagle_hf import Eagle3Config, Eagle3DraftHead, capture_features, eos_token_ids, load_target, tokenize_conversations
+from eagle_hf import (
+    Eagle3Config,
+    Eagle3DraftHead,
+    capture_features,
+    eos_token_ids,
+    load_conversations,
+    load_target,
+    template_sha256,
+    tokenize_conversations,
+    write_run,
+)
 
 
 @dataclass
@@ -41,12 +47,7 @@ class CaptureArguments:
 
 def conversations(arguments: CaptureArguments):
     """The rows of a JSON-lines file, a folder of them, or a hub dataset, as many as asked for."""
-    path = Path(arguments.dataset)
-    file = path / "conversations.jsonl" if path.is_dir() else path
-    if file.is_file():
-        rows = load_dataset("json", data_files=str(file), split="train", streaming=arguments.streaming)
-    else:
-        rows = load_dataset(arguments.dataset, split=arguments.dataset_split, streaming=arguments.streaming)
+    rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
     bounds = [count for count in (arguments.max_conversations, arguments.max_steps) if count is not None and count > 0]
     return rows.take(min(bounds)) if bounds else rows
 
@@ -55,12 +56,6 @@ def layer_ids(arguments: CaptureArguments, target) -> list[int]:
     """The streams that the given head reads, else those that a new head would read."""
     own = Eagle3DraftHead.from_pretrained(arguments.head).config.aux_layer_ids if arguments.head else None
     return own or Eagle3Config.from_target(target).aux_layer_ids
-
-
-def commit() -> str | None:
-    """The repository's commit, None outside one."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return run.stdout.strip() or None
 
 
 def main():
@@ -73,14 +68,13 @@ def main():
     print(f"{len(examples)} conversations, {len(skipped)} skipped{', the first: ' + skipped[0].reason if skipped else ''}")
     report = capture_features(
         target, examples, arguments.output, layer_ids=layer_ids(arguments, target), dtype=arguments.storage_dtype,
-        template_sha256=sha256(tokenizer.get_chat_template().encode()).hexdigest(), batch_tokens=arguments.batch_tokens,
+        template_sha256=template_sha256(tokenizer), batch_tokens=arguments.batch_tokens,
     )
     metrics = asdict(report) | {"skipped": len(skipped)}
-    if "://" not in arguments.output:
-        settings = {"script": asdict(arguments), "commit": commit()}
-        Path(arguments.output, "run.json").write_text(json.dumps(settings, indent=1) + "\n")
-        Path(arguments.output, "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(json.dumps(metrics))
+    if "://" in arguments.output:
+        print(json.dumps(metrics))
+    else:
+        write_run(arguments.output, asdict(arguments), metrics)
 
 
 if __name__ == "__main__":

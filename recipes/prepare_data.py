@@ -5,14 +5,13 @@ Command:  python recipes/prepare_data.py --config recipes/configs/smollm2_data.y
 Expected: OUTPUT/prompts.jsonl, OUTPUT/responses/conversations.jsonl. Interrupted, it goes on where it was.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from trl import TrlParser
 
-from eagle_hf import bundled_prompts, load_target, magpie_prompts, read_prompts, write_responses
+from eagle_hf import bundled_prompts, evenly_spread, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
 
 
 @dataclass
@@ -43,15 +42,11 @@ def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
             rows, skipped = read_prompts(name if name.endswith(".jsonl") else bundled_prompts(name))
             if skipped:
                 print(f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}")
-            count = min(arguments.per_file or len(rows), len(rows))
-            prompts += [rows[i * len(rows) // count] for i in range(count)]
+            prompts += evenly_spread(rows, arguments.per_file)
         if arguments.magpie:
             topics = arguments.magpie_topics or None
             prompts += magpie_prompts(target, tokenizer, arguments.magpie, seed=arguments.seed, topics=topics)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")
-        scratch.rename(path)
+        write_prompts(path, prompts)
     return read_prompts(path)[0]
 
 
@@ -69,10 +64,7 @@ def main():
     )
     for name, reason in report.skipped[:5]:
         print(f"skipped {name}: {reason}")
-    Path(arguments.output_dir, "config.json").write_text(json.dumps(asdict(arguments), indent=1) + "\n")
-    metrics = {key: value if key != "skipped" else len(value) for key, value in asdict(report).items()}
-    Path(arguments.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(json.dumps(metrics))
+    write_run(arguments.output_dir, asdict(arguments), asdict(report) | {"skipped": len(report.skipped)})
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""Train a draft head for a target on conversations that the target wrote.
+"""Train a draft head for a target on conversations that the target wrote, or on features captured from them.
 
 Hardware: any that holds the target; the head needs about 16 bytes a parameter on top (10 M parameters for SmolLM2).
 Command:  accelerate launch recipes/train.py --config recipes/configs/smollm2_cpu.yaml
 Expected: smollm2_cpu.yaml trains for 5 minutes on 2 CPU cores; the measured tau is in the README.
-The head is written to OUTPUT_DIR in the layout that vLLM, SGLang and `from_pretrained` read.
+The head is written to OUTPUT_DIR in the layout that vLLM, SGLang and `from_pretrained` read. `--resume_from_checkpoint last`
+goes on from the newest whole checkpoint, to the same bits on the same machine.
 """
 
-import json
-import subprocess
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
-from datasets import load_dataset
 from trl import TrlParser
 
 from eagle_hf import (
     Eagle3DraftHead,
     Eagle3Trainer,
     Eagle3TrainingArguments,
+    Features,
     eos_token_ids,
+    load_conversations,
     load_target,
     new_head,
     tokenize_conversations,
+    write_run,
 )
 
 
@@ -31,31 +31,85 @@ class ScriptArguments:
     """What is trained, for whom, on what; the rest is Eagle3TrainingArguments."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
-    dataset: str = field(metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column."})
+    dataset: str | None = field(default=None, metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column."})
+    features: str | None = field(default=None, metadata={"help": "Instead: folder or fsspec URL that capture_features.py wrote."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
-    eval_conversations: int = field(default=0, metadata={"help": "Keep this many conversations back for eval_loss."})
+    streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes; needs max_steps."})
+    vocabulary_conversations: int = field(
+        default=10_000, metadata={"help": "With streaming: a new head's draft vocabulary comes from this many."}
+    )
+    eval_conversations: int = field(default=0, metadata={"help": "Keep this many conversations back: eval_loss, eval_tau."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
     target_dtype: str = field(default="bfloat16", metadata={"help": "The frozen target's dtype."})
     head: str | None = field(default=None, metadata={"help": "Continue from this head; its own vocabulary is kept."})
-    draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens a new head can propose."})
+    draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens a new head can propose; 0: the target's whole vocabulary."})
     fill_by_rank: bool = field(default=False, metadata={"help": "Fill the draft vocabulary with unseen tokens in id order."})
     fc_norm: bool = field(default=False, metadata={"help": "EAGLE-3.1: an RMSNorm per target state before fc."})
     norm_output: bool = field(default=False, metadata={"help": "EAGLE-3.1: feed the normed output back."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "Of the head: sdpa, flex_attention, flash_attention_2 or eager."})
+    lora_rank: int = field(default=0, metadata={"help": "Train a LoRA of this rank of the head instead; merged at the end."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["fc", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        metadata={"help": "The head's layers that get one."},
+    )
+
+    def __post_init__(self):
+        if (self.dataset is None) == (self.features is None):
+            raise ValueError(f"dataset is {self.dataset!r} and features {self.features!r}; give one of the two")
 
 
-def conversations(arguments: ScriptArguments):
-    """The rows of a JSON-lines file, a folder of them, or a hub dataset."""
-    path = Path(arguments.dataset)
-    file = path / "conversations.jsonl" if path.is_dir() else path
-    if file.is_file():
-        return load_dataset("json", data_files=str(file), split="train")
-    return load_dataset(arguments.dataset, split=arguments.dataset_split)
+def make_head(arguments: ScriptArguments, target, examples):
+    """(head, share of the response tokens it can draft): an old one with its own vocabulary, or a new one."""
+    if arguments.head:
+        head, covered = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32), None
+    else:
+        head, covered = new_head(
+            target, examples, arguments.draft_vocab_size or None, fill_by_rank=arguments.fill_by_rank,
+            fc_norm=arguments.fc_norm, norm_output=arguments.norm_output,
+        )
+        print(f"the draft vocabulary of {head.config.draft_vocab_size} covers {covered:.2%} of the response tokens")
+    head.set_attn_implementation(arguments.attn_implementation)
+    return head, covered
 
 
-def commit() -> str | None:
-    """The repository's commit, None outside one."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return run.stdout.strip() or None
+def datasets(arguments: ScriptArguments, training, target, tokenizer):
+    """(examples for the vocabulary, what is trained on, what is held out)."""
+    count = arguments.eval_conversations
+    if arguments.features:
+        features = Features(arguments.features)
+        held_out = spread(len(features), min(count, len(features) // 2))
+        trained = features.select([i for i in range(len(features)) if i not in held_out])
+        return list(trained.examples()), trained, features.select(sorted(held_out)) if held_out else None
+    rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
+    if arguments.streaming:
+        held_out, rows = list(rows.take(count)), rows.skip(count)
+        return tokenised(rows.take(arguments.vocabulary_conversations), training, target, tokenizer), rows, held_out or None
+    examples = tokenised(rows, training, target, tokenizer)
+    held_out = spread(len(examples), min(count, len(examples) // 2))
+    return examples, [row for i, row in enumerate(examples) if i not in held_out], [examples[i] for i in sorted(held_out)] or None
+
+
+def spread(size: int, count: int) -> set[int]:
+    """`count` of `size` places, evenly spread: the file may be sorted by length."""
+    return {i * size // count for i in range(count)}
+
+
+def tokenised(rows, training, target, tokenizer) -> list[dict]:
+    """The usable conversations as examples; how many were skipped is printed."""
+    limit = training.max_length or target.config.get_text_config().max_position_embeddings
+    ends = eos_token_ids(target, tokenizer)
+    examples, skipped = tokenize_conversations(rows, tokenizer, eos_token_ids=ends, max_length=limit)
+    print(f"{len(examples)} conversations, {len(skipped)} skipped{', the first: ' + skipped[0].reason if skipped else ''}")
+    return examples
+
+
+def lora(arguments: ScriptArguments):
+    """The PEFT configuration asked for, None for all weights."""
+    if not arguments.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=arguments.lora_rank, lora_alpha=2 * arguments.lora_rank, target_modules=arguments.lora_targets)
 
 
 def main():
@@ -63,39 +117,21 @@ def main():
     arguments, training = parser.parse_args_and_config()
     device = "cpu" if training.use_cpu or not torch.cuda.is_available() else training.device
     target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, arguments.target_dtype), device=device)
-    limit = training.max_length or target.config.get_text_config().max_position_embeddings
-    ends = eos_token_ids(target, tokenizer)
-    examples, skipped = tokenize_conversations(conversations(arguments), tokenizer, eos_token_ids=ends, max_length=limit)
-    print(f"{len(examples)} conversations, {len(skipped)} skipped{', the first: ' + skipped[0].reason if skipped else ''}")
-    if arguments.head:
-        head, covered = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32), None
-    else:
-        head, covered = new_head(
-            target, examples, arguments.draft_vocab_size, fill_by_rank=arguments.fill_by_rank, fc_norm=arguments.fc_norm,
-            norm_output=arguments.norm_output,
-        )
-        print(f"the draft vocabulary of {arguments.draft_vocab_size} covers {covered:.2%} of the response tokens")
-    count = min(arguments.eval_conversations, len(examples) // 2)
-    held_out = {i * len(examples) // count for i in range(count)}  # evenly spread: the file may be sorted by length
+    examples, train_dataset, eval_dataset = datasets(arguments, training, target, tokenizer)
+    torch.manual_seed(training.seed)
+    head, covered = make_head(arguments, target, examples)
     trainer = Eagle3Trainer(
-        model=head, target=target, args=training, processing_class=tokenizer, train_dataset=[example for i, example in enumerate(examples) if i not in held_out],
-        eval_dataset=[examples[i] for i in sorted(held_out)] or None,
+        model=head, target=target, args=training, processing_class=tokenizer, train_dataset=train_dataset, eval_dataset=eval_dataset,
+        peft_config=lora(arguments),
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
+    resume = training.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    trainer.save_head(training.output_dir)
     if trainer.is_world_process_zero():
-        record(arguments, training, trainer, covered)
-
-
-def record(arguments, training, trainer, covered) -> None:
-    """run.json (settings and commit), metrics.json, and one JSON line on the screen."""
-    folder = Path(training.output_dir)
-    settings = {"script": asdict(arguments), "training": training.to_dict(), "commit": commit()}
-    (folder / "run.json").write_text(json.dumps(settings, indent=1, default=str) + "\n")
-    losses = [log for log in trainer.state.log_history if "loss" in log]
-    metrics = {"steps": trainer.state.global_step, "epoch": trainer.state.epoch, "coverage": covered, **(losses[-1] if losses else {})}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(json.dumps(metrics))
+        logs = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
+        measured = {name: value for log in logs for name, value in log.items() if not name.endswith(("runtime", "per_second"))}
+        metrics = {**measured, "steps": trainer.state.global_step, "epoch": trainer.state.epoch, "coverage": covered}
+        write_run(training.output_dir, {"script": asdict(arguments), "training": training.to_dict()}, metrics)
 
 
 if __name__ == "__main__":

@@ -76,15 +76,6 @@ def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, ca
     assert answers.read_bytes() == answered and "outputs identical" in capsys.readouterr().out
 
 
-def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
-    assert module.last_checkpoint(tmp_path / "none") is None
-    for step in (90, 100, 200):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    for step in (90, 100):
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
-    assert module.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
-
-
 def test_differences_are_not_hidden(capsys):
     from types import SimpleNamespace
 

@@ -14,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -140,6 +141,13 @@ class Features(torch.utils.data.Dataset):
         indices = [range(len(self))[index] for index in indices]
         items = [self._items[index] for index in indices]
         return [self._tensors(index, item, data) for index, item, data in zip(indices, items, self._fetch(items, 2))]
+
+    def select(self, indices: Sequence[int]) -> "Features":
+        """The features of these conversations only, in this order."""
+        chosen = copy(self)
+        chosen._items = [self._items[index] for index in indices]
+        chosen.lengths = [item.length for item in chosen._items]
+        return chosen
 
     def examples(self) -> Iterator[dict]:
         """`{"id", "input_ids", "loss_mask"}` of every conversation as lists, without reading any states."""

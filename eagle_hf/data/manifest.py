@@ -7,6 +7,7 @@ a fine-tuned copy under the old name is not.
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -54,6 +55,22 @@ def write_manifest(folder: Path, manifest: dict) -> None:
     temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)
+
+
+def write_run(folder: str | Path, settings: dict, metrics: dict) -> None:
+    """run.json (settings and the code's commit) and metrics.json in a local folder; one JSON line on the screen."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    made_by = {"settings": settings, "commit": source_commit(), "versions": library_versions()}
+    (folder / "run.json").write_text(json.dumps(made_by, indent=1, default=str) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(metrics), flush=True)
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout this package runs from, None where it runs from no checkout."""
+    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return run.stdout.strip() or None
 
 
 def weights_sha256(target) -> str:

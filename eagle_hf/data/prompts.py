@@ -5,16 +5,12 @@ the conversation had one. Only user turns are kept: the answers must be the targ
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from eagle_hf.data.magpie import magpie_prompts
-
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "model": "assistant"}
-__all__ = ["Skipped", "bundled_prompts", "magpie_prompts", "prompt_from_row", "prompts_from_dataset", "read_prompts"]
-
 COLUMNS = ("turns", "messages", "conversations", "prompt", "instruction")
 
 
@@ -51,6 +47,21 @@ def prompts_from_dataset(dataset: Iterable[Mapping], source: str = "dataset") ->
     if isinstance(dataset, Mapping):
         raise ValueError(f"a mapping of splits {sorted(map(str, dataset))} arrived; pass one of them, dataset['train']")
     return _collect(enumerate(dataset), source, "rows")
+
+
+def evenly_spread(rows: Sequence, count: int | None) -> list:
+    """At most `count` of the rows, evenly spread over them; all where count is None."""
+    count = len(rows) if count is None else min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def write_prompts(path: str | Path, prompts: Iterable[dict]) -> None:
+    """A JSON-lines file that `read_prompts` reads; it appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")
+    scratch.replace(path)
 
 
 def _collect(rows: Iterable[tuple[int, object]], source: str, what: str) -> tuple[list[dict], list[Skipped]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eagle_hf.data.prompts import bundled_prompts, read_prompts
+from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
 from eagle_hf.data.template import chat_template
 
 SUITES = {
@@ -21,8 +21,7 @@ def load_suite(names=DEFAULT, per_category: int | None = None) -> list[dict]:
         if name not in SUITES and not Path(name).is_file():
             raise ValueError(f"no category or file is called {name!r}; take of {', '.join(SUITES)}, or give a .jsonl file")
         rows, _ = read_prompts(bundled_prompts(SUITES[name]) if name in SUITES else name)
-        count = min(per_category or len(rows), len(rows))
-        prompts += [rows[i * len(rows) // count] for i in range(count)]
+        prompts += evenly_spread(rows, per_category)
     return prompts
 
 

@@ -6,6 +6,7 @@ Loss falls while acceptance falls, so checkpoints are chosen by this.
 import torch
 
 from eagle_hf.data.masking import eos_token_ids
+from eagle_hf.data.prompts import evenly_spread
 from eagle_hf.data.sampling import evaluating, generate_batch
 from eagle_hf.decoding.stats import DecodingStats
 
@@ -14,8 +15,7 @@ BATCH = 8  # prompts answered at once
 
 def held_out_prompts(examples, count: int) -> list[list[int]]:
     """Token ids before the first response of at most `count` examples, evenly spread."""
-    count = min(count, len(examples))
-    chosen = [examples[i * len(examples) // count] for i in range(count)]
+    chosen = evenly_spread(examples, count)
     masks = [torch.as_tensor(example["loss_mask"]).long() for example in chosen]
     return [torch.as_tensor(example["input_ids"])[: int(mask.argmax())].tolist() for example, mask in zip(chosen, masks)]
 

@@ -1,5 +1,6 @@
 """Checkpoints that are whole, and output folders that belong to one run."""
 
+import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,17 @@ def checkpoint_step(folder: Path) -> int:
     return int(folder.name.split("-")[1])
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 def last_checkpoint(output_dir) -> str | None:
     """The newest checkpoint that was written to its end: the trainer's state is its last file."""
-    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json") if path.stat().st_size]
+    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return str(max(whole, key=checkpoint_step)) if whole else None
 
 

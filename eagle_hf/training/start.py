@@ -14,14 +14,14 @@ NORM_SCALE = 0.35  # of the target's final norm: softer first logits than the ta
 CALIBRATION_ROWS = 8
 
 
-def new_head(target, examples: Sequence[dict], draft_vocab_size: int, *, fill_by_rank: bool = False, **config):
+def new_head(target, examples: Sequence[dict], draft_vocab_size: int | None, *, fill_by_rank: bool = False, **config):
     """`(head, share of the response tokens its vocabulary covers)` from tokenised examples (`input_ids`, `loss_mask`).
 
-    The LM head starts from the target's rows, the final norm from a scaled copy of the target's, fc_norm where asked
+    draft_vocab_size: the most frequent response tokens; None: the target's whole vocabulary. The LM head starts from the target's rows, the final norm from a scaled copy of the target's, fc_norm where asked
     for from the streams' spread; the rest is random. fill_by_rank: see `choose_draft_vocabulary`; config: see Eagle3Config.
     """
     counts = count_response_tokens(examples, unwrap(target).config.get_text_config().vocab_size)
-    ids = choose_draft_vocabulary(counts, draft_vocab_size, fill_by_rank)
+    ids = torch.arange(len(counts)) if draft_vocab_size is None else choose_draft_vocabulary(counts, draft_vocab_size, fill_by_rank)
     head = Eagle3DraftHead(Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config))
     head.set_draft_vocabulary(ids)
     model = unwrap(target)

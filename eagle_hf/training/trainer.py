@@ -4,11 +4,11 @@ B batch, S sequence, K passes; see batches.py for what a batch holds.
 """
 
 import math
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -66,7 +66,7 @@ class Eagle3Trainer(Trainer):
         self.states = TargetStates(target, self.layer_ids, args.target_states_gb, needs_normaliser, args.learn_prompts)
         self.pass_counts, self.args, self._rows, self._prompts = None, args, None, {}
         datasets = [self._examples(rows, processing_class) for rows in (train_dataset, eval_dataset)]
-        if isinstance(datasets[0], IterableDataset) and args.accelerator_config.dispatch_batches is None:
+        if isinstance(datasets[0], StreamedExamples) and args.accelerator_config.dispatch_batches is None:
             args.accelerator_config.dispatch_batches = False  # each process reads its own share: rows differ in length
         if args.max_minutes is not None:
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), TimeBudget(args.max_minutes)]
@@ -97,7 +97,7 @@ class Eagle3Trainer(Trainer):
                     "raise it, or capture with this max_length"
                 )
             return rows
-        if isinstance(rows, IterableDataset):
+        if not hasattr(rows, "__len__"):
             return StreamedExamples(rows, partial(self._tokenised, tokenizer=tokenizer), self.skipped)
         examples, skipped = self._tokenised(list(rows), tokenizer)
         self.skipped += skipped
@@ -184,6 +184,14 @@ class Eagle3Trainer(Trainer):
                 f"the loss is {loss.item()} at step {self.state.global_step} for the conversations {inputs['id']}; lower the learning "
                 f"rate, look at these conversations, or train in another dtype. The last checkpoint is {last or 'not yet written'}"
             )
+
+    def save_head(self, output_dir: str | None = None) -> None:
+        """The head in the engines' layout, in `output_dir` (default: the run's); a LoRA is merged into a copy of it."""
+        model, output_dir = self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir
+        if not hasattr(model, "merge_and_unload"):
+            self.save_model(output_dir)
+        elif self.is_world_process_zero():
+            deepcopy(model).merge_and_unload().save_pretrained(output_dir)
 
     def _save_checkpoint(self, model, trial):
         with whole_or_nothing(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")):

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from eagle_hf.data.prompts import bundled_prompts, magpie_prompts, prompts_from_dataset, read_prompts
+from eagle_hf.data.magpie import magpie_prompts
+from eagle_hf.data.prompts import bundled_prompts, prompts_from_dataset, read_prompts
 
 TEXTS = tuple(f"please explain number {n}" for n in range(50))
 

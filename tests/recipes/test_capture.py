@@ -55,7 +55,7 @@ def test_recipe_writes_features_that_fit_the_target(folder):
     assert features.lengths == LENGTHS[:3]
     metrics = json.loads(out.splitlines()[-1])
     assert (metrics["written"], metrics["skipped"], metrics["tokens"]) == (3, 1, 30)
-    assert json.loads((folder / "features" / "run.json").read_text())["script"]["batch_tokens"] == 20
+    assert json.loads((folder / "features" / "run.json").read_text())["settings"]["batch_tokens"] == 20
     assert "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out and "30 tokens, " in out
 
 

@@ -63,7 +63,7 @@ def test_accelerate_launch_trains_from_yaml_and_flags(folder, conversations):
     assert json.loads(out.splitlines()[-1])["steps"] == 3
     head = Eagle3DraftHead.from_pretrained(folder / "head")
     assert head.config.draft_vocab_size == 20
-    assert json.loads((folder / "head" / "run.json").read_text())["script"]["target"] == "target"
+    assert json.loads((folder / "head" / "run.json").read_text())["settings"]["script"]["target"] == "target"
 
 
 RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"])}

@@ -4,13 +4,16 @@ In memory and on disk the config is a Llama config, because that is what vLLM, S
 What only eagle_hf needs lives under the one key `eagle_hf`, which the engines ignore.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
 from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
+
+
+OWN_FIELDS = ("draft_vocab_size", "fc_norm", "norm_output", "norm_before_residual", "eagle_hf")
 
 
 def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
@@ -117,6 +120,9 @@ class Eagle3Config(LlamaConfig):
         layers = config.num_hidden_layers
         extras = {"aux_layer_ids": default_aux_layer_ids(layers), "target_num_hidden_layers": layers}
         extras.update(overrides.pop("eagle_hf", {}))
+        unknown = sorted(set(overrides) - {field.name for field in fields(cls)} - {"attn_implementation"})
+        if unknown:
+            raise ValueError(f"Eagle3Config has no setting {', '.join(unknown)}; LlamaConfig's are known, and {', '.join(OWN_FIELDS)}")
         values.update(overrides)
         return cls(draft_vocab_size=draft_vocab_size, eagle_hf=extras, **values)
 
@@ -128,7 +134,11 @@ class Eagle3Config(LlamaConfig):
     @property
     def tree(self) -> TreeConfig:
         """How drafts are shaped unless the head is told otherwise."""
-        return TreeConfig(**self.eagle_hf.get("tree", {}))
+        settings = self.eagle_hf.get("tree", {})
+        known = [field.name for field in fields(TreeConfig)]
+        if set(settings) - set(known):
+            raise ValueError(f"the head's tree settings hold {sorted(set(settings) - set(known))}; known are {', '.join(known)}")
+        return TreeConfig(**settings)
 
     @tree.setter
     def tree(self, tree: TreeConfig):

@@ -12,8 +12,8 @@ import torch
 import yaml
 from trl import TrlParser
 
-from eagle_hf import Eagle3DraftHead
-from tiny import tiny_target, word_tokenizer
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments
+from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -66,15 +66,76 @@ def test_accelerate_launch_trains_from_yaml_and_flags(folder, conversations):
     assert json.loads((folder / "head" / "run.json").read_text())["settings"]["script"]["target"] == "target"
 
 
+def recipe_module(name):
+    spec = util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    module = util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_naked_loop_is_the_trainer(tmp_path):
+    target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
+    rows = [{"input_ids": torch.randint(3, 31, (14 + i,), generator=generator).tolist(), "loss_mask": [0] * 4 + [1] * (10 + i)} for i in range(12)]
+    head = tiny_head(target)
+    naked = list(recipe_module("naked_loop").train(target, head, rows, steps=5, batch_size=4, learning_rate=3e-3, ttt_length=3))
+    args = Eagle3TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=5, learning_rate=3e-3, ttt_length=3, report_to="none",
+        save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True, train_sampling_strategy="sequential",
+    )
+    trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
+    trainer.train()
+    assert naked == pytest.approx([log["loss"] for log in trainer.state.log_history if "loss" in log], rel=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(head.parameters(), trainer.model.parameters()))
+
+
+def test_the_naked_loop_runs_alone(folder, conversations):
+    command = [sys.executable, RECIPES / "naked_loop.py", "--target", "target", "--dataset", str(conversations[1]), "--output_dir", "naked"]
+    out = run([*command, "--draft_vocab_size", "20", "--batch_size", "2", "--max_steps", "2", "--ttt_length", "2"], folder)
+    assert json.loads(out.splitlines()[-1])["steps"] == 2 and Eagle3DraftHead.from_pretrained(folder / "naked").config.draft_vocab_size == 20
+
+
+COMMON = dict(
+    target="target", target_dtype="float32", per_device_train_batch_size=2, ttt_length=2, use_cpu=True, report_to="none", disable_tqdm=True,
+    logging_steps=1, eval_strategy="steps", eval_steps=2, eval_conversations=2, eval_prompts=2, eval_new_tokens=6, max_steps=4, save_steps=2,
+)
+
+
+def train_with(folder, **config):
+    name = config["output_dir"]
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(COMMON | config))
+    out = run([sys.executable, RECIPES / "train.py", "--config", f"{name}.yaml"], folder)
+    return json.loads(out.splitlines()[-1]), Eagle3DraftHead.from_pretrained(folder / name), out
+
+
+def test_a_run_on_features_goes_on_and_is_adapted_with_lora(folder, conversations):
+    capture = [sys.executable, RECIPES / "capture_features.py", "--target", "target", "--dataset", str(conversations[1]), "--output", "features"]
+    run([*capture, "--target_dtype", "float32"], folder)
+    metrics, head, _ = train_with(folder, features="features", output_dir="offline", draft_vocab_size=0)
+    assert metrics["steps"] == 4 and metrics["eval_tau"] >= 1 and metrics["coverage"] == 1.0 and head.config.draft_vocab_size == 31
+    metrics, longer, _ = train_with(folder, features="features", output_dir="offline", draft_vocab_size=0, resume_from_checkpoint="last", max_steps=6)
+    assert metrics["steps"] == 6
+    metrics, adapted, _ = train_with(folder, features="features", output_dir="lora", head="offline", lora_rank=2, learning_rate=1e-2)
+    assert metrics["coverage"] is None
+    moved = {name for (name, a), b in zip(longer.named_parameters(), adapted.parameters()) if not torch.equal(a, b)}
+    assert moved == {name for name, _ in longer.named_parameters() if "norm" not in name and "lm_head" not in name}
+
+
+def test_a_streamed_dataset_trains(folder, conversations):
+    metrics, head, out = train_with(
+        folder, dataset=str(conversations[1]), streaming=True, output_dir="streamed", draft_vocab_size=20, fill_by_rank=True, packing=True,
+        loss_type="lk_hybrid", attn_implementation="eager",
+    )
+    assert metrics["steps"] == 4 and "covers" in out and head.config.draft_vocab_size == 20
+
+
 RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"])}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))
 def test_every_shipped_configuration_parses(name):
     recipe, names = RECIPE_OF.get(Path(name).stem.rsplit("_", 1)[-1], ("train", ["ScriptArguments", "Eagle3TrainingArguments"]))
-    spec = util.spec_from_file_location(recipe, RECIPES / f"{recipe}.py")
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = recipe_module(recipe)
     classes = tuple(getattr(module, name) for name in names)
     path = RECIPES / "configs" / name
     parsed = TrlParser(classes).parse_args_and_config(["--config", str(path)])

@@ -16,39 +16,7 @@ from eagle_hf.training.batches import TargetStates, collate
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 
-@pytest.fixture(scope="module")
-def target():
-    return tiny_target(dtype=torch.float32)
-
-
-@pytest.fixture
-def head(target):
-    return tiny_head(target)
-
-
-@pytest.fixture(scope="module")
-def examples(target):
-    """Tokenised conversations sampled from the target: four prompt tokens, the rest response, lengths 20 to 40."""
-    torch.manual_seed(0)
-    ids = target.generate(torch.randint(3, 31, (24, 4)), max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None)
-    return [{"input_ids": row[: 20 + i].tolist(), "loss_mask": [0] * 4 + [1] * (16 + i)} for i, row in enumerate(ids[:20])]
-
-
-def arguments(tmp_path, **overrides):
-    settings = dict(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=6, learning_rate=3e-3, ttt_length=3, report_to="none",
-        save_strategy="no", logging_steps=2, disable_tqdm=True, use_cpu=True, seed=1,
-    )
-    return Eagle3TrainingArguments(**settings | overrides)
-
-
-def trained(target, head, examples, tmp_path, resume=None, **overrides):
-    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path, **overrides), train_dataset=examples)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
-def test_every_parameter_of_the_head_moves_and_the_target_stays(target, head, examples, tmp_path):
+def test_every_parameter_of_the_head_moves_and_the_target_stays(target, head, examples, tmp_path, trained):
     before = {name: p.clone() for name, p in head.named_parameters()}
     frozen = {name: p.clone() for name, p in target.state_dict().items()}
     trainer = trained(target, head, examples, tmp_path)
@@ -57,13 +25,13 @@ def test_every_parameter_of_the_head_moves_and_the_target_stays(target, head, ex
     assert {"loss", "acc_0", "acc_1", "acc_2"} <= set(trainer.state.log_history[0])
 
 
-def test_one_batch_is_overfitted(target, head, examples, tmp_path):
+def test_one_batch_is_overfitted(target, head, examples, tmp_path, trained):
     trainer = trained(target, head, examples[:4], tmp_path, max_steps=150, logging_steps=10)
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert logs[-1]["loss"] < 0.75 * logs[0]["loss"] and logs[-1]["acc_0"] > logs[0]["acc_0"] + 0.2
 
 
-def test_pooled_micro_batches_equal_one_large_batch(target, examples, tmp_path):
+def test_pooled_micro_batches_equal_one_large_batch(target, examples, tmp_path, trained):
     heads = [tiny_head(target) for _ in range(2)]
     losses = []
     for head, (rows, pooled) in zip(heads, [(4, 1), (1, 4)]):
@@ -77,7 +45,7 @@ def test_pooled_micro_batches_equal_one_large_batch(target, examples, tmp_path):
         assert torch.allclose(a, b, atol=1e-7)
 
 
-def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, tmp_path):
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, tmp_path, trained):
     saving = dict(save_strategy="steps", save_steps=3)
     whole = trained(target, tiny_head(target), examples, tmp_path / "a", **saving)
     resumed = trained(target, tiny_head(target, seed=9), examples, tmp_path / "b", resume=str(tmp_path / "a" / "checkpoint-3"), **saving)
@@ -85,7 +53,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, t
         assert torch.equal(ours, theirs), name
 
 
-def test_the_best_checkpoint_comes_back_with_its_map(target, head, examples, tmp_path):
+def test_the_best_checkpoint_comes_back_with_its_map(target, head, examples, tmp_path, arguments):
     ids = head.draft_to_target.clone()
     trainer = Eagle3Trainer(
         model=head, target=target, train_dataset=examples, eval_dataset=examples[:4],
@@ -99,7 +67,7 @@ def test_the_best_checkpoint_comes_back_with_its_map(target, head, examples, tmp
     assert config["architectures"] == ["LlamaForCausalLMEagle3"] and config["eagle_hf"]["trained_length"] == 39
 
 
-def test_remembered_states_change_no_loss(target, examples, tmp_path):
+def test_remembered_states_change_no_loss(target, examples, tmp_path, trained):
     logs = []
     for gigabytes in (0.0, 1.0):
         trainer = trained(target, tiny_head(target), examples, tmp_path, max_steps=12, target_states_gb=gigabytes)
@@ -119,12 +87,12 @@ def test_states_are_remembered_only_while_memory_lasts(target, examples):
     assert all(torch.equal(again[name][0], first[name][0, :20]) for name in again)
 
 
-def test_the_curriculum_lengthens_the_passes(target, head, examples, tmp_path):
+def test_the_curriculum_lengthens_the_passes(target, head, examples, tmp_path, trained):
     trainer = trained(target, head, examples, tmp_path, ttt_curriculum=[1, 3], logging_steps=1)
     assert [("acc_2" in log) for log in trainer.state.log_history if "loss" in log] == [False] * 3 + [True] * 3
 
 
-def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path):
+def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path, arguments):
     trainer = Eagle3Trainer(
         model=head, target=target, train_dataset=examples, eval_dataset={"held": examples[:4]},
         args=arguments(tmp_path, ttt_curriculum=[1, 3], eval_strategy="steps", eval_steps=2, logging_steps=2),
@@ -137,22 +105,22 @@ def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path):
 
 
 @pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True)])
-def test_every_argument_changes_the_run(target, examples, tmp_path, field, value):
+def test_every_argument_changes_the_run(target, examples, tmp_path, field, value, trained):
     runs = [trained(target, tiny_head(target), examples, tmp_path, max_steps=4, **change) for change in ({}, {field: value})]
     assert not all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
 
 
-def test_a_dataset_column_called_index_is_harmless(target, head, examples, tmp_path):
+def test_a_dataset_column_called_index_is_harmless(target, head, examples, tmp_path, arguments):
     rows = [{**example, "index": 0} for example in examples]
     trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows)
     assert [row["index"] for row in trainer.train_dataset] == list(range(20))
 
 
-def test_unusable_tokenised_rows_are_skipped_and_reported(target, head, examples, tmp_path):
+def test_unusable_tokenised_rows_are_skipped_and_reported(target, head, examples, tmp_path, arguments):
     rows = [*examples[:3], {"input_ids": [5] * 9, "loss_mask": [0] * 9}, {"input_ids": [5] * 9, "loss_mask": [1]}, examples[-1]]
     trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path, max_length=30), train_dataset=rows)
     assert len(trainer.train_dataset) == 3
-    assert [skip.id for skip in trainer.skipped] == ["row-3", "row-4", "row-5"]
+    assert [skip.id for skip in trainer.skipped] == ["row-3", "row-4", "c19"]
     with pytest.raises(ValueError, match="none of 1 tokenised conversations is usable"):
         Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows[3:4])
 
@@ -191,14 +159,14 @@ def test_two_processes_follow_the_curve_of_one(tmp_path):
     assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
-def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path):
+def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path, trained):
     trainer = trained(target, head, examples, tmp_path, max_steps=100_000, max_minutes=0.05, logging_steps=1)
     assert 3 < trainer.state.global_step < 100_000 and trainer.progress() == 1.0
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert max(rates) > 10 * rates[-1]
 
 
-def test_a_resumed_clocked_run_knows_what_is_spent(target, head, examples, tmp_path):
+def test_a_resumed_clocked_run_knows_what_is_spent(target, head, examples, tmp_path, trained):
     clocked = dict(max_steps=100_000, max_minutes=0.04, save_strategy="steps", save_steps=10, save_total_limit=2)
     trainer = trained(target, head, examples, tmp_path, **clocked)
     last = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -229,7 +197,7 @@ def conversation(answer, question="w5 w6"):
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def test_conversations_are_rendered_and_unusable_ones_reported(target, head, tokenizer, tmp_path):
+def test_conversations_are_rendered_and_unusable_ones_reported(target, head, tokenizer, tmp_path, arguments):
     rows = [conversation("w7 w8 w9")] * 3 + [conversation("w7 " * 600), {"messages": []}]
     trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows, processing_class=tokenizer)
     assert len(trainer.train_dataset) == 3 and len(trainer.skipped) == 2
@@ -239,7 +207,7 @@ def test_conversations_are_rendered_and_unusable_ones_reported(target, head, tok
     assert "max_length is 512" in trainer.skipped[0].reason
 
 
-def test_conversations_without_a_tokenizer_or_template_are_refused(target, head, tokenizer, tmp_path):
+def test_conversations_without_a_tokenizer_or_template_are_refused(target, head, tokenizer, tmp_path, arguments):
     settings = dict(model=head, target=target, args=arguments(tmp_path), train_dataset=[conversation("w7 w8")])
     with pytest.raises(ValueError, match="processing_class"):
         Eagle3Trainer(**settings)
@@ -253,12 +221,12 @@ def test_an_all_zero_mask_is_refused():
         collate([{"input_ids": [5, 6, 7], "loss_mask": [0, 0, 0]}])
 
 
-def test_a_head_of_another_target_is_refused(head, examples, tmp_path):
+def test_a_head_of_another_target_is_refused(head, examples, tmp_path, arguments):
     with pytest.raises(ValueError, match="layer count 7, this target's is 9"):
         Eagle3Trainer(model=head, target=tiny_target(layers=9), args=arguments(tmp_path), train_dataset=examples)
 
 
 @pytest.mark.parametrize("bad", [dict(ttt_length=0), dict(max_minutes=-1.0), dict(ttt_curriculum=[0, 2]), dict(max_length=0)])
-def test_impossible_arguments_are_refused(tmp_path, bad):
+def test_impossible_arguments_are_refused(tmp_path, bad, arguments):
     with pytest.raises(ValueError, match=next(iter(bad))):
         arguments(tmp_path, **bad)

@@ -18,6 +18,8 @@ from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
+from eagle_hf.training.checkpoints import last_checkpoint
+from eagle_hf.training.merging import merge_adapter
 from eagle_hf.training.start import new_head
 from eagle_hf.training.trainer import Eagle3Trainer
 
@@ -34,9 +36,11 @@ __all__ = [
     "capture_features",
     "eos_token_ids",
     "evenly_spread",
+    "last_checkpoint",
     "load_conversations",
     "load_target",
     "magpie_prompts",
+    "merge_adapter",
     "new_head",
     "read_prompts",
     "template_sha256",

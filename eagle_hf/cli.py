@@ -41,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--tree", help="policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4 (default: the head's own)")
     measure.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="folder of report.md, metrics.json and the plot")
     measure.set_defaults(run=run_evaluate)
+
+    merge = commands.add_parser("merge", help="write a head with a LoRA merged in, as engines load it")
+    merge.add_argument("--head", required=True, help="folder or hub id of the head that the adapter was trained on")
+    merge.add_argument("--adapter", required=True, help="PEFT adapter, or a checkpoint of a LoRA run")
+    merge.add_argument("--out", type=Path, required=True, help="new folder of the merged head")
+    merge.set_defaults(run=run_merge)
     return top
 
 
@@ -79,6 +85,13 @@ def run_evaluate(options) -> None:
             kind = "a tie" if answer.difference.is_tie else "a difference"
             print(f"{answer.prompt['id']}: {kind} at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
     print(f"a round costs {summaries['all'].overhead_ms:.1f} ms besides the forwards of target and head; report in {options.out}")
+
+
+def run_merge(options) -> None:
+    from eagle_hf.training.merging import merge_saved
+
+    merge_saved(options.head, options.adapter, options.out)
+    print(f"the merged head is in {options.out}")
 
 
 def parse_tree(text: str):

@@ -8,7 +8,9 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import textwrap
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -50,12 +52,29 @@ def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, **kwar
             "wrong: check it, or download it again"
         ) from error
     if adapter is not None:
-        from peft import PeftModel
-
-        target = PeftModel.from_pretrained(target, adapter)
+        target = lay_adapter(target, adapter)
     if device is not None:
         target = target.to(device)
     return target.requires_grad_(False).eval(), tokenizer
+
+
+def lay_adapter(model, adapter):
+    """`model` inside a PeftModel with this adapter (hub id or folder); ValueError where the adapter does not fit.
+
+    PEFT itself only warns of adapter weights that are not there, and the model would go on as if it had no adapter.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter)
+        except Exception as error:  # of a dozen kinds, whatever does not fit first
+            reason = textwrap.shorten(str(error), 300)
+            raise ValueError(
+                f"the adapter {adapter} cannot be laid over this {type(model).__name__} ({reason}); "
+                "give the folder or hub id of a PEFT adapter that was trained on this very model"
+            ) from error
 
 
 def _resolve(name_or_path) -> tuple[str, dict]:
@@ -254,6 +273,10 @@ def check_compatible(target, head_config: Eagle3Config) -> None:
     for what, (expected, found) in facts.items():
         if expected is not None and expected != found:
             raise ValueError(f"the head was made for a target with {what} {expected}, this target's is {found}; {remedy}")
-    lm_head = unwrap(target).get_output_embeddings()
-    if lm_head is None:
+    if getattr(getattr(target, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            f"the target carries a prompt-learning adapter ({target.active_peft_config.peft_type.value}), whose virtual tokens a "
+            "draft head never sees; use an adapter that changes weights (LoRA)"
+        )
+    if unwrap(target).get_output_embeddings() is None:
         raise ValueError(f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM")

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
-from eagle_hf import TreeConfig, cli
+from eagle_hf import Eagle3DraftHead, TreeConfig, cli, merge_adapter
 from eagle_hf.evaluation import suites
 from tiny import tiny_head, tiny_target, word_tokenizer
 
@@ -39,3 +41,22 @@ def test_trees_are_parsed():
 
 def test_every_bundled_category_has_prompts():
     assert {name: len(suites.load_suite((name,))) for name in suites.SUITES} == {"chat": 80, "code": 164, "math": 100, "multilingual": 80}
+
+
+def test_merge_writes_a_plain_head_and_overwrites_none(target, tmp_path, capsys):
+    head = tiny_head(target).to(torch.bfloat16)
+    head.save_pretrained(tmp_path / "head")
+    get_peft_model(tiny_head(target), LoraConfig(target_modules=["fc", "o_proj"], init_lora_weights=False)).save_pretrained(tmp_path / "adapter")
+    command = ["merge", "--head", str(tmp_path / "head"), "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 0 and "out" in capsys.readouterr().out
+    out, expected = Eagle3DraftHead.from_pretrained(tmp_path / "out"), merge_adapter(head, tmp_path / "adapter")
+    assert out.dtype == torch.bfloat16 and out.tree == head.tree and not torch.equal(out.fc.weight, head.fc.weight)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(out.state_dict().values(), expected.state_dict().values()))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == (
+        f"eagle-hf merge: {tmp_path / 'out'} already holds config.json and model.safetensors; choose another folder, nothing is overwritten\n"
+    )
+    assert cli.main([*command[:4], str(tmp_path / "head"), "--out", str(tmp_path / "new")]) == 2
+    assert "is no adapter" in capsys.readouterr().err and not (tmp_path / "new").exists()

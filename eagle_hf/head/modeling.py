@@ -5,6 +5,7 @@ and the embedding of token p + 1, and predicts token p + 2. Embeddings are the t
 Module names are the names on disk, so weights are never renamed.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -38,7 +39,11 @@ class Eagle3RotaryEmbedding(LlamaRotaryEmbedding):
 
 
 class Eagle3Attention(nn.Module):
-    """Projections of the one attention; *how* queries meet keys is the caller's `attend(query, key, value)`."""
+    """Projections of the one attention; *how* queries meet keys is the caller's `attend(query, key, value)`.
+
+    They read `cat(embedding, h)`, and are linear: their share of the embeddings and their share of h can be added up.
+    TTT passes see the same embeddings one slot further on, so they compute the first share once.
+    """
 
     def __init__(self, config: Eagle3Config):
         super().__init__()
@@ -49,20 +54,37 @@ class Eagle3Attention(nn.Module):
         self.v_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=bias)
 
-    def forward(self, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
-        batch, length, _ = states.shape
-        shape = (batch, length, -1, self.head_dim)
-        query, key, value = (p(states).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+    def project(self, embeddings: torch.Tensor, hidden_states: torch.Tensor) -> list[torch.Tensor]:
+        """Query, key and value [B, S, heads * width]."""
+        states = torch.cat([embeddings, hidden_states], dim=-1)
+        return [projection(states) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def share(self, embeddings=None, hidden_states=None) -> list[torch.Tensor]:
+        """What query, key and value owe to one of the two; the bias belongs to the embeddings."""
+        return [_share(projection, embeddings, hidden_states) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def forward(self, projected: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+        batch, length, _ = projected[0].shape
+        query, key, value = (part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in projected)
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         output = attend(query, key, value).to(value.dtype)
         return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
 
 
-class Eagle3DecoderLayer(nn.Module):
-    """A Llama layer whose attention reads `cat(norm(embedding), norm(h))`; the residual stream is h.
+def _share(projection: nn.Module, embeddings, hidden_states) -> torch.Tensor:
+    first = embeddings is not None
+    states = embeddings if first else hidden_states
+    width = states.shape[-1]
+    if type(projection) is nn.Linear:
+        weight = projection.weight[:, :width] if first else projection.weight[:, width:]
+        return nn.functional.linear(states, weight, projection.bias if first else None)
+    whole = nn.functional.pad(states, (0, width) if first else (width, 0))  # LoRA: more than a weight matrix
+    bias = getattr(projection, "bias", None)
+    return projection(whole) if first or bias is None else projection(whole) - bias
 
-    Embeddings come through `input_layernorm` already: TTT passes share them.
-    """
+
+class Eagle3DecoderLayer(nn.Module):
+    """A Llama layer whose attention reads `cat(norm(embedding), norm(h))`; the residual stream is h."""
 
     def __init__(self, config: Eagle3Config):
         super().__init__()
@@ -73,11 +95,11 @@ class Eagle3DecoderLayer(nn.Module):
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 
-    def forward(self, normed_embeddings, hidden_states, cos, sin, attend: Attend) -> torch.Tensor:
+    def forward(self, project: Callable, hidden_states, cos, sin, attend: Attend) -> torch.Tensor:
+        """project: norm(h) -> query, key and value, the embeddings taken into account."""
         normed = self.hidden_norm(hidden_states)
         residual = normed if self.norm_before_residual else hidden_states
-        states = torch.cat([normed_embeddings, normed], dim=-1)
-        hidden_states = residual + self.self_attn(states, cos, sin, attend)
+        hidden_states = residual + self.self_attn(project(normed), cos, sin, attend)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -161,11 +183,12 @@ class Eagle3DraftHead(PreTrainedModel):
 
     def step(self, inputs_embeds, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         """One pass [B, S, H] -> [B, S, H]: what the next pass reads, and `logits` too."""
-        return self._pass(self.midlayer.input_layernorm(inputs_embeds), hidden_states, position_ids, attend)
+        embeddings = self.midlayer.input_layernorm(inputs_embeds)
+        return self._pass(partial(self.midlayer.self_attn.project, embeddings), hidden_states, position_ids, attend)
 
-    def _pass(self, normed_embeddings, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
+    def _pass(self, project: Callable, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         cos, sin = self.rotary_emb(hidden_states, position_ids)
-        output = self.midlayer(normed_embeddings, hidden_states, cos, sin, attend)
+        output = self.midlayer(project, hidden_states, cos, sin, attend)
         return self.norm(output) if self.config.norm_output else output
 
     def lm_head_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -191,18 +214,22 @@ class Eagle3DraftHead(PreTrainedModel):
         else:
             lengths = conversation_lengths(position_ids)
         hidden_states, outputs, past = self.fuse(aux_hidden_states), [], []
-        normed = self.midlayer.input_layernorm(inputs_embeds)
+        attention = self.midlayer.self_attn
+        embedded = attention.share(embeddings=self.midlayer.input_layernorm(inputs_embeds))
 
         def run_pass(ttt_step, hidden_states, *past):
-            embeddings = nn.functional.pad(normed[:, ttt_step:], (0, 0, 0, min(ttt_step, size)))
             keys, values = list(past[0::2]), list(past[1::2])
+
+            def project(normed):
+                shifted = [nn.functional.pad(part[:, ttt_step:], (0, 0, 0, min(ttt_step, size))) for part in embedded]
+                return [ours + theirs for ours, theirs in zip(shifted, attention.share(hidden_states=normed))]
 
             def attend(query, key, value):
                 keys.append(key)
                 values.append(value)
                 return ttt_attention(query, keys, values, self.config._attn_implementation, lengths)
 
-            return self._pass(embeddings, hidden_states, position_ids + ttt_step, attend), keys[-1], values[-1]
+            return self._pass(project, hidden_states, position_ids + ttt_step, attend), keys[-1], values[-1]
 
         for ttt_step in range(ttt_length):
             if self.gradient_checkpointing and self.training:

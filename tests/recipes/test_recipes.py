@@ -129,7 +129,7 @@ def test_a_streamed_dataset_trains(folder, conversations):
     assert metrics["steps"] == 4 and "covers" in out and head.config.draft_vocab_size == 20
 
 
-RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"])}
+RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"]), "adapt": ("adapt", ["AdaptArguments", "Eagle3TrainingArguments"])}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))

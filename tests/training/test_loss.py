@@ -11,6 +11,16 @@ from eagle_hf.training.loss import LOSSES, lk_hybrid, negative_log_alpha, soft_c
 from tiny import left_padded, tiny_head, tiny_target, told
 
 
+@pytest.fixture(scope="module")
+def target():
+    return tiny_target()  # float64
+
+
+@pytest.fixture(scope="module")
+def head(target):
+    return tiny_head(target)
+
+
 def conversations(target, lengths, prompt=4):
     """Rows of these lengths whose tokens from index `prompt` on are the response."""
     ids = left_padded(target, [max(lengths)] * len(lengths))["input_ids"]

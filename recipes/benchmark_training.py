@@ -6,8 +6,8 @@ Expected: the README's table. Sizes are SmolLM2-135M's (hidden 576, vocabulary 4
 Speed: the limit is the time of the step's matrix products alone, at their exact shapes: fc once, q, k, v, o, gate, up and
 down for every pass on all rows, the LM head for every pass on the learnt rows, each three times (forward, and two for
 the gradients). Attention, norms, recomputation and the optimiser do not count into it.
-Memory: the peak of a fresh process less its weights, gradients and optimiser states; the interpreter and its libraries,
-and the features themselves, are included.
+Memory: the peak of a fresh process above what it holds with weights, gradients and optimiser states in place; the features
+of the batch are included.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -63,7 +64,11 @@ class Step:
         if options.checkpointing:
             self.head.gradient_checkpointing_enable({"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=1e-4)
-        self.states = TargetStates(self.target, self.head.config.aux_layer_ids, 0.0)
+        for parameter in self.head.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()  # with zero gradients: only the moments come into being
+        self.states = TargetStates(self.target, self.head.config.aux_layer_ids)
+        self.before = memory(self.device)
         self.batch = self.make_batch()
 
     def make_batch(self):
@@ -91,12 +96,14 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
 
-    def state_bytes(self) -> int:
-        """Weights of target and head, gradients, optimiser states."""
-        moments = [t for state in self.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
-        gradients = [p.grad for p in self.head.parameters()]
-        tensors = [*self.target.parameters(), *self.head.parameters(), *self.head.buffers(), *gradients, *moments]
-        return sum(tensor.nbytes for tensor in tensors)
+
+def memory(device, peak: bool = False) -> int:
+    """Bytes this process holds, or held at most: on the GPU where there is one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    if peak:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
 
 
 def timed(function, repeats: int) -> list[float]:
@@ -144,9 +151,8 @@ def measure(options) -> dict:
     step = Step(options)
     step.run()
     step.run()
-    on_gpu = step.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = {"above_state_gb": round((peak - step.state_bytes()) / 1e9, 3), "state_gb": round(step.state_bytes() / 1e9, 3)}
+    above = memory(step.device, peak=True) - step.before
+    result = {"above_state_gb": round(above / 1e9, 3), "before_gb": round(step.before / 1e9, 3)}
     if options.steps:
         limit, pairs = products(step), []
         for _ in range(options.steps):

@@ -2,10 +2,11 @@
 
 Hardware: any that holds the target; no more than training a head anew, and far fewer conversations.
 Command:  python recipes/adapt.py --config recipes/configs/smollm2_adapt.yaml --head quickstart/head
-Expected: EXPECTED
+Expected: with that configuration, 90 seconds on one CPU core, a head trained for 36 seconds on code alone went from tau 1.23 to 1.35
+on eight sums that it never saw.
 The target answers the prompts itself. `eval_prompts` of them, evenly spread, are held out: never trained on, and answered
-with the head's drafts before and after. OUTPUT_DIR/head is the adapted head, its vocabulary the old one's. The same command goes on
-where it was interrupted; with `lora_rank` the checkpoints are adapters, for which `eagle-hf merge` exists too.
+with the head's drafts before and after. OUTPUT_DIR/head is the adapted head, its vocabulary and tree the old one's. The same
+command goes on where it was interrupted. With `lora_rank` the checkpoints are adapters: `eagle-hf merge` makes a head of one.
 """
 
 from dataclasses import asdict, dataclass, field

@@ -78,9 +78,8 @@ def _share(projection: nn.Module, embeddings, hidden_states) -> torch.Tensor:
     if type(projection) is nn.Linear:
         weight = projection.weight[:, :width] if first else projection.weight[:, width:]
         return nn.functional.linear(states, weight, projection.bias if first else None)
-    whole = nn.functional.pad(states, (0, width) if first else (width, 0))  # LoRA: more than a weight matrix
-    bias = getattr(projection, "bias", None)
-    return projection(whole) if first or bias is None else projection(whole) - bias
+    whole = nn.functional.pad(states, (0, width) if first else (width, 0))  # an adapter: more than a weight matrix
+    return projection(whole) if first else projection(whole) - projection(torch.zeros_like(whole[:1, :1]))
 
 
 class Eagle3DecoderLayer(nn.Module):
@@ -174,6 +173,10 @@ class Eagle3DraftHead(PreTrainedModel):
     def get_output_embeddings(self):
         return self.lm_head
 
+    def get_input_embeddings(self):
+        """None: they are the target's, and passed in. PEFT asks when the LM head carries an adapter."""
+        return None
+
     def fuse(self, aux_hidden_states: torch.Tensor) -> torch.Tensor:
         """First-pass input [B, S, H] from the concatenated target states [B, S, 3H]."""
         if self.config.fc_norm:
@@ -243,6 +246,11 @@ class Eagle3DraftHead(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Open a saved head; every weight must be there, none may be left over."""
+        if Path(str(pretrained_model_name_or_path), "adapter_config.json").is_file():
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a PEFT adapter, not a head; merge it: eagle-hf merge --head HEAD "
+                f"--adapter {pretrained_model_name_or_path} --out NEW_FOLDER"
+            )
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused, below
         try:

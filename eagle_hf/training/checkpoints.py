@@ -42,6 +42,8 @@ def whole_or_nothing(folder: Path):
     """A checkpoint that cannot be written leaves no torn folder behind, and its error says where to go on."""
     try:
         yield
+    except NotImplementedError:
+        raise  # a RuntimeError that no disk space helps against
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         last = last_checkpoint(folder.parent)

@@ -4,7 +4,6 @@ B batch, S sequence, K passes; see batches.py for what a batch holds.
 """
 
 import math
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from eagle_hf.training.batches import TargetStates, collate, separate
 from eagle_hf.training.checkpoints import check_fresh, last_checkpoint, whole_or_nothing
 from eagle_hf.training.clock import TimeBudget
 from eagle_hf.training.loss import LOSSES, ask_teacher, ttt_loss
+from eagle_hf.training.merging import merged
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
@@ -62,6 +62,7 @@ class Eagle3Trainer(Trainer):
         check_compatible(target, head.config)
         self.target, self.skipped = target.requires_grad_(False).eval(), []
         self.layer_ids = aux_layer_ids(target, head.config)
+        self._origin = self._describe(head, adapted=peft_config is not None or model is not head)
         needs_normaliser = not LOSSES[args.loss_type].renormalised
         self.states = TargetStates(target, self.layer_ids, args.target_states_gb, needs_normaliser, args.learn_prompts)
         self.pass_counts, self.args, self._rows, self._prompts = None, args, None, {}
@@ -74,6 +75,11 @@ class Eagle3Trainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        if any(p.requires_grad and p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters()):
+            raise ValueError(
+                f"the head's weights are {head.dtype}, in which most of AdamW's steps round away; open the head with "
+                "dtype=torch.float32 and train with bf16=True"
+            )
         super().__init__(
             model=model, args=args, train_dataset=datasets[0], eval_dataset=datasets[1], processing_class=processing_class,
             data_collator=kwargs.pop("data_collator", partial(collate, packing=args.packing, learn_prompts=args.learn_prompts)), **kwargs,
@@ -123,7 +129,7 @@ class Eagle3Trainer(Trainer):
         A folder that another run is writing to, that holds an earlier run's checkpoints (when none is resumed), or that
         was made for another target or layer set is a ValueError.
         """
-        folder = Path(self.args.output_dir)
+        folder, self._rows = Path(self.args.output_dir), None  # a checkpoint brings its own draft vocabulary
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(folder)
             if resume_from_checkpoint is None:
@@ -133,13 +139,16 @@ class Eagle3Trainer(Trainer):
         if not resume_from_checkpoint:
             check_fresh(folder)
         with only_one_run(folder):
-            check_manifest(folder, self._manifest(), ("step", "target_weights", "layer_ids"))
+            check_manifest(folder, self._origin, [name for name in self._origin if name not in ("target", "versions")])
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _manifest(self) -> dict:
-        name = getattr(unwrap(self.target), "name_or_path", "")
-        weights = weights_sha256(self.target)
-        return {"step": "training", "target": name, "target_weights": weights, "layer_ids": self.layer_ids, "versions": library_versions()}
+    def _describe(self, head, adapted: bool) -> dict:
+        """What a resumed run must have in common with the one it goes on from; an adapter's base head too."""
+        return {
+            "step": "training", "target": getattr(unwrap(self.target), "name_or_path", ""), "target_weights": weights_sha256(self.target),
+            "layer_ids": self.layer_ids, "head_weights": weights_sha256(head) if adapted else None,
+            "versions": library_versions(),
+        }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss of TTT, per learnt token (or slot) of the pooled batch."""
@@ -191,7 +200,7 @@ class Eagle3Trainer(Trainer):
         if not hasattr(model, "merge_and_unload"):
             self.save_model(output_dir)
         elif self.is_world_process_zero():
-            deepcopy(model).merge_and_unload().save_pretrained(output_dir)
+            merged(model).save_pretrained(output_dir)
 
     def _save_checkpoint(self, model, trial):
         with whole_or_nothing(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")):

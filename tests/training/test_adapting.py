@@ -200,3 +200,51 @@ def test_a_target_with_virtual_tokens_is_refused(head, examples, tmp_path, argum
     target = get_peft_model(tiny_target(dtype=torch.float32), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ValueError, match="prompt-learning adapter \\(PROMPT_TUNING\\)"):
         Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=examples)
+
+
+def test_adapters_with_constant_parts_unroll_as_their_merged_head_does(target):
+    """TTT passes add the projections' two shares up: a bias must count once."""
+    from peft import IA3Config
+
+    generator = torch.Generator().manual_seed(0)
+    modules = ["q_proj", "k_proj", "v_proj"]
+    for config in (LoraConfig(r=4, target_modules=modules, lora_bias=True), IA3Config(target_modules=modules, feedforward_modules=[])):
+        model = get_peft_model(tiny_head(target, attention_bias=True), config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad or name.endswith("bias"):
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        inputs = torch.randn(1, 9, 32, generator=generator), torch.randn(1, 9, 96, generator=generator)
+        for ours, theirs in zip(model(*inputs, ttt_length=3), merged(model)(*inputs, ttt_length=3), strict=True):
+            assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_a_lora_of_the_lm_head_survives_a_checkpoint(target, examples, trained, tmp_path):
+    saving = dict(save_strategy="steps", save_steps=3)
+    runs = []
+    for resume in (None, str(tmp_path / "a" / "checkpoint-3")):
+        model = get_peft_model(tiny_head(target), LoraConfig(r=2, target_modules=["lm_head", "fc"]))
+        runs.append(trained(target, model, examples, tmp_path / ("b" if resume else "a"), resume=resume, **saving))
+    assert all(torch.equal(a, b) for a, b in zip(*(run.model.state_dict().values() for run in runs)))
+
+
+def test_an_adapter_is_not_opened_as_a_head(target, examples, trained, tmp_path):
+    model = get_peft_model(tiny_head(target), LoraConfig(r=2, target_modules=["fc"]))
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds a PEFT adapter, not a head; merge it: eagle-hf merge"):
+        Eagle3DraftHead.from_pretrained(tmp_path / "adapter")
+
+
+def test_an_adapter_resumes_only_over_its_own_head(target, examples, trained, tmp_path):
+    def lora(seed):
+        return get_peft_model(tiny_head(target, seed=seed), LoraConfig(r=2, target_modules=["fc"]))
+
+    saving = dict(save_strategy="steps", save_steps=3)
+    trained(target, lora(1), examples, tmp_path, **saving)
+    with pytest.raises(ValueError, match="head_weights is .* there and .* now"):
+        trained(target, lora(2), examples, tmp_path, resume=True, **saving)
+
+
+def test_a_half_precision_head_is_not_trained(target, head, examples, trained, tmp_path):
+    with pytest.raises(ValueError, match="weights are torch.bfloat16.*dtype=torch.float32 and train with bf16=True"):
+        trained(target, head.to(torch.bfloat16), examples, tmp_path)

@@ -20,6 +20,7 @@ from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.merging import merge_adapter
+from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.start import new_head
 from eagle_hf.training.trainer import Eagle3Trainer
 
@@ -43,6 +44,7 @@ __all__ = [
     "merge_adapter",
     "new_head",
     "read_prompts",
+    "shard_target",
     "template_sha256",
     "tokenize_conversations",
     "write_prompts",

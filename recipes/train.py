@@ -21,6 +21,7 @@ from eagle_hf import (
     load_conversations,
     load_target,
     new_head,
+    shard_target,
     tokenize_conversations,
     write_run,
 )
@@ -115,8 +116,10 @@ def lora(arguments: ScriptArguments):
 def main():
     parser = TrlParser((ScriptArguments, Eagle3TrainingArguments))
     arguments, training = parser.parse_args_and_config()
-    device = "cpu" if training.use_cpu or not torch.cuda.is_available() else training.device
+    on_cpu = training.use_cpu or not torch.cuda.is_available() or training.shard_target  # a share moves, not the whole
+    device = "cpu" if on_cpu else training.device
     target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, arguments.target_dtype), device=device)
+    shard_target(target, training.shard_target, training.device)
     examples, train_dataset, eval_dataset = datasets(arguments, training, target, tokenizer)
     torch.manual_seed(training.seed)
     head, covered = make_head(arguments, target, examples)

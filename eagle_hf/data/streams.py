@@ -1,8 +1,9 @@
 """Conversations that do not fit in memory: rendered and tokenised while they are read."""
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from eagle_hf.data.masking import SkippedRow
 
@@ -23,7 +24,10 @@ class StreamedExamples(IterableDataset):
             self.rows.set_epoch(epoch)
 
     def __iter__(self):
-        for number, row in enumerate(self.rows):
+        rows, worker = enumerate(self.rows), get_worker_info()
+        if worker is not None and not isinstance(self.rows, IterableDataset):  # those share among workers themselves
+            rows = islice(rows, worker.id, None, worker.num_workers)
+        for number, row in rows:
             try:
                 examples, _ = self.examples_of([{"id": f"row-{number}", **row}])
             except ValueError as error:

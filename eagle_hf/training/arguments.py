@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from eagle_hf.training.loss import LOSSES
+from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target
 
 NORMALISERS = ("valid", "slots")
 
@@ -47,6 +48,9 @@ class Eagle3TrainingArguments(TrainingArguments):
     target_states_gb: float = field(
         default=0.0, metadata={"help": "Keep up to this many GB of target states in memory, so later epochs skip the target."}
     )
+    shard_target: str | None = field(
+        default=None, metadata={"help": "Each process holds its share of the target's layers: fsdp2, or a DeepSpeed ZeRO-3 json file."}
+    )
 
     eval_prompts: int = field(
         default=16, metadata={"help": "At every evaluation the head drafts on this many held-out prompts: eval_tau, eval_alpha_k. 0: never."}
@@ -55,6 +59,8 @@ class Eagle3TrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        check_head_stays_whole(self)
+        check_shard_target(self.shard_target, self.target_states_gb)
         for name, choices in (("loss_type", LOSSES), ("loss_normaliser", NORMALISERS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")

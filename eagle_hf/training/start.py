@@ -44,7 +44,7 @@ def calibrate_fc_norm(head: Eagle3DraftHead, target, examples: Sequence[dict]) -
     longest = sorted((example["input_ids"] for example in examples), key=len)[-CALIBRATION_ROWS:]
     input_ids = torch.tensor([ids[: len(longest[0])] for ids in longest], device=unwrap(target).device)
     aux, _ = target_states(target, input_ids, aux_layer_ids(target, head.config))
-    for norm, stream in zip(head.fc_norm, aux.float().chunk(len(head.fc_norm), dim=-1)):
+    for norm, stream in zip(head.fc_norm, aux.float().to(head.device).chunk(len(head.fc_norm), dim=-1)):
         norm.weight.fill_(1.0)
         spread = norm.float()(stream).square().mean((0, 1)).sqrt()
         norm.weight.copy_(1 / spread.clamp(min=1e-3))

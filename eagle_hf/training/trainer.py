@@ -26,6 +26,7 @@ from eagle_hf.training.checkpoints import check_fresh, last_checkpoint, whole_or
 from eagle_hf.training.clock import TimeBudget
 from eagle_hf.training.loss import LOSSES, ask_teacher, ttt_loss
 from eagle_hf.training.merging import merged
+from eagle_hf.training.sharding import shard_target
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
@@ -86,6 +87,7 @@ class Eagle3Trainer(Trainer):
         )
         if args.max_minutes is not None:
             self.remove_callback(ProgressCallback)  # its bar counts steps; TimeBudget's counts the seconds
+        shard_target(self.target, args.shard_target, self.accelerator.device)
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch arrives
         self._note_length(head, max(_lengths(datasets[0]), default=0))
 
@@ -170,9 +172,9 @@ class Eagle3Trainer(Trainer):
         self._stop_at_nan(loss, inputs)
         self._count(hits, trials)
         if num_items_in_batch is None:
-            loss = loss / self._get_num_items_in_batch([inputs], loss.device)
-        else:  # counted over all processes, whose gradients are then averaged
-            loss = loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+            num_items_in_batch = self._get_num_items_in_batch([inputs], loss.device)
+        # counted over all processes, whose gradients (in evaluation: losses) are then averaged
+        loss = loss / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -272,9 +274,9 @@ class Eagle3Trainer(Trainer):
         self.pass_counts = counts
 
     def _agreement(self) -> dict[str, float]:
-        """acc_k of what was counted so far; starts counting anew."""
-        hits, trials = ([], []) if self.pass_counts is None else self.pass_counts.tolist()
-        self.pass_counts = None
+        """acc_k of what all processes counted so far; starts counting anew."""
+        counts, self.pass_counts = self.pass_counts, None
+        hits, trials = ([], []) if counts is None else self.accelerator.reduce(counts, "sum").tolist()
         return {f"acc_{k}": round(hit / n, 4) for k, (hit, n) in enumerate(zip(hits, trials)) if n}
 
     def log(self, logs, *args, **kwargs):

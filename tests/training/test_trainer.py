@@ -1,11 +1,6 @@
 """The Trainer: only the head moves, acceptance grows, checkpoints come back to the bit, bad data is named."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -123,40 +118,6 @@ def test_unusable_tokenised_rows_are_skipped_and_reported(target, head, examples
     assert [skip.id for skip in trainer.skipped] == ["row-3", "row-4", "c19"]
     with pytest.raises(ValueError, match="none of 1 tokenised conversations is usable"):
         Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=rows[3:4])
-
-
-DISTRIBUTED = """
-    import os, sys, torch
-    sys.path.insert(0, sys.argv[1])
-    torch.set_num_threads(1)
-    from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
-    from tiny import tiny_head, tiny_target
-    target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
-    rows = [{"input_ids": torch.randint(3, 31, (20,), generator=generator).tolist(), "loss_mask": [0] * (4 + i) + [1] * (16 - i)} for i in range(8)]
-    args = Eagle3TrainingArguments(output_dir=sys.argv[2], per_device_train_batch_size=8 // int(sys.argv[3]), max_steps=4, logging_steps=1,
-        ttt_length=2, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, learning_rate=1e-2, train_sampling_strategy="sequential")
-    trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
-    trainer.train()
-    if trainer.is_world_process_zero():
-        print([round(log["loss"], 5) for log in trainer.state.log_history if "loss" in log][-4:], flush=True)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    os._exit(0)  # gloo's threads now and then abort an interpreter that takes its time to end
-"""
-
-
-def test_two_processes_follow_the_curve_of_one(tmp_path):
-    (tmp_path / "run.py").write_text(textwrap.dedent(DISTRIBUTED))
-    curves = []
-    for processes in ("1", "2"):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-        done = subprocess.run(
-            [*launch, tmp_path / "run.py", Path(__file__).parents[1], tmp_path / "out", processes], capture_output=True, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        curves.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], abs=1e-4)
 
 
 def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path, trained):

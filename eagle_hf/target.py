@@ -218,7 +218,7 @@ def target_states(target, input_ids: torch.Tensor, layer_ids: list[int]):
 def target_logits(target, hidden_states: torch.Tensor) -> torch.Tensor:
     """Logits [..., V] of final-normed states [..., H], as the target scales them."""
     lm_head = unwrap(target).get_output_embeddings()
-    return _scaled(target, lm_head(hidden_states.to(lm_head.weight.dtype)))
+    return _scaled(target, lm_head(hidden_states.to(lm_head.weight.device, lm_head.weight.dtype))).to(hidden_states.device)
 
 
 def draft_rows(target, token_ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -229,7 +229,7 @@ def draft_rows(target, token_ids: torch.Tensor) -> Callable[[torch.Tensor], torc
     if type(lm_head) is not nn.Linear:
         return lambda states: target_logits(target, states)[..., token_ids]
     weight, bias = lm_head.weight[token_ids], None if lm_head.bias is None else lm_head.bias[token_ids]
-    return lambda states: _scaled(target, nn.functional.linear(states.to(weight.dtype), weight, bias))
+    return lambda states: _scaled(target, nn.functional.linear(states.to(weight.device, weight.dtype), weight, bias)).to(states.device)
 
 
 def _scaled(target, logits: torch.Tensor) -> torch.Tensor:

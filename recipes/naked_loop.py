@@ -41,6 +41,7 @@ def train(target, head, examples, steps: int, batch_size: int, learning_rate: fl
     head.train()
     for step in range(steps):
         batch = collate([examples[(step * batch_size + i) % len(examples)] for i in range(batch_size)])
+        batch = {name: part.to(target.device) for name, part in batch.items() if name != "id"}
         batch |= states(batch)  # the target runs, frozen: three streams, final states, argmax
         teacher = ask_teacher(batch, rows, head.draft_to_target)
         embeddings = target.get_input_embeddings()(batch["input_ids"].roll(-1, dims=1))  # slot p sees token p + 1
@@ -57,13 +58,14 @@ def train(target, head, examples, steps: int, batch_size: int, learning_rate: fl
 
 def main():
     (arguments,) = TrlParser((Arguments,)).parse_args_and_config()
-    target, tokenizer = load_target(arguments.target, dtype=torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target, tokenizer = load_target(arguments.target, dtype=torch.float32, device=device)
     limit, ends = target.config.get_text_config().max_position_embeddings, eos_token_ids(target, tokenizer)
     examples, _ = tokenize_conversations(load_conversations(arguments.dataset), tokenizer, eos_token_ids=ends, max_length=limit)
     torch.manual_seed(arguments.seed)
     head, covered = new_head(target, examples, arguments.draft_vocab_size, fill_by_rank=True)
     settings = (arguments.max_steps, arguments.batch_size, arguments.learning_rate, arguments.ttt_length)
-    for step, loss in enumerate(train(target, head, examples, *settings)):
+    for step, loss in enumerate(train(target, head.to(device), examples, *settings)):
         print(f"step {step}: loss {loss:.4f}", flush=True)
     head.save_pretrained(arguments.output_dir)
     write_run(arguments.output_dir, asdict(arguments), {"loss": loss, "steps": arguments.max_steps, "coverage": covered})

@@ -35,7 +35,7 @@ class ScriptArguments:
     dataset: str | None = field(default=None, metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column."})
     features: str | None = field(default=None, metadata={"help": "Instead: folder or fsspec URL that capture_features.py wrote."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
-    streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes; needs max_steps."})
+    streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes, in its own order; needs max_steps."})
     vocabulary_conversations: int = field(
         default=10_000, metadata={"help": "With streaming: a new head's draft vocabulary comes from this many."}
     )
@@ -80,7 +80,8 @@ def datasets(arguments: ScriptArguments, training, target, tokenizer):
         features = Features(arguments.features)
         held_out = spread(len(features), min(count, len(features) // 2))
         trained = features.select([i for i in range(len(features)) if i not in held_out])
-        return list(trained.examples()), trained, features.select(sorted(held_out)) if held_out else None
+        examples = [] if arguments.head else list(trained.examples())
+        return examples, trained, features.select(sorted(held_out)) if held_out else None
     rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
     if arguments.streaming:
         held_out, rows = list(rows.take(count)), rows.skip(count)

@@ -73,7 +73,7 @@ def source_commit() -> str | None:
     return run.stdout.strip() or None
 
 
-def weights_sha256(target) -> str:
+def weights_sha256(target, parameters: Iterable[tuple] | None = None) -> str:
     """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
 
     Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
@@ -82,7 +82,7 @@ def weights_sha256(target) -> str:
     if hasattr(target, "whole_weights_sha256"):  # its parameters are shares by now, see training/sharding.py
         return target.whole_weights_sha256
     digest = hashlib.sha256()
-    for name, parameter in target.named_parameters():
+    for name, parameter in target.named_parameters() if parameters is None else parameters:
         values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
         digest.update(repr((name, tuple(parameter.shape), values)).encode())
     return digest.hexdigest()

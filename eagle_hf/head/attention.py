@@ -41,6 +41,8 @@ def ttt_attention(query, keys: list, values: list, implementation: str = "sdpa",
     if implementation == "eager":
         return _eager(query, keys, values, lengths)
     query, keys = query.to(values[0].dtype), [key.to(values[0].dtype) for key in keys]
+    if len(keys) == 1 and len(lengths) == 1 and not torch.is_grad_enabled():  # a prompt at decoding: any device and dtype
+        return F.scaled_dot_product_attention(query, *(repeat_groups(part, query.shape[1]) for part in (keys[0], values[0])), is_causal=True)
     if implementation == "flex_attention":
         return _flex(query, keys, values, lengths)
     kernel = causal_kernel(implementation, query.device.type)

@@ -48,7 +48,7 @@ def _cpu_backward(grad, query, key, value, output, lse):
 
 
 def _cuda_forward(query, key, value):
-    """The memory-efficient kernel: every floating type of CUDA; its log-sum-exp comes padded."""
+    """The memory-efficient kernel, for float32, float16 and bfloat16; its log-sum-exp comes padded."""
     output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True, 0.0, True)
     return output, lse[..., : query.shape[2]]
 

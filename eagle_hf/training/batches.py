@@ -8,10 +8,25 @@ single row (packing). What the target makes of a token is its three streams `aux
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from eagle_hf.data.features import Features
 from eagle_hf.target import next_token_summary, target_states
 
 KNOWN = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")
+
+
+def compact(row: dict) -> dict:
+    """An example of five bytes a token instead of Python's numbers."""
+    ids, mask = torch.as_tensor(row["input_ids"]).int(), torch.as_tensor(row["loss_mask"]).bool()
+    return {"id": str(row.get("id", "without id")), "input_ids": ids, "loss_mask": mask}
+
+
+def example_lengths(examples) -> list[int]:
+    """Tokens of every example of a list or feature folder; none of what does not know its size."""
+    if isinstance(examples, Features):
+        return examples.lengths
+    return [len(example["input_ids"]) for example in examples] if isinstance(examples, list) else []
 
 
 def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = False) -> dict[str, torch.Tensor]:
@@ -56,6 +71,21 @@ def separate(batch: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
     return [row[:length] for row, length in zip(batch[name], batch["attention_mask"].sum(1).tolist())]
 
 
+class LengthGrouped(LengthGroupedSampler):
+    """Conversations of similar length together, in an order that seed and epoch alone decide: a resumed run finds it again."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
 class TargetStates:
     """What the target makes of a batch, conversation by conversation, whatever else lies in its row.
 
@@ -97,7 +127,8 @@ class TargetStates:
     @torch.no_grad()
     def _ask(self, ids: list[torch.Tensor], labels: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Run the target over the conversations; the argmax is taken only where the next token is learnt."""
-        aux, states = target_states(self.target, pad_sequence(ids, batch_first=True), self.layer_ids)
+        told = target_states(self.target, pad_sequence(ids, batch_first=True), self.layer_ids)
+        aux, states = (tensor.to(ids[0].device) for tensor in told)  # a target over several devices answers on its last
         learnt = torch.nn.functional.pad(pad_sequence(labels, batch_first=True, padding_value=-100)[:, 1:] != -100, (0, 1))
         columns = {"aux_hidden_states": aux, "hidden_states": states, "best": torch.full_like(learnt, -1, dtype=torch.long)}
         columns["best"][learnt], normaliser = next_token_summary(self.target, states[learnt], self.normaliser)

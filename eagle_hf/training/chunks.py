@@ -9,7 +9,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_PER_CHUNK = 2**21  # 8 MB in float32: what a core's caches take, and a fast matrix product
+LOGITS_PER_CHUNK = 2**21  # 8 MB in float32: what a CPU's caches take, and a fast matrix product
+GPU_CHUNKS = 16  # of these at once on a GPU, whose matrix products want more rows (chosen by their shapes, not measured)
 
 
 def chunked_loss(head, hidden: list[torch.Tensor], weights: torch.Tensor, teacher, loss) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +21,11 @@ def chunked_loss(head, hidden: list[torch.Tensor], weights: torch.Tensor, teache
     return _recomputed_chunks(head, hidden, weights, teacher, loss)
 
 
-def _chunks(tokens: int, vocab_size: int):
-    rows = max(1, LOGITS_PER_CHUNK // vocab_size)
-    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+def _chunks(tokens: int, weight: torch.Tensor):
+    """(start, end) of every chunk of tokens; one, empty, where nothing is learnt."""
+    elements = LOGITS_PER_CHUNK * (1 if weight.device.type == "cpu" else GPU_CHUNKS)
+    rows = max(1, elements // len(weight))
+    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)] or [(0, 0)]
 
 
 def _precise(logits: torch.Tensor) -> torch.Tensor:
@@ -39,10 +42,11 @@ class _FusedChunks(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         matrix, inputs = weight.to(dtype), [states.to(dtype) for states in hidden]
-        gradients = [torch.zeros_like(weight), *(torch.empty_like(states) for states in inputs)] if differentiate else []
-        total, hits = weight.new_zeros(()), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
+        d_weight = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
+        d_hidden = [torch.empty_like(states) for states in inputs] if differentiate else []
+        total, hits = _precise(weight.new_zeros(())), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
         with torch.autocast(device, enabled=False):
-            for start, end in _chunks(len(teacher.best), len(weight)):
+            for start, end in _chunks(len(teacher.best), weight):
                 probs = teacher.probs(start, end, loss.renormalised)
                 for ttt_step, states in enumerate(inputs):
                     rows, row_weights = states[start:end], weights[ttt_step, start:end]
@@ -56,16 +60,17 @@ class _FusedChunks(torch.autograd.Function):
                         (d_logits,) = torch.autograd.grad(value, logits)
                         del logits, value
                         d_logits = d_logits.to(dtype)
-                        torch.mm(d_logits, matrix, out=gradients[1 + ttt_step][start:end])
-                        _add_product(gradients[0], d_logits.T, rows)
-        ctx.save_for_backward(*gradients)
+                        torch.mm(d_logits, matrix, out=d_hidden[ttt_step][start:end])
+                        if d_weight is not None:
+                            _add_product(d_weight, d_logits.T, rows)
+        ctx.save_for_backward(d_weight, *d_hidden)
         ctx.mark_non_differentiable(hits)
         return total, hits
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        return None, *(gradient.mul_(grad) for gradient in ctx.saved_tensors)
+        return None, *(None if gradient is None else gradient.mul_(grad) for gradient in ctx.saved_tensors)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -86,8 +91,8 @@ def _recomputed_chunks(head, hidden, weights, teacher, loss):
         losses = loss.formula(logits, teacher.probs(start, end, loss.renormalised))
         return (losses * row_weights).sum(), (agreed & (row_weights > 0)).sum()
 
-    total, hits = hidden[0].new_zeros(()), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
-    for start, end in _chunks(len(teacher.best), head.config.draft_vocab_size):
+    total, hits = _precise(hidden[0].new_zeros(())), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
+    for start, end in _chunks(len(teacher.best), head.lm_head.weight):
         for ttt_step, states in enumerate(hidden):
             value, agreed = checkpoint(chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False)
             total, hits[ttt_step] = total + value, hits[ttt_step] + agreed

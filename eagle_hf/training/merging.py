@@ -44,6 +44,14 @@ def merge_adapter(head: Eagle3DraftHead, adapter: str | Path) -> Eagle3DraftHead
     return _merge(lay_adapter(deepcopy(head), adapter)).eval()
 
 
+def base_parameters(model):
+    """(name, parameter) of a PeftModel's head as it was before the adapter came."""
+    prefix = model.base_model.prefix
+    for name, parameter in unwrap(model).named_parameters():
+        if prefix not in name:
+            yield name.replace(".base_layer", ""), parameter
+
+
 def merge_saved(head: str | Path, adapter: str | Path, out: str | Path) -> None:
     """Write the saved head with the adapter merged in to the folder `out`, in the engines' layout and the head's dtype."""
     taken = [name for name in TAKEN if Path(out, name).exists()]

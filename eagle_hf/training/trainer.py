@@ -10,39 +10,25 @@ from pathlib import Path
 import torch
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from eagle_hf.data.features import Features
 from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run, weights_sha256
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.streams import StreamedExamples
-from eagle_hf.data.template import template_sha256
+from eagle_hf.data.template import chat_template, template_sha256
 from eagle_hf.target import aux_layer_ids, check_compatible, draft_rows, unwrap
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
-from eagle_hf.training.batches import TargetStates, collate, separate
+from eagle_hf.training.batches import LengthGrouped, TargetStates, collate, compact, example_lengths, separate
 from eagle_hf.training.checkpoints import check_fresh, last_checkpoint, whole_or_nothing
 from eagle_hf.training.clock import TimeBudget
 from eagle_hf.training.loss import LOSSES, ask_teacher, ttt_loss
-from eagle_hf.training.merging import merged
+from eagle_hf.training.merging import base_parameters, merged
 from eagle_hf.training.sharding import shard_target
 
 logger = logging.get_logger(__name__)
 WARMUP = 0.03  # share of a clocked run
-
-
-def _lengths(examples) -> list[int]:
-    """Tokens of every example of a dataset that knows its size."""
-    if isinstance(examples, Features):
-        return examples.lengths
-    return [len(example["input_ids"]) for example in examples] if isinstance(examples, list) else []
-
-
-def _compact(row: dict) -> dict:
-    """An example of five bytes a token instead of Python's numbers."""
-    ids, mask = torch.as_tensor(row["input_ids"]).int(), torch.as_tensor(row["loss_mask"]).bool()
-    return {"id": str(row.get("id", "without id")), "input_ids": ids, "loss_mask": mask}
 
 
 class Eagle3Trainer(Trainer):
@@ -63,12 +49,12 @@ class Eagle3Trainer(Trainer):
         check_compatible(target, head.config)
         self.target, self.skipped = target.requires_grad_(False).eval(), []
         self.layer_ids = aux_layer_ids(target, head.config)
-        self._origin = self._describe(head, adapted=peft_config is not None or model is not head)
         needs_normaliser = not LOSSES[args.loss_type].renormalised
         self.states = TargetStates(target, self.layer_ids, args.target_states_gb, needs_normaliser, args.learn_prompts)
-        self.pass_counts, self.args, self._rows, self._prompts = None, args, None, {}
-        datasets = [self._examples(rows, processing_class) for rows in (train_dataset, eval_dataset)]
-        if isinstance(datasets[0], StreamedExamples) and args.accelerator_config.dispatch_batches is None:
+        self.pass_counts, self.args, self._rows, self._evaluated = None, args, None, None
+        datasets = [self._examples(train_dataset, processing_class, endless=True), self._examples(eval_dataset, processing_class)]
+        parts = [datasets[0], *(datasets[1].values() if isinstance(datasets[1], dict) else [datasets[1]])]
+        if any(isinstance(part, StreamedExamples) for part in parts) and args.accelerator_config.dispatch_batches is None:
             args.accelerator_config.dispatch_batches = False  # each process reads its own share: rows differ in length
         if args.max_minutes is not None:
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), TimeBudget(args.max_minutes)]
@@ -76,6 +62,7 @@ class Eagle3Trainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        self._origin = self._describe(model)
         if any(p.requires_grad and p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters()):
             raise ValueError(
                 f"the head's weights are {head.dtype}, in which most of AdamW's steps round away; open the head with "
@@ -89,10 +76,10 @@ class Eagle3Trainer(Trainer):
             self.remove_callback(ProgressCallback)  # its bar counts steps; TimeBudget's counts the seconds
         shard_target(self.target, args.shard_target, self.accelerator.device)
         self.model_accepts_loss_kwargs = True  # so that num_items_in_batch arrives
-        self._note_length(head, max(_lengths(datasets[0]), default=0))
+        self._note_length(head, max(example_lengths(datasets[0]), default=0))
 
-    def _examples(self, rows, tokenizer):
-        """Tokenised examples with an index each, from anything that `train_dataset` may be."""
+    def _examples(self, rows, tokenizer, endless=False):
+        """Tokenised examples with an index each, from anything that `train_dataset` may be; endless: of a stream."""
         if rows is None:
             return None
         if isinstance(rows, dict):
@@ -105,25 +92,38 @@ class Eagle3Trainer(Trainer):
                     "raise it, or capture with this max_length"
                 )
             return rows
+        if isinstance(rows, StreamedExamples):
+            return rows
         if not hasattr(rows, "__len__"):
-            return StreamedExamples(rows, partial(self._tokenised, tokenizer=tokenizer), self.skipped)
+            self._check_stream(rows, tokenizer)
+            return StreamedExamples(rows, partial(self._tokenised, tokenizer=tokenizer), self.skipped, endless)
         examples, skipped = self._tokenised(list(rows), tokenizer)
         self.skipped += skipped
         if skipped:
             logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
         return [{**example, "index": self.states.new_index()} for example in examples]
 
+    def _check_stream(self, rows, tokenizer) -> None:
+        """What is wrong with the settings and not with a row shows now, by the first row."""
+        first = next(iter(rows), None)
+        if first is not None and "input_ids" not in first:
+            self._conversation_settings(tokenizer)
+
+    def _conversation_settings(self, tokenizer) -> dict:
+        """What rendering conversations needs besides the rows."""
+        if tokenizer is None:
+            raise ValueError("conversations were given without processing_class; pass the target's tokenizer")
+        chat_template(tokenizer)  # refuses a tokenizer without one
+        return {"tokenizer": tokenizer, "eos_token_ids": eos_token_ids(self.target, tokenizer)}
+
     def _tokenised(self, rows, tokenizer):
         """(examples, skipped) of conversations or of tokenised rows."""
         limit = self.args.max_length or getattr(unwrap(self.target).config.get_text_config(), "max_position_embeddings", None)
         if rows and "input_ids" not in rows[0]:
-            if tokenizer is None:
-                raise ValueError("conversations were given without processing_class; pass the target's tokenizer")
-            ends = eos_token_ids(self.target, tokenizer)
-            rows, skipped = tokenize_conversations(rows, tokenizer, eos_token_ids=ends, max_length=limit)
+            rows, skipped = tokenize_conversations(rows, **self._conversation_settings(tokenizer), max_length=limit)
         else:
             rows, skipped = usable_examples(rows, limit)
-        return [_compact(row) for row in rows], skipped
+        return [compact(row) for row in rows], skipped
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train; `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole.
@@ -144,12 +144,12 @@ class Eagle3Trainer(Trainer):
             check_manifest(folder, self._origin, [name for name in self._origin if name not in ("target", "versions")])
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _describe(self, head, adapted: bool) -> dict:
+    def _describe(self, model) -> dict:
         """What a resumed run must have in common with the one it goes on from; an adapter's base head too."""
+        base = weights_sha256(model, base_parameters(model)) if hasattr(model, "merge_and_unload") else None
         return {
             "step": "training", "target": getattr(unwrap(self.target), "name_or_path", ""), "target_weights": weights_sha256(self.target),
-            "layer_ids": self.layer_ids, "head_weights": weights_sha256(head) if adapted else None,
-            "versions": library_versions(),
+            "layer_ids": self.layer_ids, "head_weights": base, "versions": library_versions(),
         }
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -161,7 +161,7 @@ class Eagle3Trainer(Trainer):
             if self._rows is None:
                 self._rows = draft_rows(self.target, head.draft_to_target)
             teacher = ask_teacher(inputs, self._rows, head.draft_to_target)
-        if isinstance(self.train_dataset, StreamedExamples):
+        if isinstance(self.train_dataset, StreamedExamples) and model.training:
             self._note_length(head, max(map(len, separate(inputs, "input_ids"))))
         outputs = model(
             embeddings.to(head.dtype), inputs["aux_hidden_states"].to(head.dtype), ttt_length=self.ttt_length(),
@@ -171,6 +171,8 @@ class Eagle3Trainer(Trainer):
             loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.loss_type, self.args.ttt_decay)
         self._stop_at_nan(loss, inputs)
         self._count(hits, trials)
+        if self._evaluated is not None:  # batches differ in size, so their means must not be averaged
+            self._evaluated += torch.stack([loss.detach().double(), (inputs["labels"] != -100).sum()])
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], loss.device)
         # counted over all processes, whose gradients (in evaluation: losses) are then averaged
@@ -209,9 +211,9 @@ class Eagle3Trainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, Features):  # reads no shard for its lengths
-            return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=dataset.lengths)
+        lengths = example_lengths(self.train_dataset if train_dataset is None else train_dataset)
+        if self.args.train_sampling_strategy == "group_by_length" and lengths:
+            return LengthGrouped(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -219,22 +221,28 @@ class Eagle3Trainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs).detach(), None, None
 
+    def evaluate(self, eval_dataset=None, **kwargs):
+        """As the parent's; a set given here may be anything that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._examples(eval_dataset, self.processing_class)
+        return super().evaluate(eval_dataset, **kwargs)
+
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
-        """The usual metrics, the argmax agreement of each pass `eval_acc_k`, and what real generation accepts."""
-        training, self.pass_counts = self.pass_counts, None
+        """The loss per learnt token of the whole set, the argmax agreement of each pass `eval_acc_k`, and what real generation accepts."""
+        training, self.pass_counts, self._evaluated = self.pass_counts, None, 0.0
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        metrics, self.pass_counts = self._agreement() | self._acceptance(metric_key_prefix, dataloader.dataset), training
+        loss, tokens = self.accelerator.reduce(self._evaluated, "sum").tolist()
+        metrics = {"loss": loss / tokens} | self._agreement() | self._acceptance(dataloader.dataset)
+        self.pass_counts, self._evaluated = training, None
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
-    def _acceptance(self, name: str, examples) -> dict[str, float]:
+    def _acceptance(self, examples) -> dict[str, float]:
         """tau and alpha_k on the first turns of an evaluation set; every process measures the same."""
-        if not self.args.eval_prompts or not hasattr(examples, "__len__"):
+        if not self.args.eval_prompts:
             return {}
-        if name not in self._prompts:
-            self._prompts[name] = held_out_prompts(examples, self.args.eval_prompts)
         head = unwrap(self.accelerator.unwrap_model(self.model))
-        return measure_acceptance(self.target, head, self._prompts[name], self.args.eval_new_tokens)
+        return measure_acceptance(self.target, head, held_out_prompts(examples, self.args.eval_prompts), self.args.eval_new_tokens)
 
     def ttt_length(self) -> int:
         """Passes to unroll now; evaluation always unrolls them all, so that its losses can be compared."""

@@ -7,9 +7,6 @@ import torch
 
 from eagle_hf.head.attention import ttt_attention
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
 def operands(passes, size=37, groups=2, dtype=torch.float64, device="cpu"):
     """A query of 4 heads, keys and values of every pass, and a gradient of the output."""
     generator = torch.Generator().manual_seed(passes)

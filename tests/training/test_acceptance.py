@@ -44,7 +44,31 @@ def test_each_of_several_sets_has_its_own_tau(target, head, examples, trained, t
     assert {"eval_a_tau", "eval_b_tau", "eval_a_alpha_1", "eval_b_alpha_1"} <= names
 
 
-def test_measuring_changes_no_weight_no_mode_and_no_draw(target, examples, trained, tmp_path):
+def test_measuring_leaves_mode_and_random_state_alone(target, head):
+    class Drawing(torch.nn.Module):
+        def forward(self, states):
+            torch.rand(1)
+            return states
+
+    target.model.norm = torch.nn.Sequential(target.model.norm, Drawing())
+    try:
+        for training in (True, False):
+            head.train(training)
+            before = torch.get_rng_state()
+            measure_acceptance(target, head, [[5, 6, 7]], 6)
+            assert head.training is training and torch.equal(torch.get_rng_state(), before)
+    finally:
+        target.model.norm = target.model.norm[0]
+
+
+def test_examples_without_a_prompt_are_left_out():
+    whole = {"input_ids": [5, 6, 7], "loss_mask": [1, 1, 1]}
+    assert held_out_prompts([whole, {"input_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}], 2) == [[5]]
+    with pytest.raises(ValueError, match="eval_prompts=0"):
+        held_out_prompts([whole], 1)
+
+
+def test_measuring_changes_no_weight(target, examples, trained, tmp_path):
     runs = [
         trained(target, tiny_head(target), examples, tmp_path, eval_dataset=examples[:4], **EVALUATING | {"eval_prompts": count})
         for count in (0, 4)

@@ -236,11 +236,14 @@ def test_an_adapter_is_not_opened_as_a_head(target, examples, trained, tmp_path)
 
 
 def test_an_adapter_resumes_only_over_its_own_head(target, examples, trained, tmp_path):
-    def lora(seed):
-        return get_peft_model(tiny_head(target, seed=seed), LoraConfig(r=2, target_modules=["fc"]))
+    def lora(seed, adapter_seed=0):
+        head = tiny_head(target, seed=seed)
+        torch.manual_seed(adapter_seed)  # its first weights are the checkpoint's business
+        return get_peft_model(head, LoraConfig(r=2, target_modules=["fc"]))
 
     saving = dict(save_strategy="steps", save_steps=3)
     trained(target, lora(1), examples, tmp_path, **saving)
+    trained(target, lora(1, adapter_seed=5), examples, tmp_path, resume=True, **saving)
     with pytest.raises(ValueError, match="head_weights is .* there and .* now"):
         trained(target, lora(2), examples, tmp_path, resume=True, **saving)
 

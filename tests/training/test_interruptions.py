@@ -28,7 +28,7 @@ RUN = """
     from tiny import tiny_head, tiny_target
     target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
     rows = [{"input_ids": torch.randint(3, 31, (16 + i,), generator=generator).tolist(), "loss_mask": [0] * 4 + [1] * (12 + i)} for i in range(20)]
-    args = Eagle3TrainingArguments(output_dir=sys.argv[2], per_device_train_batch_size=4, max_steps=40, save_steps=3, ttt_curriculum=[1, 3],
+    args = Eagle3TrainingArguments(output_dir=sys.argv[2], per_device_train_batch_size=4, max_steps=40, save_steps=3, ttt_curriculum=[1, 3], train_sampling_strategy="group_by_length",
         use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=1e-2, warmup_steps=5, lr_scheduler_type="cosine", save_total_limit=2,
         gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=5, eval_prompts=2, eval_new_tokens=8, logging_steps=5)
     trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows[2:], eval_dataset=rows[:2])
@@ -140,6 +140,12 @@ def test_a_head_setting_that_does_not_exist_is_named(target):
         Eagle3Config.from_target(target, eagle_hf={"tree": {"depht": 3}}).tree
 
 
-def test_metrics_of_a_run_are_json(target, head, examples, trained, tmp_path):
-    trainer = trained(target, head, examples, tmp_path)
-    assert json.loads((tmp_path / "manifest.json").read_text())["layer_ids"] == trainer.layer_ids
+def test_a_run_writes_what_it_was_made_from(target, head, examples, trained, tmp_path):
+    trained(target, head, examples, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["step"] == "training" and manifest["layer_ids"] == [2, 3, 4] and manifest["head_weights"] is None
+
+
+def test_reentrant_checkpointing_is_refused(arguments, tmp_path):
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        arguments(tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})

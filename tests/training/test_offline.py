@@ -3,8 +3,10 @@
 import pytest
 import torch
 from datasets import IterableDataset
+from torch.utils.data import DataLoader
 
 from eagle_hf import Eagle3Trainer, Features, capture_features
+from eagle_hf.data.streams import StreamedExamples
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 LAYERS = [2, 3, 4]
@@ -87,6 +89,50 @@ def test_a_streaming_dataset_trains_as_a_list_in_its_order(target, examples, tra
     ]
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-6)
     assert runs[1].model.config.eagle_hf["trained_length"] == 39
+
+
+def test_a_stream_begins_again_and_is_resumed_to_the_bit(target, examples, trained, tmp_path):
+    """Five steps a pass."""
+    rows = [{"id": e["id"], "input_ids": e["input_ids"], "loss_mask": e["loss_mask"]} for e in examples]
+
+    def streamed():
+        return IterableDataset.from_generator(lambda: iter(rows)).shuffle(seed=1, buffer_size=8)
+
+    saving = dict(save_strategy="steps", save_steps=1, max_steps=9)
+    whole = trained(target, tiny_head(target), streamed(), tmp_path / "a", **saving)
+    for step in (3, 5, 7):
+        resumed = trained(target, tiny_head(target), streamed(), tmp_path / f"b{step}", resume=str(tmp_path / "a" / f"checkpoint-{step}"), **saving)
+        assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters())), step
+
+
+def test_workers_share_a_plain_stream():
+    class Rows:
+        def __iter__(self):
+            return iter([{"id": str(i), "input_ids": [5, 6, 7, 8], "loss_mask": [0, 0, 1, 1]} for i in range(12)])
+
+    stream = StreamedExamples(Rows(), lambda rows: (rows, []), [])
+    ids = [row["id"] for batch in DataLoader(stream, batch_size=2, num_workers=2, collate_fn=list) for row in batch]
+    assert sorted(ids, key=int) == [str(i) for i in range(12)]
+
+
+def test_a_stream_that_cannot_train_is_refused(target, head, arguments, tmp_path):
+    def trainer(rows, tokenizer):
+        stream = IterableDataset.from_generator(lambda: iter(rows))
+        return Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=stream, processing_class=tokenizer)
+
+    with pytest.raises(ValueError, match="without processing_class"):
+        trainer([{"messages": []}], None)
+    with pytest.raises(ValueError, match="no row of the stream is usable .row-0"):
+        trainer([{"messages": []}] * 3, word_tokenizer()).train()
+
+
+def test_a_streamed_evaluation_set_has_a_tau(target, head, examples, trained, tmp_path):
+    rows = [{"input_ids": e["input_ids"], "loss_mask": e["loss_mask"]} for e in examples[:6]]
+    held_out = IterableDataset.from_generator(lambda: iter(rows))
+    trainer = trained(target, head, examples, tmp_path, eval_dataset=held_out, eval_strategy="steps", eval_steps=3, eval_prompts=2, eval_new_tokens=6)
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(logs) == 2 and all(log["eval_tau"] >= 1 for log in logs)
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(logs[-1]["eval_loss"], rel=1e-6)
 
 
 def test_streamed_conversations_are_rendered_and_unusable_ones_reported(target, head, arguments, tmp_path):

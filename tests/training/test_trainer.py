@@ -40,12 +40,39 @@ def test_pooled_micro_batches_equal_one_large_batch(target, examples, tmp_path, 
         assert torch.allclose(a, b, atol=1e-7)
 
 
-def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, tmp_path, trained):
-    saving = dict(save_strategy="steps", save_steps=3)
+@pytest.mark.parametrize("settings", [{}, {"train_sampling_strategy": "group_by_length"}, {"packing": True, "gradient_accumulation_steps": 2}], ids=str)
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(target, examples, tmp_path, trained, settings):
+    """Five steps an epoch; resumed in the first, at its end and in the second."""
+    saving = dict(save_strategy="steps", save_steps=1, max_steps=12, **settings)
     whole = trained(target, tiny_head(target), examples, tmp_path / "a", **saving)
-    resumed = trained(target, tiny_head(target, seed=9), examples, tmp_path / "b", resume=str(tmp_path / "a" / "checkpoint-3"), **saving)
-    for (name, ours), theirs in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
-        assert torch.equal(ours, theirs), name
+    for step in (3, 5, 7):
+        resumed = trained(target, tiny_head(target, seed=9), examples, tmp_path / f"b{step}", resume=str(tmp_path / "a" / f"checkpoint-{step}"), **saving)
+        for (name, ours), theirs in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+            assert torch.equal(ours, theirs), (step, name)
+
+
+def test_every_saving_of_memory_together_changes_no_weight(target, examples, tmp_path, trained):
+    plain = trained(target, tiny_head(target), examples, tmp_path, per_device_train_batch_size=4)
+    saving = dict(packing=True, gradient_checkpointing=True, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    saved = trained(target, tiny_head(target), examples, tmp_path, **saving)
+    assert saved.model.gradient_checkpointing
+    for ours, theirs in zip(plain.model.parameters(), saved.model.parameters()):
+        assert (ours - theirs).norm() <= 1e-4 * ours.norm()
+
+
+def test_packed_batches_arrive_packed(target, head, examples, tmp_path, arguments):
+    trainer = Eagle3Trainer(model=head, target=target, args=arguments(tmp_path, packing=True), train_dataset=examples)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"].shape[0] == 1 and (batch["position_ids"] == 0).sum() == 4 and "attention_mask" not in batch
+
+
+def test_the_evaluation_loss_is_per_token_whatever_the_batch_size(target, head, examples, tmp_path, trained):
+    trainer = trained(target, head, examples, tmp_path, eval_prompts=0)
+    losses = []
+    for size in (1, 2, 8):
+        trainer.args.per_device_eval_batch_size = size
+        losses.append(trainer.evaluate(examples[:9])["eval_loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
 def test_the_best_checkpoint_comes_back_with_its_map(target, head, examples, tmp_path, arguments):
@@ -99,7 +126,7 @@ def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path, 
     assert "acc_1" not in first
 
 
-@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True)])
+@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True), ("loss_type", "log_alpha"), ("loss_type", "lk_hybrid"), ("loss_normaliser", "slots"), ("train_sampling_strategy", "group_by_length")])
 def test_every_argument_changes_the_run(target, examples, tmp_path, field, value, trained):
     runs = [trained(target, tiny_head(target), examples, tmp_path, max_steps=4, **change) for change in ({}, {field: value})]
     assert not all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))

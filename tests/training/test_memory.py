@@ -9,6 +9,8 @@ import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark_training.py"
 
+NOISE = 0.25  # GB by which peaks of the same four-row step differ from run to run: 2.16 and 2.40 were seen
+
 
 def above_state(*options) -> float:
     """GB at the peak of two steps: H 576, V 49,152, U 8,192, 2,048 tokens a row, all learnt, 7 passes, float32."""
@@ -21,9 +23,10 @@ def above_state(*options) -> float:
 def test_memory_stays_in_its_bound_and_grows_with_the_batch(options, bound):
     one, four = above_state(*options), above_state("--batch", "4", *options)
     print(f"{one:.2f} GB, with four rows {four:.2f} GB")
-    assert 0 < one <= bound and four <= 4.2 * one
+    assert 0 < one <= bound and four <= 4.2 * one + NOISE
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_a_small_step():
     small = ["--length", "64", "--hidden", "64", "--vocabulary", "512", "--drafted", "128", "--ttt_length", "2", "--steps", "1"]
     for options in ([], ["--online", "--target_layers", "3", "--bf16"]):

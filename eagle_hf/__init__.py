@@ -9,7 +9,7 @@ from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts, write_prompts
+from eagle_hf.data.prompts import bundled_prompts, evenly_spread, gather_prompts, read_prompts, write_prompts
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
@@ -37,6 +37,7 @@ __all__ = [
     "capture_features",
     "eos_token_ids",
     "evenly_spread",
+    "gather_prompts",
     "last_checkpoint",
     "load_conversations",
     "load_target",

@@ -19,8 +19,8 @@ from eagle_hf import (
     Eagle3DraftHead,
     Eagle3Trainer,
     Eagle3TrainingArguments,
-    bundled_prompts,
     evenly_spread,
+    gather_prompts,
     last_checkpoint,
     load_conversations,
     load_target,
@@ -52,12 +52,7 @@ class AdaptArguments:
 
 def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[dict]]:
     """The domain's prompts: `count` held out, evenly spread; trained on the rest, but for those that open as a held-out one does."""
-    prompts = []
-    for name in arguments.prompt_files:
-        rows, skipped = read_prompts(name if name.endswith(".jsonl") else bundled_prompts(name))
-        if skipped:
-            print(f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}")
-        prompts += evenly_spread(rows, arguments.per_file)
+    prompts = gather_prompts(arguments.prompt_files, arguments.per_file)
     if not 0 < count < len(prompts):
         raise ValueError(f"eval_prompts is {count} and there are {len(prompts)} prompts; hold some out and train on the rest")
     held_out = evenly_spread(prompts, count)

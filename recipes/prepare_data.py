@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from trl import TrlParser
 
-from eagle_hf import bundled_prompts, evenly_spread, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
+from eagle_hf import gather_prompts, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
 
 
 @dataclass
@@ -37,12 +37,7 @@ def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
     """The prompts of output_dir/prompts.jsonl, made first where it does not exist yet."""
     path = Path(arguments.output_dir, "prompts.jsonl")
     if not path.exists():
-        prompts = []
-        for name in arguments.prompt_files:
-            rows, skipped = read_prompts(name if name.endswith(".jsonl") else bundled_prompts(name))
-            if skipped:
-                print(f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}")
-            prompts += evenly_spread(rows, arguments.per_file)
+        prompts = gather_prompts(arguments.prompt_files, arguments.per_file)
         if arguments.magpie:
             topics = arguments.magpie_topics or None
             prompts += magpie_prompts(target, tokenizer, arguments.magpie, seed=arguments.seed, topics=topics)

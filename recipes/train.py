@@ -18,6 +18,7 @@ from eagle_hf import (
     Eagle3TrainingArguments,
     Features,
     eos_token_ids,
+    evenly_spread,
     load_conversations,
     load_target,
     new_head,
@@ -78,7 +79,7 @@ def datasets(arguments: ScriptArguments, training, target, tokenizer):
     count = arguments.eval_conversations
     if arguments.features:
         features = Features(arguments.features)
-        held_out = spread(len(features), min(count, len(features) // 2))
+        held_out = set(evenly_spread(range(len(features)), min(count, len(features) // 2)))
         trained = features.select([i for i in range(len(features)) if i not in held_out])
         examples = [] if arguments.head else list(trained.examples())
         return examples, trained, features.select(sorted(held_out)) if held_out else None
@@ -87,13 +88,8 @@ def datasets(arguments: ScriptArguments, training, target, tokenizer):
         held_out, rows = list(rows.take(count)), rows.skip(count)
         return tokenised(rows.take(arguments.vocabulary_conversations), training, target, tokenizer), rows, held_out or None
     examples = tokenised(rows, training, target, tokenizer)
-    held_out = spread(len(examples), min(count, len(examples) // 2))
+    held_out = set(evenly_spread(range(len(examples)), min(count, len(examples) // 2)))  # the file may be sorted by length
     return examples, [row for i, row in enumerate(examples) if i not in held_out], [examples[i] for i in sorted(held_out)] or None
-
-
-def spread(size: int, count: int) -> set[int]:
-    """`count` of `size` places, evenly spread: the file may be sorted by length."""
-    return {i * size // count for i in range(count)}
 
 
 def tokenised(rows, training, target, tokenizer) -> list[dict]:

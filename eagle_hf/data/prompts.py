@@ -55,6 +55,17 @@ def evenly_spread(rows: Sequence, count: int | None) -> list:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
+def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[dict]:
+    """The prompts of .jsonl files and bundled sets, at most `per_file` of each; how many lines were skipped is printed."""
+    prompts = []
+    for name in names:
+        rows, skipped = read_prompts(name if name.endswith(".jsonl") else bundled_prompts(name))
+        if skipped:
+            print(f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}")
+        prompts += evenly_spread(rows, per_file)
+    return prompts
+
+
 def write_prompts(path: str | Path, prompts: Iterable[dict]) -> None:
     """A JSON-lines file that `read_prompts` reads; it appears whole or not at all."""
     path = Path(path)

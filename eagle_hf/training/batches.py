@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from eagle_hf.data.features import Features
+from eagle_hf.head.modeling import conversation_lengths
 from eagle_hf.target import next_token_summary, target_states
 
 KNOWN = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")
@@ -33,8 +34,8 @@ def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = F
     """input_ids and labels [B, S] (-100 where nothing is learnt), id and index [B], attention_mask [B, S] of padded rows.
 
     packing: one row [1, S] without padding, and position_ids that start from 0 with every conversation. Examples of a
-    feature folder bring what the target makes of them along. learn_prompts: every token is learnt. A conversation's first two tokens are never learnt: no
-    slot predicts them.
+    feature folder bring what the target makes of them along. learn_prompts: every token is learnt. A conversation's first
+    two tokens are never learnt: no slot predicts them.
     """
     ids = [torch.as_tensor(example["input_ids"]).long() for example in examples]
     masks = [torch.as_tensor(example["loss_mask"]).bool() | learn_prompts for example in examples]
@@ -66,8 +67,7 @@ def _joined(rows: list[torch.Tensor], packing: bool, padding: float = 0) -> torc
 def separate(batch: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
     """The conversations' own parts of a batch, without padding."""
     if "position_ids" in batch:
-        starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
-        return [batch[name][0, start:end] for start, end in zip(starts, [*starts[1:], batch[name].shape[1]])]
+        return list(batch[name][0].split(conversation_lengths(batch["position_ids"])))
     return [row[:length] for row, length in zip(batch[name], batch["attention_mask"].sum(1).tolist())]
 
 

@@ -28,7 +28,8 @@ def _chunks(tokens: int, weight: torch.Tensor):
     return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)] or [(0, 0)]
 
 
-def _precise(logits: torch.Tensor) -> torch.Tensor:
+def precise(logits: torch.Tensor) -> torch.Tensor:
+    """float32, or float64 where it came so."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -44,13 +45,13 @@ class _FusedChunks(torch.autograd.Function):
         matrix, inputs = weight.to(dtype), [states.to(dtype) for states in hidden]
         d_weight = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
         d_hidden = [torch.empty_like(states) for states in inputs] if differentiate else []
-        total, hits = _precise(weight.new_zeros(())), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
+        total, hits = precise(weight.new_zeros(())), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
         with torch.autocast(device, enabled=False):
             for start, end in _chunks(len(teacher.best), weight):
                 probs = teacher.probs(start, end, loss.renormalised)
                 for ttt_step, states in enumerate(inputs):
                     rows, row_weights = states[start:end], weights[ttt_step, start:end]
-                    logits = _precise(rows @ matrix.T)
+                    logits = precise(rows @ matrix.T)
                     agreed = draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
                     hits[ttt_step] += (agreed & (row_weights > 0)).sum()
                     with torch.set_grad_enabled(differentiate):
@@ -85,13 +86,13 @@ def _recomputed_chunks(head, hidden, weights, teacher, loss):
     """For an LM head that is more than a matrix (LoRA): plain autograd, a chunk's logits computed again for its gradient."""
 
     def chunk_loss(states, start, end, ttt_step):
-        logits = _precise(head.lm_head(states))
+        logits = precise(head.lm_head(states))
         agreed = head.draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
         row_weights = weights[ttt_step, start:end]
         losses = loss.formula(logits, teacher.probs(start, end, loss.renormalised))
         return (losses * row_weights).sum(), (agreed & (row_weights > 0)).sum()
 
-    total, hits = _precise(hidden[0].new_zeros(())), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
+    total, hits = precise(hidden[0].new_zeros(())), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
     for start, end in _chunks(len(teacher.best), head.lm_head.weight):
         for ttt_step, states in enumerate(hidden):
             value, agreed = checkpoint(chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False)

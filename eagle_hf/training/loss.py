@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from eagle_hf.training.chunks import chunked_loss
+from eagle_hf.training.chunks import chunked_loss, precise
 
 
 def soft_cross_entropy(draft_logits: torch.Tensor, target_probs: torch.Tensor) -> torch.Tensor:
@@ -70,8 +70,7 @@ class Teacher:
 
     def probs(self, start: int, end: int, renormalised: bool) -> torch.Tensor:
         """The target's probabilities [end - start, U], float32 or better."""
-        logits = self.ask(start, end)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = precise(self.ask(start, end))
         return logits.softmax(-1) if renormalised else (logits - self.normaliser[start:end, None]).exp()
 
 

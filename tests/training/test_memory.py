@@ -1,6 +1,7 @@
 """What a training step holds beside weights, gradients and optimiser, measured in a fresh process."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark_training.py"
 
-NOISE = 0.25  # GB by which peaks of the same four-row step differ from run to run: 2.16 and 2.40 were seen
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}  # freed tensors go back at once: what glibc keeps is chance, 0.6 to 0.85 GB
 
 
 def above_state(*options) -> float:
     """GB at the peak of two steps: H 576, V 49,152, U 8,192, 2,048 tokens a row, all learnt, 7 passes, float32."""
-    done = subprocess.run([sys.executable, RECIPE, "--one", "--steps", "0", *options], capture_output=True, text=True, check=True)
+    command = [sys.executable, RECIPE, "--one", "--steps", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | RETURNED)
     return json.loads(done.stdout)["above_state_gb"]
 
 
@@ -23,7 +25,7 @@ def above_state(*options) -> float:
 def test_memory_stays_in_its_bound_and_grows_with_the_batch(options, bound):
     one, four = above_state(*options), above_state("--batch", "4", *options)
     print(f"{one:.2f} GB, with four rows {four:.2f} GB")
-    assert 0 < one <= bound and four <= 4.2 * one + NOISE
+    assert 0 < one <= bound and four <= 4.2 * one
 
 
 @pytest.mark.slow

@@ -23,10 +23,11 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="eagle-hf", description="Draft heads for Hugging Face causal LMs.")
     commands = top.add_subparsers(dest="command", required=True)
 
-    quick = commands.add_parser("quickstart", help="train a head on this machine and see generate get faster")
+    quick = commands.add_parser("quickstart", help="see generate get faster, with the project's head and with one trained on this machine")
     quick.add_argument("--folder", type=Path, default=Path("quickstart"), help="where everything is kept (default: quickstart)")
     quick.add_argument("--minutes", type=float, default=5.0, help="training budget (default: 5)")
     quick.add_argument("--prompts", type=int, default=480, help="user turns that the target answers for training (default: 480)")
+    quick.add_argument("--no-train", action="store_true", help="stop after the project's own head")
     quick.set_defaults(run=run_quickstart)
 
     measure = commands.add_parser("evaluate", help="tau, acceptance, speed and equality by category")
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def run_quickstart(options) -> None:
     from eagle_hf.quickstart import quickstart
 
-    quickstart(options.folder, minutes=options.minutes, prompts=options.prompts)
+    quickstart(options.folder, minutes=options.minutes, prompts=options.prompts, train=not options.no_train)
 
 
 def run_evaluate(options) -> None:

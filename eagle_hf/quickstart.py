@@ -1,4 +1,4 @@
-"""The whole plot in a quarter of an hour: train a head for SmolLM2 here and watch `generate` get faster.
+"""The whole plot in a quarter of an hour: the head that comes with the project at work, then one trained here.
 
 Every step keeps its result in the folder and is skipped when that is already there; responses and training go on
 from where they were interrupted. Chat prompts are the target's own (Magpie), code and maths prompts are bundled;
@@ -8,6 +8,7 @@ what is asked at the end was never trained on.
 import shutil
 import textwrap
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,11 +32,28 @@ from eagle_hf.training.trainer import Eagle3Trainer
 TARGET = "smollm2"
 DRAFT_VOCAB_SIZE = 8192
 RESPONSE_TOKENS = 160
-SPEED_PROMPTS, EXACT_PROMPTS = 4, 2  # of each category
+REFERENCE = Path(__file__).parents[1] / "model_cards" / "smollm2-135m-instruct-eagle3"
 
 
-def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480) -> None:
-    """Run every step that is not yet done in `folder`, then show what the head does."""
+@dataclass(frozen=True)
+class Show:
+    """How much is measured: prompts of each category in bf16 and in float32, and new tokens of each answer."""
+
+    fast_prompts: int
+    exact_prompts: int
+    fast_tokens: int
+    exact_tokens: int
+
+
+GLANCE, LOOK = Show(1, 1, 64, 24), Show(4, 2, 64, 48)
+
+
+def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480, train: bool = True) -> None:
+    """Show the project's own head at work; then run every step of training one that `folder` does not hold yet, and show that.
+
+    train=False stops after the first. The project's head lies in its repository, beside the package: a ValueError where it
+    is missing and nothing is to be trained.
+    """
     if minutes <= 0 or prompts < 3:
         raise ValueError(f"minutes is {minutes} and prompts {prompts}; minutes must be positive and prompts at least 3")
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,30 +61,36 @@ def quickstart(folder: Path, minutes: float = 5.0, prompts: int = 480) -> None:
     heading(1, "The target: SmolLM2-135M-Instruct, embedded")
     target, tokenizer = load_target(TARGET, dtype=torch.bfloat16)
     logging.disable_progress_bar()  # of loading and saving from here on: seconds each; the long steps have bars of their own
-    head = make_head(folder, target, tokenizer, minutes, prompts)
-    heading(5, "The same prompts, with and without the head")
-    fast, exact, answers = measure(folder, head, target, tokenizer)
-    last_screen(folder / "head", fast, exact, answers, time.perf_counter() - started)
+    heading(2, "The head that comes with the project: the same prompts, with it and without")
+    if (REFERENCE / "config.json").is_file():
+        show(REFERENCE, folder / "reference", target, tokenizer, GLANCE, started)
+    elif train:
+        print("not in this installation: it lies in the repository, under model_cards; going on to train one")
+    else:
+        raise ValueError(f"there is no head in {REFERENCE}; install from a clone of the repository, or train one")
+    if train:
+        make_head(folder, target, tokenizer, minutes, prompts)
+        heading(6, "The head trained here: the same prompts, with it and without")
+        show(folder / "head", folder / "report", target, tokenizer, LOOK, started)
 
 
 def heading(step: int, text: str) -> None:
-    print(f"\n[{step}/5] {text}", flush=True)
+    print(f"\n[{step}/6] {text}", flush=True)
 
 
-def make_head(folder: Path, target, tokenizer, minutes: float, prompts: int) -> Eagle3DraftHead:
-    """Prompts, responses and training: whatever of it the folder does not hold yet."""
-    saved = folder / "head"
-    if (saved / "config.json").is_file():
-        print(f"{saved} is there from an earlier run; delete it to train again")
-        return Eagle3DraftHead.from_pretrained(saved, dtype=torch.bfloat16).eval()
-    heading(2, f"Prompts: {prompts} user turns, a third of them written by the target itself")
+def make_head(folder: Path, target, tokenizer, minutes: float, prompts: int) -> None:
+    """Prompts, responses and training into folder/head: whatever of it the folder does not hold yet."""
+    if (folder / "head" / "config.json").is_file():
+        print(f"\n{folder / 'head'} is there from an earlier run; delete it to train again")
+        return
+    heading(3, f"Prompts: {prompts} user turns, a third of them written by the target itself")
     asked = training_prompts(folder / f"prompts-{prompts}.jsonl", target, tokenizer, prompts)
-    heading(3, "Responses: the target answers, because a head must learn this target's own words")
+    heading(4, "Responses: the target answers, because a head must learn this target's own words")
     report = write_responses(target, tokenizer, asked, folder / "responses", max_new_tokens=RESPONSE_TOKENS, batch_size=48)
     if report.skipped:
         print(f"{len(report.skipped)} prompts skipped, the first: {report.skipped[0][1]}")
-    heading(4, f"Training for {minutes:g} minutes")
-    return train(folder, target, tokenizer, minutes)
+    heading(5, f"Training for {minutes:g} minutes")
+    train_head(folder, target, tokenizer, minutes)
 
 
 def training_prompts(path: Path, target, tokenizer, count: int) -> list[dict]:
@@ -81,8 +105,8 @@ def training_prompts(path: Path, target, tokenizer, count: int) -> list[dict]:
     return read_prompts(path)[0]
 
 
-def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
-    """The head after `minutes` of training on the folder's conversations, saved to folder/head."""
+def train_head(folder: Path, target, tokenizer, minutes: float) -> None:
+    """A head after `minutes` of training on the folder's conversations, saved to folder/head."""
     rows = load_conversations(folder / "responses")
     limit = target.config.max_position_embeddings
     examples, _ = tokenize_conversations(rows, tokenizer, eos_token_ids=eos_token_ids(target, tokenizer), max_length=limit)
@@ -102,21 +126,20 @@ def train(folder: Path, target, tokenizer, minutes: float) -> Eagle3DraftHead:
     head.to(torch.bfloat16).save_pretrained(scratch)
     scratch.rename(folder / "head")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.bfloat16).eval()
 
 
-def measure(folder: Path, head, target, tokenizer) -> tuple[Summary, Summary, list]:
-    """Speed in bf16, equality in float32; the report goes to folder/report."""
-    prompts = load_suite(per_category=SPEED_PROMPTS)
-    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=64)
+def show(saved: Path, report: Path, target, tokenizer, amount: Show, started: float) -> None:
+    """What a saved head does: speed in bf16, equality in float32; the report goes to a folder."""
+    head = Eagle3DraftHead.from_pretrained(saved, dtype=torch.bfloat16).eval()
+    answers = evaluate(target, tokenizer, head, load_suite(per_category=amount.fast_prompts), max_new_tokens=amount.fast_tokens)
     summaries = by_category(answers)
-    write_report(folder / "report", summaries, {"target": TARGET, "tree": str(head.tree), "temperature": 0, **machine(target)})
+    write_report(report, summaries, {"target": TARGET, "tree": str(head.tree), "temperature": 0, **machine(target)})
     print(f"\n{markdown_table(summaries)}\n\nNow in float32, where equality is a promise:")
     exact_target, _ = load_target(TARGET, dtype=torch.float32)
-    exact_head = Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.float32).eval()
-    exact = evaluate(exact_target, tokenizer, exact_head, load_suite(per_category=EXACT_PROMPTS), max_new_tokens=48)
+    exact_head = Eagle3DraftHead.from_pretrained(saved, dtype=torch.float32).eval()
+    exact = evaluate(exact_target, tokenizer, exact_head, load_suite(per_category=amount.exact_prompts), max_new_tokens=amount.exact_tokens)
     show_side_by_side(tokenizer, exact)
-    return summaries["all"], by_category(exact)["all"], exact
+    last_screen(saved, summaries["all"], by_category(exact)["all"], exact, time.perf_counter() - started)
 
 
 def show_side_by_side(tokenizer, answers) -> None:
@@ -145,5 +168,5 @@ def last_screen(saved: Path, fast: Summary, exact: Summary, answers, seconds: fl
     print(f"outputs identical: {'no' if errors else 'yes'} ({len(answers)} answers in float32)")
     for answer in differing:
         print(f"  {answer.prompt['id']} parts at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
-    print(f"head saved in: {saved}  ({seconds / 60:.1f} minutes in all)")
+    print(f"head saved in: {saved}  ({seconds / 60:.1f} minutes so far)")
     print(f'use it: target.generate(**inputs, assistant_model=Eagle3DraftHead.from_pretrained("{saved}"))')

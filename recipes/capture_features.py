@@ -31,7 +31,7 @@ class CaptureArguments:
     """Whose states of what are kept, how, and where."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
-    dataset: str = field(metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column."})
+    dataset: list[str] = field(metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column; or several."})
     output: str = field(metadata={"help": "Folder or fsspec URL for the features."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
     target_dtype: str = field(default="bfloat16", metadata={"help": "The target's dtype while it reads."})

@@ -33,13 +33,16 @@ class ScriptArguments:
     """What is trained, for whom, on what; the rest is Eagle3TrainingArguments."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
-    dataset: str | None = field(default=None, metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column."})
+    dataset: list[str] | None = field(
+        default=None, metadata={"help": "conversations.jsonl, its folder, or a hub dataset with a messages column; or several."}
+    )
     features: str | None = field(default=None, metadata={"help": "Instead: folder or fsspec URL that capture_features.py wrote."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
     streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes, in its own order; needs max_steps."})
     vocabulary_conversations: int = field(
         default=10_000, metadata={"help": "With streaming: a new head's draft vocabulary comes from this many."}
     )
+    max_conversations: int | None = field(default=None, metadata={"help": "Train on at most this many, evenly spread; of a stream, the first."})
     eval_conversations: int = field(default=0, metadata={"help": "Keep this many conversations back: eval_loss, eval_tau."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
     target_dtype: str = field(default="bfloat16", metadata={"help": "The frozen target's dtype."})
@@ -76,20 +79,27 @@ def make_head(arguments: ScriptArguments, target, examples):
 
 def datasets(arguments: ScriptArguments, training, target, tokenizer):
     """(examples for the vocabulary, what is trained on, what is held out)."""
-    count = arguments.eval_conversations
     if arguments.features:
         features = Features(arguments.features)
-        held_out = set(evenly_spread(range(len(features)), min(count, len(features) // 2)))
-        trained = features.select([i for i in range(len(features)) if i not in held_out])
+        trained, held_out = split(len(features), arguments)
+        trained = features.select(trained)
         examples = [] if arguments.head else list(trained.examples())
-        return examples, trained, features.select(sorted(held_out)) if held_out else None
+        return examples, trained, features.select(held_out) if held_out else None
     rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
     if arguments.streaming:
-        held_out, rows = list(rows.take(count)), rows.skip(count)
+        held_out, rows = list(rows.take(arguments.eval_conversations)), rows.skip(arguments.eval_conversations)
+        rows = rows if arguments.max_conversations is None else rows.take(arguments.max_conversations)
         return tokenised(rows.take(arguments.vocabulary_conversations), training, target, tokenizer), rows, held_out or None
     examples = tokenised(rows, training, target, tokenizer)
-    held_out = set(evenly_spread(range(len(examples)), min(count, len(examples) // 2)))  # the file may be sorted by length
-    return examples, [row for i, row in enumerate(examples) if i not in held_out], [examples[i] for i in sorted(held_out)] or None
+    trained, held_out = split(len(examples), arguments)
+    trained = [examples[i] for i in trained]
+    return trained, trained, [examples[i] for i in held_out] or None
+
+
+def split(count: int, arguments: ScriptArguments) -> tuple[list[int], list[int]]:
+    """Which of `count` conversations are trained on, and which are held out: evenly spread, files may be sorted by length."""
+    held_out = evenly_spread(range(count), min(arguments.eval_conversations, count // 2))
+    return evenly_spread(sorted(set(range(count)) - set(held_out)), arguments.max_conversations), held_out
 
 
 def tokenised(rows, training, target, tokenizer) -> list[dict]:

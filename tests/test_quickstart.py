@@ -7,11 +7,11 @@ from transformers import TrainerCallback
 
 from eagle_hf import quickstart as module
 from eagle_hf.quickstart import quickstart
-from tiny import tiny_target, word_tokenizer
+from tiny import tiny_head, tiny_target, word_tokenizer
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, tmp_path):
     """SmolLM2 replaced by a tiny target, the prompts by words; counts how often each step really works."""
     calls = {"magpie": 0, "train": 0}
 
@@ -25,13 +25,13 @@ def small(monkeypatch):
     def suite(per_category):
         return [{"id": f"{c}{i}", "turns": [f"w{8 + i} w7"], "category": c} for c in ("chat", "code") for i in range(per_category)]
 
-    real_train = module.train
+    real_train = module.train_head
 
     def train(*args):
         calls["train"] += 1
         return real_train(*args)
 
-    for name, value in dict(load_target=load, magpie_prompts=prompts, load_suite=suite, train=train, DRAFT_VOCAB_SIZE=24, RESPONSE_TOKENS=16).items():
+    for name, value in dict(load_target=load, magpie_prompts=prompts, load_suite=suite, train_head=train, REFERENCE=tmp_path / "shipped", DRAFT_VOCAB_SIZE=24, RESPONSE_TOKENS=16).items():
         monkeypatch.setattr(module, name, value)
     return calls
 
@@ -39,11 +39,25 @@ def small(monkeypatch):
 def test_quickstart_trains_measures_and_says_so(small, tmp_path, capsys):
     quickstart(tmp_path, minutes=0.05, prompts=9)
     screen = capsys.readouterr().out
+    assert "not in this installation" in screen
     for line in ("tau: ", "speed: ", "outputs identical: yes (4 answers in float32)", f"head saved in: {tmp_path / 'head'}"):
         assert line in screen
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["all"]["prompts"] == 8
     quickstart(tmp_path, minutes=0.05, prompts=9)
     assert small == {"magpie": 1, "train": 1} and "earlier run" in capsys.readouterr().out
+
+
+def test_the_head_of_the_project_comes_first_and_alone_where_asked(small, tmp_path, capsys):
+    with pytest.raises(ValueError, match="there is no head in .*shipped"):
+        quickstart(tmp_path / "run", train=False)
+    tiny_head(tiny_target()).save_pretrained(tmp_path / "shipped")
+    quickstart(tmp_path / "run", train=False)
+    screen = capsys.readouterr().out
+    assert f"head saved in: {tmp_path / 'shipped'}" in screen and "outputs identical: yes (2 answers in float32)" in screen
+    assert small == {"magpie": 0, "train": 0} and (tmp_path / "run" / "reference" / "metrics.json").exists()
+    quickstart(tmp_path / "run", minutes=0.02, prompts=9)
+    screen = capsys.readouterr().out
+    assert screen.index(f"head saved in: {tmp_path / 'shipped'}") < screen.index(f"head saved in: {tmp_path / 'run' / 'head'}")
 
 
 def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, capsys):
@@ -82,7 +96,7 @@ def test_differences_are_not_hidden(capsys):
     from eagle_hf.evaluation.equality import Difference
     from eagle_hf.evaluation.offline import Summary
 
-    summary = Summary(1, 1.5, [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0)
+    summary = Summary(1, 1.5, (1.4, 1.6), [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0)
     answer = SimpleNamespace(difference=Difference(7, 0.3), prompt={"id": "p"})
     module.last_screen("head", summary, summary, [answer], 60)
     screen = capsys.readouterr().out

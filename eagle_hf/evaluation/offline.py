@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.equality import Difference, first_difference
+from eagle_hf.evaluation.intervals import tau_interval
 from eagle_hf.evaluation.suites import first_turn_ids
 
 
@@ -30,10 +31,14 @@ class Answer:
 
 @dataclass
 class Summary:
-    """A group of answers taken together. Speeds count generated tokens over whole calls, the prompt's reading included."""
+    """A group of answers taken together, tau with its 95 % interval over prompts.
+
+    Speeds count generated tokens over whole calls, the prompt's reading included.
+    """
 
     prompts: int
     tau: float
+    tau_interval: tuple[float, float]
     alpha: list[float]
     plain_tokens_per_second: float
     fast_tokens_per_second: float
@@ -45,13 +50,27 @@ class Summary:
 
 def evaluate(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
     """Answer every prompt's first turn with and without `head`; `sampling` goes to generate (default greedy)."""
-    if not prompts:
-        raise ValueError("there are no prompts to evaluate on; load some with eagle_hf.evaluation.suites.load_suite")
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id} | sampling
+    settings = _settings(tokenizer, prompts, max_new_tokens, sampling)
     for assistant in (None, head):  # the first calls pay for allocations
         target.generate(**_inputs(target, tokenizer, prompts[0]), assistant_model=assistant, **settings | {"max_new_tokens": 4})
     rows = tqdm(prompts, desc="evaluating", unit="prompt", disable=not progress)
     return [_answer(target, tokenizer, head, prompt, settings, seed, swap=bool(i % 2)) for i, prompt in enumerate(rows)]
+
+
+def acceptance(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
+    """What `head` did on every prompt's first turn, a DecodingStats each: tau and alpha without the plain runs beside it."""
+    settings, runs = _settings(tokenizer, prompts, max_new_tokens, sampling), []
+    for prompt in tqdm(prompts, desc="drafting", unit="prompt", disable=not progress):
+        torch.manual_seed(seed)
+        target.generate(**_inputs(target, tokenizer, prompt), assistant_model=head, **settings)
+        runs.append(head.last_run)
+    return runs
+
+
+def _settings(tokenizer, prompts, max_new_tokens: int, sampling: dict) -> dict:
+    if not prompts:
+        raise ValueError("there are no prompts to evaluate on; load some with eagle_hf.evaluation.suites.load_suite")
+    return {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id} | sampling
 
 
 def _inputs(target, tokenizer, prompt):
@@ -82,7 +101,8 @@ def summarise(answers: list[Answer]) -> Summary:
     plain = sum(len(answer.plain_ids) for answer in answers) / sum(answer.plain_seconds for answer in answers)
     fast = sum(len(answer.fast_ids) for answer in answers) / sum(answer.fast_seconds for answer in answers)
     return Summary(
-        prompts=len(answers), tau=stats.tau, alpha=stats.alpha, plain_tokens_per_second=plain, fast_tokens_per_second=fast,
+        prompts=len(answers), tau=stats.tau, tau_interval=tau_interval([answer.stats for answer in answers]), alpha=stats.alpha,
+        plain_tokens_per_second=plain, fast_tokens_per_second=fast,
         speedup=fast / plain, identical=sum(answer.difference is None for answer in answers) / len(answers),
         ties=sum(answer.difference is not None and answer.difference.is_tie for answer in answers),
         overhead_ms=1000 * stats.overhead,

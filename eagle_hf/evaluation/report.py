@@ -32,13 +32,13 @@ def cpu_name() -> str:
 
 
 def markdown_table(summaries: dict[str, Summary]) -> str:
-    """One row per category; tau is tokens per round with the bonus, speeds are tokens per second."""
+    """One row per category; tau is tokens per round with the bonus, in brackets its 95 % interval; speeds are tokens per second."""
     lines = ["| category | prompts | tau | alpha by depth | plain tok/s | with head tok/s | speed-up | identical |", "|---|---|---|---|---|---|---|---|"]
     for name, s in summaries.items():
         alpha = " ".join(f"{value:.2f}" for value in s.alpha)
         identical = f"{s.identical:.0%}" + (f" (+{s.ties} ties)" if s.ties else "")
         lines.append(
-            f"| {name} | {s.prompts} | {s.tau:.2f} | {alpha} | {s.plain_tokens_per_second:.1f} | "
+            f"| {name} | {s.prompts} | {s.tau:.2f} ({s.tau_interval[0]:.2f}-{s.tau_interval[1]:.2f}) | {alpha} | {s.plain_tokens_per_second:.1f} | "
             f"{s.fast_tokens_per_second:.1f} | {s.speedup:.2f}x | {identical} |"
         )
     return "\n".join(lines)
@@ -50,7 +50,8 @@ def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = {name: asdict(summary) for name, summary in summaries.items()}
     for result in results.values():
-        result["tau"] = None if math.isnan(result["tau"]) else result["tau"]  # no round was needed; JSON knows no nan
+        if math.isnan(result["tau"]):  # no round was needed; JSON knows no nan
+            result |= {"tau": None, "tau_interval": None}
     metrics = {"facts": facts, "results": results}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from eagle_hf.data.conversations import load_conversations
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.sampling import generate_batch
 
@@ -172,3 +173,15 @@ def test_peft_target_answers_and_is_told_apart(target, tokenizer, make_prompts, 
     assert write_responses(adapted, tokenizer, prompts, tmp_path, max_new_tokens=6).cut == 3
     with pytest.raises(ValueError, match="target_weights"):
         write_responses(adapted.unload(), tokenizer, prompts, tmp_path, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_folders_are_read_one_after_the_other(tmp_path, streaming):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        rows = [{"id": f"{name}{i}", "messages": [{"role": "user", "content": "q"}]} for i in range(2)]
+        (tmp_path / name / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = load_conversations([tmp_path / "b", str(tmp_path / "a" / "conversations.jsonl")], streaming=streaming)
+    assert [row["id"] for row in rows] == ["b0", "b1", "a0", "a1"]
+    with pytest.raises(ValueError, match="no dataset was named"):
+        load_conversations([])

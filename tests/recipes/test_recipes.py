@@ -129,7 +129,16 @@ def test_a_streamed_dataset_trains(folder, conversations):
     assert metrics["steps"] == 4 and "covers" in out and head.config.draft_vocab_size == 20
 
 
+def test_training_takes_what_is_not_held_out_evenly_spread():
+    recipe = recipe_module("train")
+    arguments = recipe.ScriptArguments(target="target", dataset=["data"], eval_conversations=3, max_conversations=4)
+    assert recipe.split(12, arguments) == ([1, 3, 6, 9], [0, 4, 8])
+    arguments.max_conversations = None
+    assert recipe.split(12, arguments) == ([1, 2, 3, 5, 6, 7, 9, 10, 11], [0, 4, 8])
+
+
 RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"]), "adapt": ("adapt", ["AdaptArguments", "Eagle3TrainingArguments"])}
+RECIPE_OF |= {"ablations": ("ablations", ["AblationArguments"])}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))

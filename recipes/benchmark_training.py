@@ -12,7 +12,6 @@ of the batch are included.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -101,9 +100,8 @@ def memory(device, peak: bool = False) -> int:
     """Bytes this process holds, or held at most: on the GPU where there is one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    if peak:
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
+    field = "VmHWM" if peak else "VmRSS"  # not getrusage's peak: a child begins with that of the process that started it
+    return 1024 * int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0])
 
 
 def timed(function, repeats: int) -> list[float]:

@@ -63,6 +63,7 @@ def run_evaluate(options) -> None:
     from eagle_hf.evaluation.offline import by_category, evaluate
     from eagle_hf.evaluation.report import machine, markdown_table, write_report
     from eagle_hf.evaluation.suites import load_suite
+    from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.head.modeling import Eagle3DraftHead
     from eagle_hf.target import load_target
 
@@ -70,7 +71,7 @@ def run_evaluate(options) -> None:
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
     head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
     if options.tree:
-        head.tree = parse_tree(options.tree)
+        head.tree = TreeConfig.parse(options.tree)
     sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.temperature else {}
     prompts = load_suite(options.categories, options.per_category)
     answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=options.max_new_tokens, **sampling)
@@ -93,16 +94,6 @@ def run_merge(options) -> None:
 
     merge_saved(options.head, options.adapter, options.out)
     print(f"the merged head is in {options.out}")
-
-
-def parse_tree(text: str):
-    """A TreeConfig from policy:depth:top_k:nodes."""
-    from eagle_hf.head.configuration import TreeConfig
-
-    policy, *numbers = text.split(":")
-    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
-        raise ValueError(f"--tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16")
-    return TreeConfig(policy, *map(int, numbers))
 
 
 if __name__ == "__main__":

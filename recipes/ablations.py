@@ -40,6 +40,7 @@ class AblationArguments:
     categories: list[str] = field(default_factory=lambda: ["chat", "code", "math"], metadata={"help": "Bundled categories or .jsonl files."})
     per_category: int = field(default=20, metadata={"help": "Held-out prompts of each category."})
     max_new_tokens: int = field(default=48, metadata={"help": "Tokens of each answer."})
+    max_steps: int = field(default=-1, metadata={"help": "Training steps of each run, whatever its minutes (smoke tests)."})
     only: str | None = field(default=None, metadata={"help": "This run alone, in this process."})
 
 
@@ -75,6 +76,8 @@ def run(arguments: AblationArguments, name: str) -> None:
     folder = Path(arguments.output_dir, name)
     settings = arguments.train | arguments.runs[name] | {"output_dir": str(folder)}
     start = settings.pop("start", None)
+    if arguments.max_steps > 0:
+        settings["max_steps"] = arguments.max_steps
     folder.mkdir(parents=True, exist_ok=True)
     if start:
         settings["head"] = started(settings, start, folder / "start")

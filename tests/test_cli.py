@@ -34,9 +34,10 @@ def test_errors_are_one_line_and_status_2(capsys):
 
 
 def test_trees_are_parsed():
-    assert cli.parse_tree("dynamic:4:3:9") == TreeConfig(depth=4, top_k=3, nodes=9)
+    assert TreeConfig.parse("dynamic:4:3:9") == TreeConfig(depth=4, top_k=3, nodes=9)
+    assert str(TreeConfig.parse("chain:4:1:4")) == "chain:4:1:4"
     with pytest.raises(ValueError, match="policy:depth:top_k:nodes"):
-        cli.parse_tree("dynamic:4")
+        TreeConfig.parse("dynamic:4")
 
 
 def test_every_bundled_category_has_prompts():

@@ -44,15 +44,20 @@ def markdown_table(summaries: dict[str, Summary]) -> str:
     return "\n".join(lines)
 
 
+def plain_results(summaries: dict[str, Summary]) -> dict[str, dict]:
+    """The summaries as JSON takes them: None where no round was needed, because JSON knows no nan."""
+    results = {name: asdict(summary) for name, summary in summaries.items()}
+    for result in results.values():
+        if math.isnan(result["tau"]):
+            result |= {"tau": None, "tau_interval": None}
+    return results
+
+
 def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
     """`report.md`, `metrics.json` and `acceptance.png` in a folder; `facts` say what was measured, where and how."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    results = {name: asdict(summary) for name, summary in summaries.items()}
-    for result in results.values():
-        if math.isnan(result["tau"]):  # no round was needed; JSON knows no nan
-            result |= {"tau": None, "tau_interval": None}
-    metrics = {"facts": facts, "results": results}
+    metrics = {"facts": facts, "results": plain_results(summaries)}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     (folder / "report.md").write_text(f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n")

@@ -14,13 +14,20 @@ SUITES = {
 DEFAULT = ("chat", "code", "math")
 
 
-def load_suite(names=DEFAULT, per_category: int | None = None) -> list[dict]:
-    """Prompts of bundled categories or of JSON-lines files, evenly spread over each, at most `per_category` of each."""
+def load_suite(names=DEFAULT, per_category: int | None = None, leave_out: int = 0) -> list[dict]:
+    """Prompts of bundled categories or of JSON-lines files, evenly spread over each, at most `per_category` of each.
+
+    leave_out: those of `load_suite(names, leave_out)` are taken away first, so that a head is not judged on what it was chosen on.
+    """
     prompts = []
     for name in names:
         if name not in SUITES and not Path(name).is_file():
             raise ValueError(f"no category or file is called {name!r}; take of {', '.join(SUITES)}, or give a .jsonl file")
         rows, _ = read_prompts(bundled_prompts(SUITES[name]) if name in SUITES else name)
+        chosen_on = {prompt["id"] for prompt in evenly_spread(rows, leave_out)}
+        rows = [prompt for prompt in rows if prompt["id"] not in chosen_on]
+        if not rows:
+            raise ValueError(f"{name} has {len(chosen_on)} prompts and leave_out is {leave_out}; leave fewer out")
         prompts += evenly_spread(rows, per_category)
     return prompts
 

@@ -54,6 +54,17 @@ class TreeConfig:
             object.__setattr__(self, "top_k", 1)
             object.__setattr__(self, "nodes", self.depth)
 
+    @classmethod
+    def parse(cls, text: str) -> "TreeConfig":
+        """The tree of policy:depth:top_k:nodes, which is what `str(tree)` gives."""
+        policy, *numbers = text.split(":")
+        if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+            raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16")
+        return cls(policy, *map(int, numbers))
+
+    def __str__(self) -> str:
+        return f"{self.policy}:{self.depth}:{self.top_k}:{self.nodes}"
+
 
 @strict
 class Eagle3Config(LlamaConfig):

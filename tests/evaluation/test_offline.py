@@ -79,6 +79,13 @@ def test_suites_are_spread_evenly_and_unknown_names_refused(tmp_path):
         load_suite(("poetry",))
 
 
+def test_what_a_head_was_chosen_on_can_be_left_out():
+    chosen, others = load_suite(("math",), 20), load_suite(("math",), 30, leave_out=20)
+    assert len(others) == 30 and not {prompt["id"] for prompt in chosen} & {prompt["id"] for prompt in others}
+    with pytest.raises(ValueError, match="math has 100 prompts and leave_out is 100; leave fewer out"):
+        load_suite(("math",), 30, leave_out=100)
+
+
 def test_no_prompts_and_no_template_are_refused(target, head, tokenizer):
     with pytest.raises(ValueError, match="no prompts"):
         evaluate(target, tokenizer, head, [])

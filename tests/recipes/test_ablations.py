@@ -28,11 +28,11 @@ def folder(tmp_path):
     prompts = [{"id": str(i), "turns": [f"w{5 + i} w7"], "category": "chat"} for i in range(4)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     train = dict(
-        target="target", target_dtype="float32", features="features", draft_vocab_size=24, fill_by_rank=True, max_steps=2, ttt_length=2,
+        target="target", target_dtype="float32", features="features", draft_vocab_size=24, fill_by_rank=True, ttt_length=2,
         use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1,
     )
     runs = {"basis": {}, "fc-mean": {"start": "fc: mean"}, "broken": {"loss_type": "guess"}}
-    config = dict(output_dir="out", jobs=2, categories=["asked.jsonl"], max_new_tokens=8, train=train, runs=runs)
+    config = dict(output_dir="out", jobs=2, max_steps=2, categories=["asked.jsonl"], max_new_tokens=8, train=train, runs=runs)
     (tmp_path / "ablations.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return tmp_path
 

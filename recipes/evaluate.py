@@ -1,0 +1,80 @@
+"""Measure a head as its card reports it: every tree, dtype and temperature asked for, both ways, by category.
+
+Hardware: any; for SmolLM2-135M on 2 CPU cores about a quarter of an hour in bfloat16 and as long for a quarter of the prompts in float32.
+Command:  python recipes/evaluate.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/evaluation
+Expected: OUTPUT/metrics.json with one entry a setting, and a table of each on the screen. Settings already measured with the same
+arguments are kept, so an interrupted command goes on. Quote ratios of one entry only: its two ways took turns on the machine.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+
+import torch
+from trl import TrlParser
+
+from eagle_hf import Eagle3DraftHead, TreeConfig, load_target, write_run
+from eagle_hf.evaluation.offline import by_category, evaluate
+from eagle_hf.evaluation.report import machine, markdown_table, plain_results
+from eagle_hf.evaluation.suites import load_suite
+
+
+@dataclass
+class EvaluationArguments:
+    """Which head, for whom, in which settings, on how much."""
+
+    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
+    head: str = field(metadata={"help": "Folder or hub id of the draft head."})
+    output_dir: str = field(metadata={"help": "Folder for metrics.json."})
+    adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
+    categories: list[str] = field(default_factory=lambda: ["chat", "code", "math"], metadata={"help": "Bundled categories or .jsonl files."})
+    per_category: dict = field(
+        default_factory=lambda: {"bfloat16": 20, "float32": 5}, metadata={"help": "Prompts of each category, by the dtypes to measure in."}
+    )
+    leave_out: int = field(default=0, metadata={"help": "First leave out so many of each, evenly spread: those the head was chosen on."})
+    trees: list[str] = field(default_factory=lambda: ["own", "chain:4:1:4"], metadata={"help": "policy:depth:top_k:nodes, or the head's own."})
+    temperatures: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "0 is greedy."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Tokens of each answer."})
+    max_steps: int = field(default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."})
+
+
+def measure(arguments: EvaluationArguments, target, tokenizer, head, prompts, setting: dict) -> dict:
+    """One setting's results by category, with where they were measured."""
+    head.tree = TreeConfig.parse(setting["tree"])
+    sampling = {"do_sample": True, "temperature": setting["temperature"], "top_k": 0} if setting["temperature"] else {}
+    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, **sampling)
+    summaries = by_category(answers)
+    print(f"\n{setting}\n{markdown_table(summaries)}", flush=True)
+    return setting | {"machine": machine(target), "results": plain_results(summaries)}
+
+
+def main():
+    (arguments,) = TrlParser((EvaluationArguments,)).parse_args_and_config()
+    own = str(Eagle3DraftHead.from_pretrained(arguments.head).tree)
+    trees = [own if tree == "own" else tree for tree in arguments.trees]
+    kept = Path(arguments.output_dir, "measured.json")
+    asked = json.loads(json.dumps(asdict(arguments)))
+    measured = json.loads(kept.read_text()) if kept.is_file() else {"asked": asked, "settings": []}
+    if measured["asked"] != asked:
+        raise ValueError(f"{kept} was measured with other arguments; delete it, or give another output_dir")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    done = [{key: entry[key] for key in ("dtype", "tree", "temperature")} for entry in measured["settings"]]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for dtype, count in arguments.per_category.items():
+        prompts = load_suite(arguments.categories, count, arguments.leave_out)
+        prompts = prompts[: arguments.max_steps] if arguments.max_steps > 0 else prompts
+        target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, dtype), device=device)
+        head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, dtype)).to(device).eval()
+        for tree, temperature in product(trees, arguments.temperatures):
+            setting = {"dtype": dtype, "tree": tree, "temperature": temperature}
+            if setting not in done:
+                measured["settings"].append(measure(arguments, target, tokenizer, head, prompts, setting))
+                scratch = kept.with_suffix(".tmp")
+                scratch.write_text(json.dumps(measured))
+                scratch.rename(kept)
+    write_run(arguments.output_dir, asdict(arguments), {"settings": measured["settings"]})
+
+
+if __name__ == "__main__":
+    main()

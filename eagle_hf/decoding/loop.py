@@ -92,7 +92,7 @@ class Run:
 
     def _verify(self, tree, logits):
         """A verdict for every unfinished row, None for the others; emitted tokens are in `ids` afterwards."""
-        decided = logits.argmax(-1).tolist() if self.choice.is_plain_argmax else None
+        decided = logits.max(-1).indices.tolist() if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
         verdicts = [None] * len(self.finished)
         for row in [row for row, finished in enumerate(self.finished) if not finished]:
             choose = decided[row].__getitem__ if decided else lambda node: self._choose(row, logits[row, node])

@@ -44,6 +44,14 @@ def test_greedy_batch_of_different_lengths_equals_the_target_alone(target, name,
         assert torch.equal(plain, fast)
 
 
+def test_among_equal_logits_the_first_token_is_chosen_as_generate_does(head):
+    undecided = tiny_target()
+    with torch.no_grad():
+        undecided.get_output_embeddings().weight.zero_()
+    plain, fast = both(undecided, head, left_padded(undecided, [7]), max_new_tokens=20, eos_token_id=None, do_sample=False)
+    assert torch.equal(plain, fast) and not plain[0, 7:].any()
+
+
 def test_each_row_of_a_greedy_batch_equals_its_single_run(target, trained_head):
     batch = left_padded(target, [9, 2, 14, 6])
     together = target.generate(**batch, assistant_model=trained_head, max_new_tokens=60, eos_token_id=None)

@@ -24,6 +24,7 @@ from trl import TrlParser
 from eagle_hf import DecodingStats, Eagle3DraftHead, Features, load_target, new_head, write_run
 from eagle_hf.evaluation.intervals import tau_difference, tau_interval
 from eagle_hf.evaluation.offline import acceptance
+from eagle_hf.evaluation.report import read_acceptance, write_acceptance
 from eagle_hf.evaluation.suites import load_suite
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -88,16 +89,7 @@ def run(arguments: AblationArguments, name: str) -> None:
     head = Eagle3DraftHead.from_pretrained(folder, dtype=torch.bfloat16).eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
     stats = acceptance(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False)
-    rows = [{"id": prompt["id"], "category": prompt["category"]} | asdict(one) for prompt, one in zip(prompts, stats)]
-    scratch = folder / "tau.json.tmp"
-    scratch.write_text(json.dumps({"tree": str(head.tree), "rows": rows}))
-    scratch.rename(folder / "tau.json")
-
-
-def runs_of(arguments: AblationArguments, name: str) -> list[DecodingStats]:
-    """What `run` measured, a DecodingStats per prompt."""
-    rows = json.loads(Path(arguments.output_dir, name, "tau.json").read_text())["rows"]
-    return [DecodingStats(**{key: value for key, value in row.items() if key not in ("id", "category")}) for row in rows]
+    write_acceptance(folder / "tau.json", head.tree, prompts, stats)
 
 
 def compared(ours, basis) -> tuple[str, str]:
@@ -115,10 +107,10 @@ def compared(ours, basis) -> tuple[str, str]:
 def table(arguments: AblationArguments) -> str:
     """One row a finished run: tau, its interval, the difference to the first run."""
     names = [name for name in arguments.runs if Path(arguments.output_dir, name, "tau.json").is_file()]
-    basis = runs_of(arguments, names[0])
+    basis = read_acceptance(Path(arguments.output_dir, names[0], "tau.json"))
     lines = ["| run | changes | steps | tau | 95 % | against the first, 95 % | |", "|---|---|---|---|---|---|---|"]
     for name in names:
-        ours = runs_of(arguments, name)
+        ours = read_acceptance(Path(arguments.output_dir, name, "tau.json"))
         low, high = tau_interval(ours)
         against, verdict = ("", "") if name == names[0] else compared(ours, basis)
         changed = ", ".join(f"{key} {value}" for key, value in arguments.runs[name].items()) or "the basis"

@@ -46,7 +46,7 @@ def measure(arguments: EvaluationArguments, target, tokenizer, head, prompts, se
     answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, **sampling)
     summaries = by_category(answers)
     print(f"\n{setting}\n{markdown_table(summaries)}", flush=True)
-    return setting | {"machine": machine(target), "results": plain_results(summaries)}
+    return setting | {"max_new_tokens": arguments.max_new_tokens, "machine": machine(target), "results": plain_results(summaries)}
 
 
 def main():

@@ -78,13 +78,12 @@ def make_head(arguments: ScriptArguments, target, examples):
 
 
 def datasets(arguments: ScriptArguments, training, target, tokenizer):
-    """(examples for the vocabulary, what is trained on, what is held out)."""
+    """(examples for vocabulary and counts, what is trained on, what is held out)."""
     if arguments.features:
         features = Features(arguments.features)
         trained, held_out = split(len(features), arguments)
         trained = features.select(trained)
-        examples = [] if arguments.head else list(trained.examples())
-        return examples, trained, features.select(held_out) if held_out else None
+        return list(trained.examples()), trained, features.select(held_out) if held_out else None
     rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
     if arguments.streaming:
         held_out, rows = list(rows.take(arguments.eval_conversations)), rows.skip(arguments.eval_conversations)
@@ -140,8 +139,10 @@ def main():
     if trainer.is_world_process_zero():
         logs = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
         measured = {name: value for log in logs for name, value in log.items() if not name.endswith(("runtime", "per_second"))}
-        metrics = {**measured, "steps": trainer.state.global_step, "epoch": trainer.state.epoch, "coverage": covered}
-        write_run(training.output_dir, {"script": asdict(arguments), "training": training.to_dict()}, metrics)
+        counts = {"steps": trainer.state.global_step, "epoch": trainer.state.epoch, "coverage": covered}
+        if not arguments.streaming:  # a stream's length is not known
+            counts |= {"conversations": len(examples), "response_tokens": sum(sum(example["loss_mask"]) for example in examples)}
+        write_run(training.output_dir, {"script": asdict(arguments), "training": training.to_dict()}, measured | counts)
 
 
 if __name__ == "__main__":

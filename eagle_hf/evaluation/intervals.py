@@ -15,17 +15,17 @@ DRAWS, LEVEL = 5000, 0.95
 
 def tau_interval(runs: Sequence[DecodingStats], seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of the tau of all runs taken together, one run a prompt; (nan, nan) without rounds."""
-    return _middle(_resampled_tau(runs, seed))
+    return middle(resampled_tau(runs, seed))
 
 
 def tau_difference(ours: Sequence[DecodingStats], theirs: Sequence[DecodingStats], seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of tau(ours) - tau(theirs), run i of both on the same prompt. Holds 0: no difference seen."""
     if len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} runs against {len(theirs)}; a paired interval needs the same prompts in both")
-    return _middle(_resampled_tau(ours, seed) - _resampled_tau(theirs, seed))
+    return middle(resampled_tau(ours, seed) - resampled_tau(theirs, seed))
 
 
-def _resampled_tau(runs: Sequence[DecodingStats], seed: int) -> numpy.ndarray:
+def resampled_tau(runs: Sequence[DecodingStats], seed: int) -> numpy.ndarray:
     """Tau of as many prompts drawn with replacement, DRAWS times; the same prompts for one seed and count."""
     if not runs:
         raise ValueError("there are no runs to take an interval of; pass one DecodingStats per prompt")
@@ -35,7 +35,7 @@ def _resampled_tau(runs: Sequence[DecodingStats], seed: int) -> numpy.ndarray:
         return tokens[drawn].sum(1) / rounds[drawn].sum(1)
 
 
-def _middle(values: numpy.ndarray) -> tuple[float, float]:
+def middle(values: numpy.ndarray) -> tuple[float, float]:
     """The bounds of the middle LEVEL of the values; draws in which no prompt had a round are left out."""
     values = values[~numpy.isnan(values)]
     if not len(values):

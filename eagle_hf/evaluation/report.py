@@ -4,12 +4,13 @@ import json
 import math
 import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 import transformers
 
+from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.offline import Summary
 
 
@@ -62,6 +63,21 @@ def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     (folder / "report.md").write_text(f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n")
     plot(folder / "acceptance.png", summaries)
+
+
+def write_acceptance(path, tree, prompts: list[dict], runs: list[DecodingStats]) -> None:
+    """What `acceptance` measured, a row per prompt; the file appears whole or not at all."""
+    rows = [{"id": prompt["id"], "category": prompt["category"]} | asdict(run) for prompt, run in zip(prompts, runs)]
+    scratch = Path(f"{path}.tmp")
+    scratch.write_text(json.dumps({"tree": str(tree), "rows": rows}))
+    scratch.rename(path)
+
+
+def read_acceptance(path) -> list[DecodingStats]:
+    """The runs that `write_acceptance` kept, in the prompts' order."""
+    names = {field.name for field in fields(DecodingStats)}
+    rows = json.loads(Path(path).read_text())["rows"]
+    return [DecodingStats(**{name: value for name, value in row.items() if name in names}) for row in rows]
 
 
 def plot(path, summaries: dict[str, Summary]) -> None:

@@ -1,0 +1,1 @@
+"""What a head needs on the Hub: its card."""

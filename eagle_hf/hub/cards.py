@@ -1,0 +1,116 @@
+"""The model card, built from metrics.json: no figure in it was typed.
+
+metrics.json of a head's folder holds `trained` (facts of the training run), `settings` (what recipes/evaluate.py measured:
+dtype, tree, temperature, new tokens, machine, and results by category) and, where it was measured, `scaling`.
+"""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from eagle_hf.head.configuration import Eagle3Config
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+CHAIN = "chain:4:1:4"
+BENCHMARKS = {
+    "chat": ("MT-Bench, first turns", "HuggingFaceH4/mt_bench_prompts"),
+    "code": ("HumanEval", "openai/openai_humaneval"),
+    "math": ("GSM8K", "openai/gsm8k"),
+}
+
+
+def write_card(folder: str | Path, *, title: str, base_model: str, limits: str, license: str | None = None) -> None:
+    """README.md of a head's folder, from its config.json and metrics.json; `limits` is Markdown, what a user must know.
+
+    ValueError where metrics.json is missing or holds no greedy measurement of the head's own tree.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.json").is_file():
+        raise ValueError(f"{folder} holds no metrics.json; measure the head first: recipes/evaluate.py")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    tree = str(Eagle3Config.from_pretrained(folder).tree)
+    data = ModelCardData(
+        base_model=base_model, library_name="eagle_hf", pipeline_tag="text-generation", license=license, model_name=title,
+        tags=["eagle3", "speculative-decoding", "draft-model"], eval_results=eval_results(metrics, tree),
+    )
+    card = ModelCard.from_template(
+        data, template_path=str(TEMPLATE), title=title, base_model=base_model, tree=tree, limits=limits,
+        results=results_table(metrics, tree), reading=reading(metrics, tree), trained=trained(metrics["trained"]),
+        scaling=metrics.get("scaling", {}).get("summary"),
+    )
+    card.save(folder / "README.md")
+
+
+def results_of(metrics: dict, tree: str, temperature: float = 0.0) -> dict[str, dict]:
+    """Results by dtype of a tree at a temperature, in the order they were measured."""
+    return {s["dtype"]: s["results"] for s in metrics["settings"] if s["tree"] == tree and s["temperature"] == temperature}
+
+
+def results_table(metrics: dict, tree: str) -> str:
+    """A row per temperature and category: tau and alpha of the dtype measured first, speed in every dtype."""
+    own = results_of(metrics, tree)
+    if not own:
+        measured = sorted({f"{s['tree']} at T={s['temperature']:g}" for s in metrics["settings"]})
+        raise ValueError(f"the head's own tree {tree} was not measured greedily, but {', '.join(measured)}; run recipes/evaluate.py")
+    dtypes = list(own)
+    speeds = [f"speed in {dtype}" for dtype in dtypes]
+    columns = ["", "tau, tree", "tau, chain of 4", "alpha by depth of the chain", *speeds, f"identical in {dtypes[-1]}"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for temperature in dict.fromkeys(s["temperature"] for s in metrics["settings"]):
+        trees, chains = results_of(metrics, tree, temperature), results_of(metrics, CHAIN, temperature)
+        for category in trees.get(dtypes[0], {}):
+            label = f"{category}, {f'T={temperature:g}' if temperature else 'greedy'}"
+            chain = chains.get(dtypes[0], {}).get(category)
+            cells = [label, tau(trees[dtypes[0]][category]), tau(chain), alpha(chain)]
+            cells += [f"{speed(trees, dtype, category):.2f}x" if dtype in trees else "" for dtype in dtypes]
+            exact = trees.get(dtypes[-1])
+            lines.append("| " + " | ".join([*cells, f"{exact[category]['identical']:.0%}" if exact else ""]) + " |")
+    return "\n".join(lines)
+
+
+def speed(results: dict[str, dict], dtype: str, category: str) -> float:
+    """Tokens per second with the head in a dtype, over those of plain generate in whichever dtype was faster."""
+    plain = max(result[category]["plain_tokens_per_second"] for result in results.values())
+    return results[dtype][category]["fast_tokens_per_second"] / plain
+
+
+def tau(result: dict | None) -> str:
+    """Tau and its 95 % interval; empty where nothing was measured."""
+    if result is None or result["tau"] is None:
+        return ""
+    return "{:.2f} ({:.2f}-{:.2f})".format(result["tau"], *result["tau_interval"])
+
+
+def alpha(result: dict | None) -> str:
+    return " ".join(f"{value:.2f}" for value in result["alpha"]) if result else ""
+
+
+def reading(metrics: dict, tree: str) -> str:
+    """What the table's words mean, and where it was measured."""
+    counts = ", ".join(f"{result['all']['prompts']} in {dtype}" for dtype, result in results_of(metrics, tree).items())
+    first, machine = metrics["settings"][0], metrics["settings"][0]["machine"]
+    return (
+        f"tau: tokens per forward of the target, with its 95 % interval over prompts; the tree is `{tree}`. alpha: acceptance of the chain's k-th "
+        "draft where those before it were accepted. Speed: tokens per second of whole calls, prompt included, one request at a time, over plain "
+        "`generate` in whichever dtype was faster. identical: answers equal to plain `generate`'s token by token. "
+        f"Prompts: {counts}, none of which the head was trained or chosen on, {first['max_new_tokens']} new tokens each. "
+        f"Machine: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}."
+    )
+
+
+def trained(facts: dict) -> str:
+    """The facts of the training run as a list."""
+    return "\n".join(f"- {name.replace('_', ' ')}: {f'{value:,}' if isinstance(value, int) else value}" for name, value in facts.items())
+
+
+def eval_results(metrics: dict, tree: str) -> list[EvalResult]:
+    """Tau and speed of every category that is a benchmark, greedy, for the card's model-index."""
+    results = results_of(metrics, tree)
+    dtype, found = next(iter(results)), []
+    for category, (name, dataset) in BENCHMARKS.items():
+        if category in results[dtype]:
+            place = dict(task_type="text-generation", dataset_name=name, dataset_type=dataset)
+            values = {"tau": ("tokens per round", results[dtype][category]["tau"]), "speedup": (f"speed in {dtype}", speed(results, dtype, category))}
+            found += [EvalResult(**place, metric_type=kind, metric_name=label, metric_value=round(value, 3)) for kind, (label, value) in values.items()]
+    return found

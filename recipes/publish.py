@@ -1,0 +1,67 @@
+"""Assemble the folder that `push_to_hub` uploads: weights in bf16, tree, metrics.json, plots and the card built from them.
+
+Hardware: any, seconds. First: train.py, evaluate.py and, for the scaling plot, ablations.py and scaling.py.
+Command:  python recipes/publish.py --config recipes/configs/smollm2_publish.yaml
+Expected: OUTPUT with config.json, model.safetensors, metrics.json, acceptance.png, scaling.png and README.md.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from trl import TrlParser
+
+from eagle_hf import Eagle3DraftHead, TreeConfig, write_run
+from eagle_hf.evaluation.offline import Summary
+from eagle_hf.evaluation.report import plot
+from eagle_hf.hub.cards import results_of, write_card
+
+
+@dataclass
+class PublishArguments:
+    """Which head, what was measured of it, what the card must say besides."""
+
+    head: str = field(metadata={"help": "Folder that train.py wrote."})
+    evaluation: str = field(metadata={"help": "Folder that evaluate.py wrote."})
+    output_dir: str = field(metadata={"help": "The folder to make."})
+    title: str = field(metadata={"help": "Name of the head."})
+    base_model: str = field(metadata={"help": "Hub id of the target."})
+    limits: str = field(metadata={"help": "Markdown: what a user must know before using it."})
+    trained: dict = field(default_factory=dict, metadata={"help": "Facts of the training to show first: sources of the data, hardware."})
+    license: str | None = field(default=None, metadata={"help": "Hub id of the license."})
+    scaling: str | None = field(default=None, metadata={"help": "Folder that scaling.py wrote."})
+    tree: str | None = field(default=None, metadata={"help": "policy:depth:top_k:nodes to save; default: the head's own."})
+    max_steps: int = field(default=-1, metadata={"help": "Nothing here takes steps."})
+
+
+def collect_metrics(arguments: PublishArguments) -> dict:
+    """metrics.json of the published folder, from those of the steps before."""
+    run = json.loads(Path(arguments.head, "metrics.json").read_text())
+    names = ("conversations", "response_tokens", "steps", "epoch")
+    metrics = {"trained": arguments.trained | {name: run[name] for name in names if name in run}}
+    metrics |= json.loads(Path(arguments.evaluation, "metrics.json").read_text())
+    if arguments.scaling:
+        metrics["scaling"] = json.loads(Path(arguments.scaling, "metrics.json").read_text())
+    return metrics
+
+
+def main():
+    (arguments,) = TrlParser((PublishArguments,)).parse_args_and_config()
+    folder = Path(arguments.output_dir)
+    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.bfloat16)
+    if arguments.tree:
+        head.tree = TreeConfig.parse(arguments.tree)
+    head.save_pretrained(folder)
+    metrics = collect_metrics(arguments)
+    write_run(folder, asdict(arguments), metrics)
+    write_card(folder, title=arguments.title, base_model=arguments.base_model, limits=arguments.limits, license=arguments.license)
+    summaries = next(iter(results_of(metrics, str(head.tree)).values()))
+    plot(folder / "acceptance.png", {name: Summary(**summary) for name, summary in summaries.items()})
+    if arguments.scaling:
+        shutil.copy(Path(arguments.scaling, "scaling.png"), folder)
+
+
+if __name__ == "__main__":
+    main()

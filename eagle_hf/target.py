@@ -255,7 +255,7 @@ def next_token_summary(target, hidden_states: torch.Tensor, normaliser: bool = T
     sums = torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device) if normaliser else None
     for start in range(0, len(hidden_states), rows):
         logits = target_logits(target, hidden_states[start : start + rows])
-        best[start : start + rows] = logits.argmax(-1)
+        best[start : start + rows] = logits.max(-1).indices  # argmax: 6x slower in bf16 on a CPU
         if normaliser:
             sums[start : start + rows] = logits.float().logsumexp(-1)
     return best, sums

@@ -14,6 +14,7 @@ from eagle_hf.data.responses import write_responses
 from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import load_target
@@ -32,7 +33,9 @@ __all__ = [
     "Eagle3Trainer",
     "Eagle3TrainingArguments",
     "Features",
+    "SelfSpeculation",
     "TreeConfig",
+    "WindowedDraft",
     "bundled_prompts",
     "capture_features",
     "eos_token_ids",

@@ -170,7 +170,9 @@ class AuxStates:
         self._seen: dict[int, torch.Tensor] = {}
 
     def take(self) -> torch.Tensor:
-        """[B, S, 3H] of the last forward, in the order of layer_ids; forgets them."""
+        """[B, S, 3H] of the last forward, in the order of layer_ids; forgets them. None where there are no layer ids."""
+        if not self.layer_ids:
+            return None
         first = self._seen[self.layer_ids[0]]
         states = torch.cat([self._seen[i].to(first.device) for i in self.layer_ids], dim=-1)
         self._seen.clear()

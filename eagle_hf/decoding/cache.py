@@ -77,7 +77,6 @@ class TreeCache(Cache):
                 layer.move(rows, sources, targets)
             layer.set_length(length)
 
-
     def plain(self) -> DynamicCache:
         """What is committed, as the cache that plain generate returns."""
         cache = DynamicCache()
@@ -86,18 +85,62 @@ class TreeCache(Cache):
         return cache
 
 
-class DraftCache:
-    """The draft layer's keys and values, written at any slot of any row: [B, groups, T, D]."""
+class DraftCache(Cache):
+    """What a drafter has read, in slots that a `SlotMap` gives out: [B, groups, T, D] a layer.
+
+    `place` says where the next forward's keys go. Tree nodes are written behind the committed slots and overwritten later.
+    """
 
     def __init__(self):
-        self._keys = self._values = None
+        super().__init__(layer_class_to_replicate=SlotLayer)
+        self._slots = self._length = self._kept = None
 
-    def write(self, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int):
-        """Put key, value [B, groups, n, D] at `slots` [B, n]; returns the first `length` slots of both."""
-        if self._keys is None:
-            self._keys, self._values = (s.new_zeros(*s.shape[:2], 0, s.shape[3]) for s in (key, value))
-        self._keys, self._values = _grown(self._keys, length), _grown(self._values, length)
-        rows = torch.arange(len(slots), device=slots.device)[:, None]
-        self._keys[rows, :, slots] = key.transpose(1, 2)
-        self._values[rows, :, slots] = value.transpose(1, 2)
-        return self._keys[:, :, :length], self._values[:, :, :length]
+    def place(self, slots: torch.Tensor, length: int) -> None:
+        """The next keys go to `slots` [B, n]; attention then reads the first `length` slots."""
+        self._slots, self._length, self._kept = slots, length, None
+
+    def place_prompt(self, kept: torch.Tensor) -> None:
+        """The next keys are a prompt's; slot c of row b keeps number kept[b, c] of them. Attention reads them all, once."""
+        self._kept = kept
+
+    def update(self, key_states, value_states, layer_idx=0, *args, **kwargs):
+        layer = self.with_layers(layer_idx + 1)[layer_idx]
+        if self._kept is None:
+            return layer.write(self._slots, key_states, value_states, self._length)
+        layer.keep(key_states, value_states, self._kept)
+        return key_states, value_states
+
+    def with_layers(self, count: int) -> list["SlotLayer"]:
+        """The layers, `count` of them at least."""
+        self.layers += [SlotLayer() for _ in range(count - len(self.layers))]
+        return self.layers
+
+
+class SlotLayer(DynamicLayer):
+    """One layer of a `DraftCache`."""
+
+    _sinks = None  # keys [B, groups, sinks, D] as they were written, once a row's window rolls
+
+    def keep(self, keys: torch.Tensor, values: torch.Tensor, kept: torch.Tensor) -> None:
+        """Hold the numbers `kept` [B, C] of a prompt's keys and values."""
+        index = kept.to(keys.device)[:, None, :, None].expand(-1, keys.shape[1], -1, -1)
+        self.keys, self.values = (part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (keys, values))
+        self.is_initialized = True
+
+    def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, length: int):
+        """Put keys, values [B, groups, n, D] at `slots` [B, n]; returns the first `length` slots of both."""
+        if not self.is_initialized:
+            self.keys, self.values = (part.new_zeros(*part.shape[:2], 0, part.shape[3]) for part in (keys, values))
+            self.is_initialized = True
+        self.keys, self.values = _grown(self.keys, length), _grown(self.values, length)
+        slots = slots.to(keys.device)
+        rows = torch.arange(len(slots), device=keys.device)[:, None]
+        self.keys[rows, :, slots] = keys.transpose(1, 2)
+        self.values[rows, :, slots] = values.transpose(1, 2)
+        return self.keys[:, :, :length], self.values[:, :, :length]
+
+    def turn(self, sinks: int, fresh: torch.Tensor, turned) -> None:
+        """Let the first `sinks` keys be turned(keys as they were written); rows that are `fresh` (bool [B]) never were turned."""
+        written = self.keys[:, :, :sinks]
+        self._sinks = written.clone() if self._sinks is None else torch.where(fresh[:, None, None, None], written, self._sinks)
+        self.keys[:, :, :sinks] = turned(self._sinks)

@@ -10,11 +10,12 @@ import inspect
 from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
 
 from eagle_hf.decoding.loop import speculate
-from eagle_hf.decoding.masks import ATTENTION_KINDS, layer_kinds
+from eagle_hf.decoding.masks import check_trees, layer_kinds
+from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap
 
-SUPPORTED_ATTENTION = ("sdpa", "eager")
+OURS = (Eagle3DraftHead, WindowedDraft, SelfSpeculation)
 ROW_BOUND = {  # processors that number the rows of a batch or remember them by place
     "PrefixConstrainedLogitsProcessor": "prefix_allowed_tokens_fn",
     "SynthIDTextWatermarkLogitsProcessor": "watermarking_config (SynthID)",
@@ -31,22 +32,23 @@ def register() -> None:
 
     @functools.wraps(validate)
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
-        head = _head(generation_mode_kwargs.get("assistant_model"))
-        if head is not None:
-            check_call(self, head, generation_config, generation_mode_kwargs)
+        assistant = _ours(generation_mode_kwargs.get("assistant_model"))
+        if assistant is not None:
+            check_call(self, assistant, generation_config, generation_mode_kwargs)
+            generation_mode_kwargs = {name: value for name, value in generation_mode_kwargs.items() if name != "assistant_model"}
         return validate(self, generation_mode, generation_config, generation_mode_kwargs)
 
     @functools.wraps(decode)
     def _assisted_decoding(self, input_ids, *args, **kwargs):
-        head = _head(kwargs.get("assistant_model"))
-        if head is None:
+        assistant = _ours(kwargs.get("assistant_model"))
+        if assistant is None:
             return decode(self, input_ids, *args, **kwargs)
         call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
         check_inputs(self, call, inputs)
         inputs = {name: value for name, value in inputs.items() if name != "past_key_values"}
         return speculate(
-            self, head, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
+            self, assistant, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
             call.get("streamer"), **inputs,
         )
 
@@ -55,14 +57,14 @@ def register() -> None:
     GenerationMixin._assisted_decoding = _assisted_decoding
 
 
-def _head(assistant) -> Eagle3DraftHead | None:
-    """The draft head inside an assistant, or None for one that is not ours."""
+def _ours(assistant):
+    """The assistant without its wrappers if it is one of ours, else None."""
     assistant = None if assistant is None else unwrap(assistant)
-    return assistant if isinstance(assistant, Eagle3DraftHead) else None
+    return assistant if isinstance(assistant, OURS) else None
 
 
-def check_call(target, head, generation_config, mode_kwargs) -> None:
-    """Raise a ValueError for a call that a draft head cannot serve losslessly."""
+def check_call(target, assistant, generation_config, mode_kwargs) -> None:
+    """Raise a ValueError for a call that our assistants cannot serve losslessly."""
     config = generation_config
     refused = [
         (config.num_beams > 1, f"num_beams={config.num_beams}", "use num_beams=1"),
@@ -84,40 +86,33 @@ def check_call(target, head, generation_config, mode_kwargs) -> None:
     ]
     for is_set, what, remedy in refused:
         if is_set:
-            raise ValueError(f"generate(assistant_model=<Eagle3DraftHead>) does not support {what}: {remedy}")
-    check_target(target, head)
+            raise ValueError(f"generate(assistant_model=<{type(assistant).__name__}>) does not support {what}: {remedy}")
+    check_target(target, assistant)
 
 
-def check_target(target, head) -> None:
-    """Raise a ValueError for a target that cannot verify this head's trees."""
+def check_target(target, assistant) -> None:
+    """Raise a ValueError for a target that cannot verify trees, or not this assistant's."""
     model = unwrap(target)
-    config, name = model.config.get_text_config(), type(model).__name__
-    kinds = layer_kinds(config)
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{name} is an encoder-decoder model; draft heads need a decoder-only causal LM")
-    if getattr(model, "_is_stateful", False) or kinds - ATTENTION_KINDS:
-        raise ValueError(
-            f"{name} has layers of the kind {sorted(kinds - ATTENTION_KINDS) or 'recurrent'}: their state cannot be "
-            "rolled back to an accepted branch; use a target whose layers are all (sliding) attention"
-        )
-    if config._attn_implementation not in SUPPORTED_ATTENTION:
-        raise ValueError(
-            f"the target's attn_implementation is {config._attn_implementation!r}, which takes no tree mask; "
-            f'load it with attn_implementation="sdpa" (or call target.set_attn_implementation("sdpa"))'
-        )
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError(f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target")
-    check_compatible(target, head.config)
-    with capture_aux(target, aux_layer_ids(target, head.config)):
-        pass  # raises where the target's layers cannot be read
+    check_trees(model)
     owner = getattr(model.prepare_inputs_for_generation, "__self__", model)  # PEFT puts its own method there
     if getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError(
             f"the target carries a prompt-learning adapter ({owner.active_peft_config.peft_type}), whose virtual tokens have "
             "no place in a tree; use an adapter that changes weights (LoRA), or generate without the head"
         )
-    if model.device != head.device:
-        raise ValueError(f"the target is on {model.device} and the head on {head.device}; move one: head.to(target.device)")
+    if isinstance(assistant, Eagle3DraftHead):
+        check_head(target, assistant)
+    else:
+        assistant.check(target)
+
+
+def check_head(target, head) -> None:
+    """Raise a ValueError for a head that cannot draft for this target."""
+    check_compatible(target, head.config)
+    with capture_aux(target, aux_layer_ids(target, head.config)):
+        pass  # raises where the target's layers cannot be read
+    if unwrap(target).device != head.device:
+        raise ValueError(f"the target is on {unwrap(target).device} and the head on {head.device}; move one: head.to(target.device)")
 
 
 def check_inputs(target, call: dict, inputs: dict) -> None:

@@ -1,51 +1,75 @@
-"""Who proposes. `EagleDrafter`: the draft head on top of the target's own states.
+"""Who proposes. `Drafter` grows a tree below the newest tokens; `EagleDrafter` does it with a draft head.
 
-B batch, M newly committed tokens (padded), k expanded nodes, H hidden, U draft vocabulary. Head slot p holds the
-state of token p and the embedding of token p + 1, at RoPE position p; rows are aligned left, so slot equals position.
+B batch, M newly committed tokens (padded), k expanded nodes, H hidden, U draft vocabulary. Rows are aligned left. Slot p of
+the head holds the state of token p and the embedding of token p + 1, at RoPE position p.
 """
 
 import torch
 
-from eagle_hf.decoding.cache import DraftCache
+from eagle_hf.decoding.cache import DraftCache, TreeCache
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, best_nodes
+from eagle_hf.decoding.window import SlotMap
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
-from eagle_hf.target import unwrap
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import aux_layer_ids, unwrap
 
 
-class EagleDrafter:
-    """Drafts a tree per round: one head pass over the newly committed tokens, then one per level (EAGLE-2 trees)."""
+def left_aligned(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order [B, S] that brings the real slots of bool [B, S] to the left, how many there are [B])."""
+    return (~visible).long().argsort(dim=1, stable=True), visible.sum(1)
 
-    def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch):
-        self.head, self.tree, self.watch = head, tree, watch
-        self.embed = unwrap(target).get_input_embeddings()
-        self.draft_to_target = head.draft_to_target
-        self.cache = DraftCache()
-        self.lengths = None  # [B] committed head slots
-        self._pending = None  # (aux states [B, M, 3H], next tokens [B, M], counts [B])
 
-    def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor, first: torch.Tensor) -> None:
+def padded_rows(rows: list[list[int]], device) -> torch.Tensor:
+    """Rows of different lengths as one tensor [B, M], zeros behind the shorter ones; M is 1 at least."""
+    width = max(1, max(len(row) for row in rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+
+
+def newest(output: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The output [B, H] of each row's last real token, of `counts` [B] in [B, M, H]; of any in a finished row, whose trees go unread."""
+    last = (counts - 1).clamp(min=0)[:, None, None]
+    return output.gather(1, last.expand(-1, 1, output.shape[-1]))[:, 0]
+
+
+class Drafter:
+    """What the loop needs of whoever proposes: `start`, then `draft_tree` and `accept` every round.
+
+    A round runs the drafter once over the newly committed tokens (`_extend`) and once per further level of the tree (`_step`).
+    """
+
+    aux_layer_ids: list[int] = []  # the target's streams that `start` and `accept` are given, side by side
+
+    def __init__(self, tree: TreeConfig, watch: Stopwatch):
+        self.tree, self.watch = tree, watch
+
+    def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor | None, first: torch.Tensor) -> None:
         """Take the prompt [B, S], which of its slots are real (bool [B, S]), its states, and the first token [B]."""
-        order = (~visible).long().argsort(dim=1, stable=True)  # real tokens to the left, in order
-        counts = visible.sum(1)
-        tokens = input_ids.gather(1, order).roll(-1, dims=1)
-        tokens.scatter_(1, counts[:, None] - 1, first[:, None])
-        self._pending = aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])), tokens, counts
-        self.lengths = torch.zeros_like(counts)
+        raise NotImplementedError
 
-    def accept(self, aux: torch.Tensor, paths: list[list[int]], tokens: list[list[int]]) -> None:
+    def accept(self, aux: torch.Tensor | None, paths: list[list[int]], tokens: list[list[int]]) -> None:
         """Take a round's outcome: states of the tree [B, N, 3H], nodes kept and tokens emitted, row by row."""
-        width = max(1, max(len(path) for path in paths))
-        nodes = torch.tensor([path + [0] * (width - len(path)) for path in paths], device=aux.device)
-        following = [row + [0] * (width - len(row)) for row in tokens]
-        counts = torch.tensor([len(path) for path in paths], device=aux.device)
-        states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
-        self._pending = states, torch.tensor(following, device=aux.device), counts
+        raise NotImplementedError
+
+    def _extend(self) -> torch.Tensor:
+        """Run over the pending tokens; the output [B, H] at each row's newest."""
+        raise NotImplementedError
+
+    def _step(self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
+        """Run over k nodes [B, k] of a level, whose parents' outputs are `hidden` [B, k, H]; the output [B, k, H].
+
+        ancestors: bool [B, k, (level + 1) * k], which nodes of this and the levels above each may see.
+        """
+        raise NotImplementedError
+
+    def _propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and target ids [..., k] of the k best drafts after outputs [..., H]."""
+        raise NotImplementedError
 
     def draft_tree(self, root: torch.Tensor, max_depth: int) -> Tree:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep."""
-        depth, k = min(self.tree.depth, max_depth), min(self.tree.top_k, len(self.draft_to_target))
+        depth, k = min(self.tree.depth, max_depth), min(self.tree.top_k, self.vocabulary)
         if depth < 1:
             zero = torch.zeros_like(root)[:, None]
             return Tree(root[:, None], zero, zero)
@@ -73,51 +97,72 @@ class EagleDrafter:
         tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
         return best_nodes(root, tokens, parents, depths, scores, self.tree.nodes)
 
-    def _propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and target ids [..., k] of the k best drafts after states [..., H]."""
+
+class EagleDrafter(Drafter):
+    """The draft head on top of the target's own states (EAGLE-3), growing EAGLE-2's trees."""
+
+    def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch):
+        super().__init__(tree, watch)
+        self.head, self.embed = head, unwrap(target).get_input_embeddings()
+        self.aux_layer_ids = aux_layer_ids(target, head.config)
+        self.draft_to_target = head.draft_to_target
+        self.vocabulary = len(self.draft_to_target)
+        self.cache, self.slots = DraftCache(), SlotMap(None, tree.depth + 1)
+        self._pending = None  # (aux states [B, M, 3H], next tokens [B, M], counts [B])
+
+    def start(self, input_ids, visible, aux, first):
+        order, counts = left_aligned(visible)
+        tokens = input_ids.gather(1, order).roll(-1, dims=1)
+        tokens.scatter_(1, counts[:, None] - 1, first[:, None])
+        self._pending = aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])), tokens, counts
+
+    def accept(self, aux, paths, tokens):
+        nodes, counts = padded_rows(paths, aux.device), torch.tensor([len(path) for path in paths], device=aux.device)
+        states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
+        self._pending = states, padded_rows(tokens, aux.device), counts
+
+    def _propose(self, hidden, k):
         with self.watch.phase("head"):
             scores = self.head.logits(hidden).float().log_softmax(-1)
         scores, ids = scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)  # a broken head drafts badly, not wrongly
         return scores, self.draft_to_target[ids]
 
-    def _run_head(self, tokens, hidden, positions, attend) -> torch.Tensor:
+    def _extend(self):
+        aux, tokens, counts = self._pending
+        with self.watch.phase("head"):
+            hidden = self.head.fuse(aux.to(self.head.device, self.head.dtype))
+        if self.slots.lengths is None:
+            self.cache.place_prompt(self.slots.start(counts))
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+            output = self._run_head(tokens, hidden, positions, None)
+        else:
+            slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
+            self.cache.place(slots, seen.shape[-1])
+            output = self._run_head(tokens, hidden, positions, seen)
+        return newest(output, counts)
+
+    def _step(self, tokens, hidden, level, ancestors):
+        slots, positions, seen = self.slots.level(level, ancestors)
+        self.cache.place(slots, seen.shape[-1])
+        return self._run_head(tokens, hidden, positions, seen)
+
+    def _run_head(self, tokens, hidden, positions, seen) -> torch.Tensor:
+        """One pass of the head; seen: bool [B, M, T], None for a prompt, whose rows are padded on the right."""
+        implementation = self.head.config._attn_implementation
+
+        def attend(query, key, value):
+            key, value = self.cache.update(key, value)
+            if seen is None:  # no mask of S x S needed
+                return ttt_attention(query, [key], [value], implementation)
+            return tree_attention(query, key, value, seen[:, None], implementation)
+
         with self.watch.phase("head"):
             embeddings = self.embed(tokens).to(hidden.device, hidden.dtype)
             return self.head.step(embeddings, hidden, positions, attend)
 
-    def _extend(self) -> torch.Tensor:
-        """Run the head over the pending tokens with the target's states; its output [B, H] at each row's newest."""
-        aux, tokens, counts = self._pending
-        width, prefilling = tokens.shape[1], not self.lengths.any()
-        with self.watch.phase("head"):
-            hidden = self.head.fuse(aux.to(self.head.device, self.head.dtype))
-        slots = self.lengths[:, None] + torch.arange(width, device=tokens.device)
-        length = int(self.lengths.max()) + width
-        implementation = self.head.config._attn_implementation
 
-        def attend(query, key, value):
-            keys, values = self.cache.write(slots, key, value, length)
-            if prefilling:  # no mask of S x S needed: rows are padded on the right
-                return ttt_attention(query, [key], [value], implementation)
-            mask = torch.arange(length, device=slots.device) <= slots[..., None]
-            return tree_attention(query, keys, values, mask[:, None], implementation)
-
-        output = self._run_head(tokens, hidden, slots, attend)
-        newest = (counts - 1).clamp(min=0)[:, None, None]  # a finished row has none; its trees go unread
-        last = output.gather(1, newest.expand(-1, 1, output.shape[-1]))[:, 0]
-        self.lengths = self.lengths + counts
-        return last
-
-    def _step(self, tokens, hidden, level: int, ancestors) -> torch.Tensor:
-        """Run the head over k nodes of one tree level [B, k], each seeing the committed slots and its ancestors."""
-        base, width = int(self.lengths.max()), tokens.shape[1]
-        committed = torch.arange(base, device=tokens.device) < self.lengths[:, None]
-        mask = torch.cat([committed[:, None].expand(-1, width, -1), ancestors], dim=-1)[:, None]
-        slots = (base + level * width + torch.arange(width, device=tokens.device)).expand(len(tokens), -1)
-        positions = (self.lengths + level)[:, None].expand(-1, width)
-
-        def attend(query, key, value):
-            keys, values = self.cache.write(slots, key, value, base + (level + 1) * width)
-            return tree_attention(query, keys, values, mask, self.head.config._attn_implementation)
-
-        return self._run_head(tokens, hidden, positions, attend)
+def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
+    """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`."""
+    if isinstance(assistant, Eagle3DraftHead):
+        return EagleDrafter(assistant, target, assistant.tree, watch)
+    return assistant.drafter(target, cache, watch)

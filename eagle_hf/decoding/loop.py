@@ -5,41 +5,43 @@ keys at slot i of the target's cache; left padding keeps its slots and is never 
 row is the root of its next tree and not yet in the cache.
 """
 
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.drafters import bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify
-from eagle_hf.target import aux_layer_ids, capture_aux
+from eagle_hf.target import AuxStates, capture_aux
 
 
-def speculate(target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
-    """What `target.generate` would return for these prepared arguments; the run's statistics go to `head.last_run`."""
-    run = Run(target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
-    with capture_aux(target, aux_layer_ids(target, head.config)) as aux:
+def speculate(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
+    """What `target.generate` would return for these prepared arguments; the run's statistics go to `assistant.last_run`."""
+    run = Run(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+    layer_ids = run.drafter.aux_layer_ids
+    with capture_aux(target, layer_ids) if layer_ids else nullcontext(AuxStates([])) as aux:
         run.prefill(aux, inputs)
         while not all(run.finished):
             run.round(aux)
-    head.last_run = run.statistics()
+    assistant.last_run = run.statistics()
     return run.output()
 
 
 class Run:
     """The state of one `generate` call."""
 
-    def __init__(self, target, head, input_ids, logits_processor, stopping_criteria, generation_config, streamer):
+    def __init__(self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer):
         rows, prompt = input_ids.shape
         self.target, self.config, self.streamer = target, generation_config, streamer
         self.choice = TargetChoice(logits_processor, generation_config, rows)
         self.stopping_criteria = stopping_criteria
         self.watch, self.stats = Stopwatch(), DecodingStats(rows=rows)
-        self.drafter = EagleDrafter(head, target, head.tree, self.watch)
         self.cache = TreeCache()
+        self.drafter = bind(assistant, target, self.cache, self.watch)
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)
         self.ids[:, :prompt] = input_ids
         self.lengths, self.finished = [prompt] * rows, [False] * rows

@@ -3,11 +3,14 @@
 B batch, N nodes, T cache slots before the tree. A mask is True where attention is allowed.
 """
 
+import inspect
+
 import torch
 
 from eagle_hf.target import unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+SUPPORTED_ATTENTION = ("sdpa", "eager")
 
 
 def layer_kinds(config) -> set[str]:
@@ -18,14 +21,55 @@ def layer_kinds(config) -> set[str]:
     return kinds
 
 
+def check_trees(model) -> None:
+    """Raise a ValueError for a model that cannot read trees: recurrent layers, an attention without masks, no positions."""
+    model = unwrap(model)
+    config, name, kinds = model.config.get_text_config(), type(model).__name__, layer_kinds(model.config.get_text_config())
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder model; draft trees need a decoder-only causal LM")
+    if getattr(model, "_is_stateful", False) or kinds - ATTENTION_KINDS:
+        raise ValueError(
+            f"{name} has layers of the kind {sorted(kinds - ATTENTION_KINDS) or 'recurrent'}: their state cannot be "
+            "rolled back to an accepted branch; use a target whose layers are all (sliding) attention"
+        )
+    if config._attn_implementation not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"the target's attn_implementation is {config._attn_implementation!r}, which takes no tree mask; "
+            f'load it with attn_implementation="sdpa" (or call target.set_attn_implementation("sdpa"))'
+        )
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target")
+
+
+class MaskFormat:
+    """How a model takes a mask of its own: bool or additive [B, 1, N, T], or a dictionary of these by layer kind."""
+
+    def __init__(self, model):
+        config = unwrap(model).config.get_text_config()
+        self.kinds, self.window = layer_kinds(config), getattr(config, "sliding_window", None)
+        self.additive = config._attn_implementation == "eager"  # eager adds its mask: booleans would be summed
+        self.dtype = model.dtype
+
+    def __call__(self, seen: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor):
+        """From bool [B, N, T]: which of T keys at positions `keys` [B, T] the N tokens at `positions` [B, N] see."""
+        masks = {"full_attention": seen[:, None]}
+        if "sliding_attention" in self.kinds:
+            reach = positions[:, :, None] - keys[:, None]
+            masks["sliding_attention"] = (seen & (reach < self.window))[:, None]
+        masks = {kind: self._typed(masks[kind]) for kind in self.kinds}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _typed(self, mask):
+        if not self.additive:
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(~mask, torch.finfo(self.dtype).min)
+
+
 class TreeMask:
     """Positions of the committed slots, and from them masks and positions for trees."""
 
     def __init__(self, target, input_ids, attention_mask=None, position_ids=None):
-        config = unwrap(target).config.get_text_config()
-        self.kinds, self.window = layer_kinds(config), getattr(config, "sliding_window", None)
-        self.additive = config._attn_implementation == "eager"  # eager adds its mask: booleans would be summed
-        self.dtype = target.dtype
+        self.format = MaskFormat(target)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         self.visible = attention_mask.bool()
@@ -37,8 +81,7 @@ class TreeMask:
     def of(self, tree, ends: list[int], limit: int):
         """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
 
-        The mask is what the target takes: bool or additive [B, 1, N, T + N], or a dictionary of these by layer kind.
-        Positions stay below `limit`: nodes past the last allowed token are never emitted.
+        The mask is what the target takes. Positions stay below `limit`: nodes past the last allowed token are never emitted.
         """
         device, prompt = tree.tokens.device, self.prompt.shape[1]
         ends = torch.tensor(ends, device=device)
@@ -47,14 +90,5 @@ class TreeMask:
         positions = ((ends + self.offset)[:, None] + tree.depths).clamp(max=limit - 1)
         keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
         committed = (keys >= 0)[:, None].expand(-1, tree.tokens.shape[1], -1)
-        masks = {"full_attention": torch.cat([committed, tree.ancestors], dim=-1)[:, None]}
-        if "sliding_attention" in self.kinds:
-            reach = positions[:, :, None] - torch.cat([keys, positions], dim=1)[:, None]  # [B, N, T + N]
-            masks["sliding_attention"] = masks["full_attention"] & (reach < self.window)[:, None]
-        masks = {kind: self._for_target(masks[kind]) for kind in self.kinds}
-        return (masks if len(masks) > 1 else next(iter(masks.values()))), positions
-
-    def _for_target(self, mask):
-        if not self.additive:
-            return mask
-        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(~mask, torch.finfo(self.dtype).min)
+        seen = torch.cat([committed, tree.ancestors], dim=-1)
+        return self.format(seen, positions, torch.cat([keys, positions], dim=1)), positions

@@ -10,7 +10,7 @@ PHASES = ("prefill", "target", "head", "draft", "accept", "commit")
 class Stopwatch:
     """Seconds by phase; an inner phase pauses the outer one.
 
-    Phases: prefill (the target over the prompt), target (the target over trees), head (the head's forwards), draft
+    Phases: prefill (the target over the prompt), target (the target over trees), head (the drafter's forwards), draft
     (the rest of drafting), accept (masks, processors, the walk), commit (caches). On a GPU, which works while Python
     runs ahead, a phase is charged for the work it waits for.
     """

@@ -1,0 +1,103 @@
+"""Which slot of a drafter's cache holds which token: all of them, or attention sinks and a rolling window.
+
+StreamingLLM (arXiv 2309.17453) keeps a text's first tokens, the sinks, and its newest ones, and numbers what it keeps from 0. Only
+distances enter RoPE, so the newest tokens may keep their positions as long as the sinks are turned forward to stand right
+before them: the same attention, and a handful of keys to turn a round.
+
+B batch, M new tokens of a row (padded), C slots for committed tokens, T all slots in use.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a drafter's cache keeps: the first `sinks` tokens of a text and its newest `width`, in tokens."""
+
+    sinks: int
+    width: int
+
+    def __post_init__(self):
+        if self.sinks < 0 or self.width < self.sinks + 1:
+            raise ValueError(f"the window is {self.width} tokens and sinks are {self.sinks}; it must hold sinks + 1 tokens at least")
+
+
+class SlotMap:
+    """The slots and positions of B rows.
+
+    lengths [B]: committed tokens; held [B, C]: the position in each committed slot, -1 for none; keys [B, T]: the positions
+    of all keys that the tokens last placed may see. At most `most_new` tokens of a row are committed at once: the ring is
+    longer than the window by so much, lest new tokens push out what the first of them still sees.
+    """
+
+    def __init__(self, window: Window | None, most_new: int):
+        self.window, self.most_new = window, most_new
+        self.lengths = self.held = self.keys = None
+
+    def start(self, counts: torch.Tensor) -> torch.Tensor:
+        """Begin with prompts of `counts` [B] tokens; which of them [B, C] the slots keep (0 where none)."""
+        self.lengths, longest = counts, int(counts.max())
+        slots = torch.arange(longest if self.window is None else min(longest, self._capacity), device=counts.device)
+        newest = (counts - 1)[:, None]
+        if self.window is not None and longest > self._capacity:
+            sinks, ring = self.window.sinks, self._ring
+            rolled = slots + (newest - slots).clamp(min=0) // ring * ring  # the newest token that falls on the slot
+            slots = torch.where(slots < sinks, slots, rolled)
+        self.held = slots.expand(len(counts), -1).masked_fill(slots > newest, -1)
+        return self.held.clamp(min=0)
+
+    def extend(self, counts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Slots and positions [B, M] of `width` new tokens, of which counts [B] are real, and what they see [B, M, C]."""
+        assert width <= self.most_new, f"{width} new tokens in one round, {self.most_new} at most were announced"
+        new = torch.arange(width, device=counts.device)
+        positions = self.lengths[:, None] + new
+        slots = positions if self.window is None else self._slot(positions)
+        room = int(slots.max()) + 1 - self.held.shape[1]
+        if room > 0:
+            self.held = torch.cat([self.held, self.held.new_full((len(counts), room), -1)], dim=1)
+        self.held.scatter_(1, slots, positions.masked_fill(new >= counts[:, None], -1))
+        self.lengths, self.keys = self.lengths + counts, self.held
+        return slots, positions, self.seen(positions)
+
+    def level(self, level: int, ancestors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Slots and positions [B, k] of a tree level behind the committed slots, and what its nodes see [B, k, T].
+
+        ancestors: bool [B, k, (level + 1) * k], the nodes of this and the levels above that each sees.
+        """
+        rows, width, _ = ancestors.shape
+        slots = self.held.shape[1] + level * width + torch.arange(width, device=ancestors.device)
+        positions = (self.lengths + level)[:, None]
+        seen = self.seen(positions).expand(-1, width, -1)
+        levels = torch.arange(level + 1, device=ancestors.device).repeat_interleave(width)
+        self.keys = torch.cat([self.held, self.lengths[:, None] + levels], dim=1)
+        return slots.expand(rows, -1), positions.expand(-1, width), torch.cat([seen, ancestors], dim=-1)
+
+    def seen(self, positions: torch.Tensor) -> torch.Tensor:
+        """Bool [B, M, C]: the committed slots that tokens at `positions` [B, M] see."""
+        held, positions = self.held[:, None], positions[..., None]
+        seen = (held >= 0) & (held <= positions)
+        if self.window is None:
+            return seen
+        return seen & ((held < self.window.sinks) | (held > positions - self.window.width))
+
+    @property
+    def shift(self) -> torch.Tensor | None:
+        """By how many positions [B] the sinks stand further on than they were read; None while no window rolls."""
+        if self.window is None:
+            return None
+        shift = (self.lengths - self.window.sinks - self.window.width).clamp(min=0)
+        return shift if self.window.sinks and shift.any() else None
+
+    @property
+    def _ring(self) -> int:
+        return self.window.width + self.most_new
+
+    @property
+    def _capacity(self) -> int:
+        return self.window.sinks + self._ring
+
+    def _slot(self, positions: torch.Tensor) -> torch.Tensor:
+        sinks = self.window.sinks
+        return torch.where(positions < sinks, positions, sinks + (positions - sinks) % self._ring)

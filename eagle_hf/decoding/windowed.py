@@ -1,0 +1,200 @@
+"""Language models as drafters: a smaller one, or the target itself behind a window (MagicDec, arXiv 2408.11049).
+
+At long contexts and large batches the target's key-value cache is what a forward waits for. A drafter that keeps only
+attention sinks and a rolling window reads a cache of fixed size: even the target itself then drafts cheaply.
+
+B batch, M newly committed tokens (padded), k expanded nodes, H hidden, S prompt slots.
+"""
+
+import inspect
+import sys
+
+import torch
+from transformers.models.llama.modeling_llama import rotate_half
+
+from eagle_hf.decoding.cache import DraftCache, TreeCache
+from eagle_hf.decoding.drafters import Drafter, left_aligned, newest, padded_rows
+from eagle_hf.decoding.masks import MaskFormat, check_trees
+from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.decoding.window import SlotMap, Window
+from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.target import target_logits, unwrap
+
+
+class WindowedDraft:
+    """`generate(assistant_model=WindowedDraft(small_model))`: a smaller causal LM with the target's vocabulary drafts.
+
+    sinks, window: its cache keeps a text's first `sinks` tokens and its newest `window`; window=None keeps them all.
+    gamma: tokens drafted a round, as a chain; `tree` drafts a tree instead. `last_run` holds the last call's statistics.
+    """
+
+    def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4):
+        self.model, self.window = model, window_of(sinks, window)
+        self.tree, self.last_run = chain_of(gamma), None
+
+    def check(self, target) -> None:
+        """Raise a ValueError for a target that this model cannot draft for."""
+        ours, theirs = (unwrap(model).config.get_text_config().vocab_size for model in (self.model, target))
+        if ours != theirs:
+            raise ValueError(
+                f"the draft model has {ours} tokens and the target {theirs}: they do not share a vocabulary; for another tokenizer use "
+                "transformers' universal assisted generation: generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
+            )
+        check_drafting(self.model, self.window)
+        if self.model.device != target.device:
+            raise ValueError(f"the target is on {target.device} and the draft model on {self.model.device}; move one")
+
+    def drafter(self, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
+        """Bound to a target for one call of generate."""
+        return ModelDrafter(self.model, self.tree, watch, self.window)
+
+
+class SelfSpeculation:
+    """`generate(assistant_model=SelfSpeculation())`: the target drafts with its own weights on a window of its own cache.
+
+    sinks, window, gamma, `tree`, `last_run`: as in `WindowedDraft`.
+    """
+
+    def __init__(self, sinks: int = 16, window: int = 496, gamma: int = 4):
+        self.window, self.tree, self.last_run = window_of(sinks, window), chain_of(gamma), None
+
+    def check(self, target) -> None:
+        """Raise a ValueError for a target that cannot draft for itself."""
+        check_drafting(target, self.window)
+
+    def drafter(self, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
+        """Bound to a target, and to the cache of its run, for one call of generate."""
+        return SelfDrafter(target, cache, self.tree, watch, self.window)
+
+
+def window_of(sinks: int, window: int | None) -> Window | None:
+    return None if window is None else Window(sinks, window)
+
+
+def chain_of(gamma: int) -> TreeConfig:
+    if not isinstance(gamma, int) or gamma < 1:
+        raise ValueError(f"gamma is {gamma!r}; it counts the tokens drafted a round and must be 1 at least")
+    return TreeConfig("chain", depth=gamma)
+
+
+def check_drafting(model, window: Window | None) -> None:
+    """Raise a ValueError for a model that cannot draft trees, or not behind this window."""
+    check_trees(model)
+    if window is not None:
+        check_window(model)
+
+
+def check_window(model) -> None:
+    """Raise a ValueError for a model whose sinks cannot be turned to where the window begins."""
+    decoder, config, name = unwrap(model).get_decoder(), unwrap(model).config.get_text_config(), type(unwrap(model)).__name__
+    rotary, apply = getattr(decoder, "rotary_emb", None), getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", None)
+    remedy = "draft with a whole cache: WindowedDraft(model, window=None)"
+    if rotary is None or apply is None or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
+        raise ValueError(f"{name} has no single rotary embedding, so its attention sinks cannot follow a window; {remedy}")
+    if (kind := (getattr(config, "rope_parameters", None) or {}).get("rope_type")) in ("dynamic", "longrope"):
+        raise ValueError(f"the RoPE of {name} is {kind!r}, whose frequencies change with the text's length; {remedy}")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = torch.linspace(-1, 1, 2 * width, device=model.device).view(1, 1, 2, width)
+    cos, sin = rotary(keys, torch.tensor([[3, 4]], device=model.device))
+    if cos.shape[-1] != width or not torch.allclose(apply(keys, keys, cos, sin)[1], rotated(keys, cos, sin)):
+        raise ValueError(f"{name} rotates a part of its keys, or pairs them in another way than Llama; {remedy}")
+
+
+def rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [B, g, n, D] turned by angles with these cos, sin [B, n or 1, D], as Llama pairs them."""
+    return keys * cos[:, None] + rotate_half(keys) * sin[:, None]
+
+
+class ModelDrafter(Drafter):
+    """A causal LM that reads what the target committed and drafts on."""
+
+    def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None):
+        super().__init__(tree, watch)
+        self.model, self.decoder = model, unwrap(model).get_decoder()
+        self.vocabulary, self.format = unwrap(model).config.get_text_config().vocab_size, MaskFormat(model)
+        self.cache, self.slots = DraftCache(), SlotMap(window, tree.depth + 1)
+        self._pending = None  # (tokens [B, M], counts [B])
+        self._turned = None  # the lengths that the sinks were last turned for
+        self._rolling = torch.zeros((), dtype=torch.bool, device=model.device)  # [B]: rows whose sinks were turned
+
+    def start(self, input_ids, visible, aux, first):
+        order, counts = left_aligned(visible)
+        tokens = torch.cat([input_ids.gather(1, order), torch.zeros_like(first)[:, None]], dim=1)
+        self._pending = tokens.scatter(1, counts[:, None], first[:, None]), counts + 1
+
+    def accept(self, aux, paths, tokens):
+        device = self._pending[0].device
+        self._pending = padded_rows(tokens, device), torch.tensor([len(row) for row in tokens], device=device)
+
+    def _extend(self):
+        tokens, counts = self._pending
+        if self.slots.lengths is None:
+            self.cache.place_prompt(self.slots.start(counts))
+            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+            return newest(self._run(tokens, positions, None), counts)
+        slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
+        return newest(self._run(tokens, positions, seen, slots), counts)
+
+    def _step(self, tokens, hidden, level, ancestors):
+        slots, positions, seen = self.slots.level(level, ancestors)
+        return self._run(tokens, positions, seen, slots)
+
+    def _propose(self, hidden, k):
+        with self.watch.phase("head"):
+            scores = target_logits(self.model, hidden).float().log_softmax(-1)
+        return scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)
+
+    def _run(self, tokens, positions, seen, slots=None) -> torch.Tensor:
+        """One forward; seen: bool [B, M, T] and the slots [B, M] to write to, None for a prompt, whose rows are padded on the right."""
+        with self.watch.phase("head"):
+            mask = None
+            if seen is not None:
+                mask = self.format(seen, positions, self.slots.keys)
+                if self._turned is not self.slots.lengths:
+                    self._turn_sinks()
+                self.cache.place(slots, seen.shape[-1])
+            inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
+            return self.decoder(**inputs, use_cache=True).last_hidden_state
+
+    def _turn_sinks(self) -> None:
+        """Once a round: let the sinks stand right before the window."""
+        shift, self._turned = self.slots.shift, self.slots.lengths
+        if shift is None:
+            return
+        rotary, fresh = self.decoder.rotary_emb, ~self._rolling
+        anchor = torch.empty(0, dtype=torch.promote_types(self.model.dtype, torch.float32), device=shift.device)
+        cos, sin = (part / rotary.attention_scaling for part in rotary(anchor, shift[:, None]))
+        for layer in self.cache.layers:
+            layer.turn(self.slots.window.sinks, fresh, lambda keys: rotated(keys.to(anchor.dtype), cos, sin).to(keys.dtype))
+        self._rolling = shift > 0
+
+
+class SelfDrafter(ModelDrafter):
+    """The target itself, on the keys and values of its own committed tokens as far as the window keeps them."""
+
+    def __init__(self, target, cache: TreeCache, tree: TreeConfig, watch: Stopwatch, window: Window):
+        super().__init__(target, tree, watch, window)
+        self.full = cache
+        self.order = None  # [B, S] the prompt's slots in the target's cache, the real ones first
+
+    def start(self, input_ids, visible, aux, first):
+        self.order, counts = left_aligned(visible)
+        self.counts, self.prompt = counts, input_ids.shape[1]
+        kept = self.order.gather(1, self.slots.start(counts))
+        for layer, full in zip(self.cache.with_layers(len(self.full.layers)), self.full.layers):
+            layer.keep(full.keys, full.values, kept)
+        self._pending = first[:, None], torch.ones_like(counts)
+
+    def accept(self, aux, paths, tokens):
+        """The root's keys and those of the accepted drafts come from the target's cache, where the round left them."""
+        device = self.counts.device
+        counts = torch.tensor([len(path) for path in paths], device=device)
+        self.slots.lengths = self.slots.lengths - (counts > 0).long()  # the root was read by the drafter itself; now it is copied
+        slots, positions, _ = self.slots.extend(counts, max(1, int(counts.max())))
+        sources = self.prompt + positions - self.counts[:, None]
+        sources = sources.clamp(max=self.full.get_seq_length() - 1)
+        for layer, full in zip(self.cache.layers, self.full.layers):
+            index = sources[:, None, :, None].expand(-1, full.keys.shape[1], -1, full.keys.shape[-1])
+            layer.write(slots, full.keys.gather(2, index), full.values.gather(2, index), self.slots.held.shape[1])
+        newest_tokens = [row[-1:] for row in tokens]
+        self._pending = padded_rows(newest_tokens, device), (counts > 0).long()

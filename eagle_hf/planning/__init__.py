@@ -1,0 +1,1 @@
+"""How much to speculate: measured costs, the best tree for them, and simulations for machines not at hand."""

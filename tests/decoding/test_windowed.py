@@ -1,0 +1,167 @@
+"""Language models as drafters: the output is the target's, and the window is what it says."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
+
+from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.decoding.window import SlotMap, Window
+from eagle_hf.decoding.windowed import ModelDrafter, rotated
+from tiny import left_padded, tiny_target
+
+SAMPLED = dict(do_sample=True, temperature=1.0, top_k=0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny_target(layers=2, seed=3)
+
+
+def both(target, assistant, inputs, seed=0, **kwargs):
+    outputs = []
+    for one in (None, assistant):
+        torch.manual_seed(seed)
+        outputs.append(target.generate(**inputs, assistant_model=one, max_new_tokens=120, **kwargs))
+    return outputs
+
+
+def assistants(small):
+    tree = WindowedDraft(small, sinks=2, window=9)
+    tree.tree = TreeConfig(depth=3, top_k=4, nodes=12)
+    return [WindowedDraft(small, window=None), WindowedDraft(small, sinks=2, window=9, gamma=3), tree, SelfSpeculation(sinks=2, window=9, gamma=3)]
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("settings", [dict(do_sample=False), SAMPLED], ids=["greedy", "sampled"])
+def test_output_equals_the_target_alone(target, small, index, settings):
+    for length in (1, 7, 130):  # shorter than the sinks, than the window, longer than the ring
+        plain, fast = both(target, assistants(small)[index], left_padded(target, [length]), eos_token_id=None, **settings)
+        assert torch.equal(plain, fast)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_greedy_batch_of_different_lengths_equals_the_target_alone(target, small, index):
+    plain, fast = both(target, assistants(small)[index], left_padded(target, [9, 1, 130, 40]), do_sample=False)
+    assert torch.equal(plain, fast)
+
+
+@pytest.mark.parametrize("assistant", [lambda target: WindowedDraft(target, window=None, gamma=4), lambda target: SelfSpeculation(2, 400, 4)])
+def test_the_target_itself_with_all_it_read_is_always_right(target, assistant):
+    assistant = assistant(target)
+    for lengths in ([7], [9, 2, 30]):
+        both(target, assistant, left_padded(target, lengths), do_sample=False, eos_token_id=None)
+        run = assistant.last_run
+        assert run.accepted == run.trials and run.tokens == 119 * len(lengths) and run.tau > 4.5
+
+
+def test_a_window_that_holds_everything_changes_nothing(target, small):
+    inputs = left_padded(target, [30])
+    whole, windowed = WindowedDraft(small, window=None), WindowedDraft(small, sinks=4, window=300)
+    for assistant in (whole, windowed):
+        both(target, assistant, inputs, do_sample=False, eos_token_id=None)
+    assert whole.last_run.accepted == windowed.last_run.accepted
+
+
+@pytest.mark.parametrize("window", [None, Window(2, 5)])
+def test_slots_hold_the_sinks_and_the_newest_tokens(window):
+    slots, texts = SlotMap(window, 5), [list(range(3)), list(range(150))]
+    kept = slots.start(torch.tensor([3, 150]))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        counts = torch.randint(0, 6, (2,), generator=generator)
+        slots.extend(counts, 5)
+        for text, count in zip(texts, counts.tolist()):
+            text += range(len(text), len(text) + count)
+        for row, text in enumerate(texts):
+            seen = slots.seen(slots.lengths[:, None] - 1)[row, 0]
+            expected = [p for p in text if window is None or p < 2 or p > text[-1] - 5]
+            assert sorted(slots.held[row][seen].tolist()) == expected
+    assert kept.shape[1] == (150 if window is None else 2 + 5 + 5)
+    assert window is None or slots.held.shape[1] == 2 + 5 + 5  # however long the text
+
+
+def streaming_reference(model, text, window, rounds):
+    """Next-token log-probabilities after text[:n] for n in rounds, every key stored unturned and numbered by its place in the cache.
+
+    The drafter reads text[: rounds[0]] whole, then what is new at each of the rounds.
+    """
+    decoder, config = model.get_decoder(), model.config
+    heads, width = config.num_key_value_heads, config.head_dim
+    kept, results = None, []
+    for start, end in zip([0, *rounds], rounds):
+        shift = 0 if kept is None else max(0, end - window.sinks - window.width)
+        states = decoder.embed_tokens(torch.tensor([text[start:end]]))
+        positions, history = torch.arange(start, end), []
+        for number, layer in enumerate(decoder.layers):
+            attention, normed = layer.self_attn, layer.input_layernorm(states)
+            query, key, value = (
+                projection(normed).view(1, end - start, -1, width).transpose(1, 2)
+                for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            if kept is not None:
+                key, value = torch.cat([kept[number][0], key], dim=2), torch.cat([kept[number][1], value], dim=2)
+            history.append((key, value))
+            places = torch.arange(end)
+            turned = rope(decoder, key, places + shift * (places < window.sinks))
+            seen = places <= positions[:, None]
+            if kept is not None:
+                seen &= (places < window.sinks) | (places > positions[:, None] - window.width)
+            turned, value = (part.repeat_interleave(query.shape[1] // heads, dim=1) for part in (turned, value))
+            scores = (rope(decoder, query, positions) @ turned.transpose(-1, -2) * width**-0.5).masked_fill(~seen, float("-inf"))
+            states = states + attention.o_proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(1, end - start, -1))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        kept = history
+        results.append(model.lm_head(decoder.norm(states[0, -1])).log_softmax(-1))
+    return results
+
+
+def rope(decoder, part, positions):
+    cos, sin = decoder.rotary_emb(part, positions[None])
+    return rotated(part, cos, sin)
+
+
+def test_a_rolling_window_is_streaming_llms(small, monkeypatch):
+    """What the drafter makes of a long text equals unturned keys that are numbered anew, round by round."""
+    window, text = Window(2, 9), torch.randint(3, 31, (120,), generator=torch.Generator().manual_seed(1)).tolist()
+    drafter, logits = ModelDrafter(small, TreeConfig("chain", depth=59), Stopwatch(), window), []
+    monkeypatch.setattr(drafter, "_propose", lambda hidden, k: logits.append(small.lm_head(hidden[0]).log_softmax(-1)) or (hidden[:, :1], torch.zeros(1, 1).long()))
+    rounds = [3, 8, 9, 13, 18, 23, 24, 84, 85, 90, 120]
+    ids = torch.tensor([text])
+    with torch.no_grad():
+        drafter.start(ids[:, :2], torch.ones(1, 2, dtype=torch.bool), None, ids[:, 2])
+        drafter.draft_tree(ids[:, 2], max_depth=1)
+        for start, end in zip(rounds, rounds[1:]):
+            drafter.accept(None, [list(range(end - start))], [text[start:end]])
+            drafter.draft_tree(ids[:, end - 1], max_depth=1)
+        expected = streaming_reference(small, text, window, rounds)
+    assert len(logits) == len(expected) and drafter.cache.layers[0].keys.shape[2] < 2 * (2 + 9 + 60)
+    for ours, theirs in zip(logits, expected):
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("arguments, what", [
+    (dict(gamma=0), "gamma is 0"), (dict(sinks=16, window=16), "the window is 16 tokens and sinks are 16"), (dict(sinks=-1), "sinks are -1"),
+])
+def test_impossible_windows_are_refused(small, arguments, what):
+    for make in (SelfSpeculation, lambda **rest: WindowedDraft(small, **rest)):
+        with pytest.raises(ValueError, match=what):
+            make(**arguments)
+
+
+def test_draft_models_that_cannot_serve_are_refused(target):
+    inputs = left_padded(target, [7])
+    with pytest.raises(ValueError, match="29 tokens and the target 31.*universal assisted generation"):
+        target.generate(**inputs, assistant_model=WindowedDraft(tiny_target(vocab_size=29)), max_new_tokens=4)
+    dynamic = tiny_target(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    with pytest.raises(ValueError, match="'dynamic', whose frequencies change"):
+        target.generate(**inputs, assistant_model=WindowedDraft(dynamic), max_new_tokens=4)
+    torch.manual_seed(0)
+    learnt = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=32, n_layer=2, n_head=2)).double().eval()
+    with pytest.raises(ValueError, match="no single rotary embedding"):
+        target.generate(**inputs, assistant_model=WindowedDraft(learnt), max_new_tokens=4)
+    partly = PhiForCausalLM(PhiConfig(vocab_size=31, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)).double().eval()
+    with pytest.raises(ValueError, match="rotates a part of its keys"):
+        target.generate(**inputs, assistant_model=WindowedDraft(partly), max_new_tokens=4)
+    plain, fast = both(target, WindowedDraft(learnt, window=None), inputs, do_sample=False, eos_token_id=None)
+    assert torch.equal(plain, fast)

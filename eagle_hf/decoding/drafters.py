@@ -7,8 +7,9 @@ the head holds the state of token p and the embedding of token p + 1, at RoPE po
 import torch
 
 from eagle_hf.decoding.cache import DraftCache, TreeCache
+from eagle_hf.decoding.growth import grow_dynamic, grow_static
 from eagle_hf.decoding.stats import Stopwatch
-from eagle_hf.decoding.tree import Tree, best_nodes
+from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.window import SlotMap
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
@@ -36,7 +37,7 @@ def newest(output: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 class Drafter:
     """What the loop needs of whoever proposes: `start`, then `draft_tree` and `accept` every round.
 
-    A round runs the drafter once over the newly committed tokens (`_extend`) and once per further level of the tree (`_step`).
+    A round runs the drafter once over the newly committed tokens (`extend`) and once per further level of the tree (`step`).
     """
 
     aux_layer_ids: list[int] = []  # the target's streams that `start` and `accept` are given, side by side
@@ -52,50 +53,30 @@ class Drafter:
         """Take a round's outcome: states of the tree [B, N, 3H], nodes kept and tokens emitted, row by row."""
         raise NotImplementedError
 
-    def _extend(self) -> torch.Tensor:
+    def extend(self) -> torch.Tensor:
         """Run over the pending tokens; the output [B, H] at each row's newest."""
         raise NotImplementedError
 
-    def _step(self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
         """Run over k nodes [B, k] of a level, whose parents' outputs are `hidden` [B, k, H]; the output [B, k, H].
 
-        ancestors: bool [B, k, (level + 1) * k], which nodes of this and the levels above each may see.
+    XX
         """
         raise NotImplementedError
 
-    def _propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and target ids [..., k] of the k best drafts after outputs [..., H]."""
         raise NotImplementedError
 
     def draft_tree(self, root: torch.Tensor, max_depth: int) -> Tree:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep."""
-        depth, k = min(self.tree.depth, max_depth), min(self.tree.top_k, self.vocabulary)
+        depth = min(self.tree.depth, max_depth)
         if depth < 1:
             zero = torch.zeros_like(root)[:, None]
             return Tree(root[:, None], zero, zero)
-        hidden = self._extend()  # [B, H]
-        scores, tokens = self._propose(hidden, k)  # [B, k]
-        batch, arange = len(root), torch.arange(1, k + 1, device=root.device)
-        pool = [(tokens, torch.zeros_like(tokens), scores)]
-        hidden, frontier = hidden[:, None].expand(-1, k, -1), arange.expand(batch, -1)
-        own = torch.eye(k, dtype=torch.bool, device=root.device).expand(batch, -1, -1)
-        ancestors, size = own, k
-        for level in range(1, depth):
-            hidden = self._step(tokens, hidden, level - 1, ancestors)  # [B, k, H]
-            child_scores, child_tokens = self._propose(hidden, k)  # [B, k, k]
-            child_scores = (scores[..., None] + child_scores).flatten(1)
-            child_tokens = child_tokens.flatten(1)
-            pool.append((child_tokens, frontier.repeat_interleave(k, dim=1), child_scores))
-            if level + 1 < depth:
-                scores, best = child_scores.topk(k, dim=1)
-                parents = best // k
-                tokens, frontier = child_tokens.gather(1, best), size + 1 + best
-                hidden = hidden.gather(1, parents[..., None].expand(-1, -1, hidden.shape[-1]))
-                ancestors = torch.cat([ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1)
-            size += k * k
-        depths = torch.tensor([1] * k + [2 + i // (k * k) for i in range((depth - 1) * k * k)], device=root.device)
-        tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
-        return best_nodes(root, tokens, parents, depths, scores, self.tree.nodes)
+        if self.tree.policy == "sequoia":
+            return grow_static(self, root, self.tree.parents, self.tree.ranks, depth)
+        return grow_dynamic(self, root, depth, min(self.tree.top_k, self.vocabulary), self.tree.nodes)
 
 
 class EagleDrafter(Drafter):
@@ -121,13 +102,13 @@ class EagleDrafter(Drafter):
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
         self._pending = states, padded_rows(tokens, aux.device), counts
 
-    def _propose(self, hidden, k):
+    def propose(self, hidden, k):
         with self.watch.phase("head"):
             scores = self.head.logits(hidden).float().log_softmax(-1)
         scores, ids = scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)  # a broken head drafts badly, not wrongly
         return scores, self.draft_to_target[ids]
 
-    def _extend(self):
+    def extend(self):
         aux, tokens, counts = self._pending
         with self.watch.phase("head"):
             hidden = self.head.fuse(aux.to(self.head.device, self.head.dtype))
@@ -141,7 +122,7 @@ class EagleDrafter(Drafter):
             output = self._run_head(tokens, hidden, positions, seen)
         return newest(output, counts)
 
-    def _step(self, tokens, hidden, level, ancestors):
+    def step(self, tokens, hidden, level, ancestors):
         slots, positions, seen = self.slots.level(level, ancestors)
         self.cache.place(slots, seen.shape[-1])
         return self._run_head(tokens, hidden, positions, seen)

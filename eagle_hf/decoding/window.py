@@ -64,15 +64,14 @@ class SlotMap:
     def level(self, level: int, ancestors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slots and positions [B, k] of a tree level behind the committed slots, and what its nodes see [B, k, T].
 
-        ancestors: bool [B, k, (level + 1) * k], the nodes of this and the levels above that each sees.
+        ancestors: bool [B, k, n], which of all n nodes run so far, these k the last, each sees.
         """
-        rows, width, _ = ancestors.shape
-        slots = self.held.shape[1] + level * width + torch.arange(width, device=ancestors.device)
-        positions = (self.lengths + level)[:, None]
-        seen = self.seen(positions).expand(-1, width, -1)
-        levels = torch.arange(level + 1, device=ancestors.device).repeat_interleave(width)
-        self.keys = torch.cat([self.held, self.lengths[:, None] + levels], dim=1)
-        return slots.expand(rows, -1), positions.expand(-1, width), torch.cat([seen, ancestors], dim=-1)
+        rows, width, run = ancestors.shape
+        slots = self.held.shape[1] + torch.arange(run - width, run, device=ancestors.device)
+        positions = (self.lengths + level)[:, None].expand(-1, width)
+        self.keys = torch.cat([self.keys if run > width else self.held, positions], dim=1)
+        seen = self.seen(positions[:, :1]).expand(-1, width, -1)
+        return slots.expand(rows, -1), positions, torch.cat([seen, ancestors], dim=-1)
 
     def seen(self, positions: torch.Tensor) -> torch.Tensor:
         """Bool [B, M, C]: the committed slots that tokens at `positions` [B, M] see."""

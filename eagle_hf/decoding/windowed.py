@@ -126,7 +126,7 @@ class ModelDrafter(Drafter):
         device = self._pending[0].device
         self._pending = padded_rows(tokens, device), torch.tensor([len(row) for row in tokens], device=device)
 
-    def _extend(self):
+    def extend(self):
         tokens, counts = self._pending
         if self.slots.lengths is None:
             self.cache.place_prompt(self.slots.start(counts))
@@ -135,11 +135,11 @@ class ModelDrafter(Drafter):
         slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
         return newest(self._run(tokens, positions, seen, slots), counts)
 
-    def _step(self, tokens, hidden, level, ancestors):
+    def step(self, tokens, hidden, level, ancestors):
         slots, positions, seen = self.slots.level(level, ancestors)
         return self._run(tokens, positions, seen, slots)
 
-    def _propose(self, hidden, k):
+    def propose(self, hidden, k):
         with self.watch.phase("head"):
             scores = target_logits(self.model, hidden).float().log_softmax(-1)
         return scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)

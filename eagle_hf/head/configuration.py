@@ -24,15 +24,40 @@ def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
     return [min(2, n - 1), n // 2, max(n - 3, 0)]
 
 
+def check_static_tree(parents: tuple[int, ...], ranks: tuple[int, ...]) -> None:
+    """Raise a ValueError unless these lists, an entry per node, are a tree: the root first, parents before their children.
+
+    Node 0 is the root, its own parent, of rank 0. The children of a node have the ranks 0, 1, ... without gaps.
+    """
+    if any(type(value) is not int for value in (*parents, *ranks)):
+        raise ValueError(f"parents are {parents!r:.60} and ranks {ranks!r:.60}; needed are two lists of integers")
+    if len(parents) != len(ranks):
+        raise ValueError(f"{len(parents)} parents and {len(ranks)} ranks; every node needs one of each, the root included")
+    if (tuple(parents[:1]), tuple(ranks[:1])) != ((0,), (0,)):
+        raise ValueError("node 0 must be the root: parent 0, rank 0")
+    seen = [set() for _ in parents]
+    for node, (parent, rank) in list(enumerate(zip(parents, ranks)))[1:]:
+        if not 0 <= parent < node:
+            raise ValueError(f"node {node} has the parent {parent}; a parent comes before its children, list it first")
+        if rank in seen[parent]:
+            raise ValueError(f"node {parent} has two children of rank {rank}; give each its own")
+        seen[parent].add(rank)
+    for node, ranks_below in enumerate(seen):
+        if ranks_below != set(range(len(ranks_below))):
+            raise ValueError(f"the children of node {node} have the ranks {sorted(ranks_below)}; needed are 0 to {len(ranks_below) - 1}")
+
+
 @dataclass(frozen=True)
 class TreeConfig:
     """The shape of one round's drafts.
 
-    policy: "dynamic" (EAGLE-2: the most probable nodes of each level are expanded, the best of all are kept) or
-        "chain" (the single best continuation, `depth` tokens long).
+    policy: "dynamic" (EAGLE-2: the most probable nodes of each level are expanded, the best of all are kept),
+        "chain" (the single best continuation, `depth` tokens long) or "sequoia" (a fixed shape).
     depth: levels below the root; the head runs once per level.
     top_k: nodes expanded per level, and children proposed per expanded node.
     nodes: drafted tokens per round, the root not counted; the target reads nodes + 1 tokens.
+    parents, ranks: of "sequoia" alone, and its whole shape, an entry per node with the root: node i is its parent's guess
+        number ranks[i]. depth, top_k and nodes follow from it.
 
     The default was the fastest but one of eight shapes for SmolLM2-135M in bf16 on 2 CPU cores (1.28x; a chain of 4
     gave 1.13x, 16 nodes 1.17x); large GPUs want more (EAGLE-3: depth 8, top_k 10, 60 nodes).
@@ -42,24 +67,40 @@ class TreeConfig:
     depth: int = 3
     top_k: int = 5
     nodes: int = 8
+    parents: tuple[int, ...] | None = None
+    ranks: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.policy not in ("dynamic", "chain"):
-            raise ValueError(f'tree policy is {self.policy!r}; choose "dynamic" or "chain"')
+        if self.policy not in ("dynamic", "chain", "sequoia"):
+            raise ValueError(f'tree policy is {self.policy!r}; choose "dynamic", "chain" or "sequoia"')
+        if (self.policy == "sequoia") != (self.parents is not None and self.ranks is not None):
+            raise ValueError(f'policy is {self.policy!r} and parents {self.parents!r:.40}; "sequoia", and only it, needs parents and ranks')
         for field in ("depth", "top_k", "nodes"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"tree {field} is {value!r}; it counts levels or tokens and must be an integer of at least 1")
         if self.policy == "chain":
-            object.__setattr__(self, "top_k", 1)
-            object.__setattr__(self, "nodes", self.depth)
+            self._set(top_k=1, nodes=self.depth)
+        if self.policy == "sequoia":
+            check_static_tree(self.parents, self.ranks)
+            if len(self.parents) < 2:
+                raise ValueError("the tree is the root alone; generate without an assistant, or give it a node")
+            depths = [0]
+            for parent in self.parents[1:]:
+                depths.append(depths[parent] + 1)
+            self._set(parents=tuple(self.parents), ranks=tuple(self.ranks))
+            self._set(depth=max(depths), top_k=max(self.ranks) + 1, nodes=len(self.parents) - 1)
+
+    def _set(self, **values) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> "TreeConfig":
-        """The tree of policy:depth:top_k:nodes, which is what `str(tree)` gives."""
+        """The tree of policy:depth:top_k:nodes, which is what `str(tree)` gives; a fixed shape has no such text."""
         policy, *numbers = text.split(":")
-        if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
-            raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16")
+        if policy == "sequoia" or len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+            raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4")
         return cls(policy, *map(int, numbers))
 
     def __str__(self) -> str:
@@ -155,7 +196,7 @@ class Eagle3Config(LlamaConfig):
     def tree(self, tree: TreeConfig):
         if not isinstance(tree, TreeConfig):
             raise ValueError(f"tree is {tree!r}; give an eagle_hf.TreeConfig")
-        self.eagle_hf = {**self.eagle_hf, "tree": asdict(tree)}
+        self.eagle_hf = {**self.eagle_hf, "tree": {name: value for name, value in asdict(tree).items() if value is not None}}
 
     def to_dict(self) -> dict[str, Any]:
         return engine_config(super().to_dict())

@@ -113,8 +113,8 @@ MACHINES = {machine.name: machine for machine in (
     Machine("H200", 989.5e12, 4.8e12, 141e9),
 )}
 
-# fit_efficiency on Llama-3.1-8B self-speculation on 8 GPUs, two cells (batch, length) of MagicDec: A100 (256, 8000) and
-# (32, 64000) of table 3, H100 (16, 32000) and (128, 32000) of table 6; chosen because they determine the pair best. With
+# fit_efficiency on Llama-3.1-8B self-speculation on 8 GPUs, two cells (batch, length) of MagicDec each: A100 (256, 8000)
+# and (32, 64000) of table 3, which determine the pair best; H100 (16, 32000) and (128, 32000) of table 6, the extremes. With
 # memory 0.9 the forwards of table 3 take the published milliseconds, median within 3 %, each within 21 %. On fewer GPUs
 # matrices are larger and run nearer to peak: there these pairs make large batches too slow.
 MAGICDEC_A100 = Efficiency(memory=0.9, compute=0.180, layer_seconds=203e-6)
@@ -160,7 +160,7 @@ def require_memory(needed: float, machine: Machine, what: str) -> None:
     """ValueError where `needed` bytes per GPU are more than it has."""
     if needed > machine.memory_bytes:
         raise ValueError(
-            f"{what} needs {needed / 1e9:.1f} GB per GPU for weights and KV cache, and a {machine.name} has "
+            f"{what} needs {needed / 1e9:.1f} GB per GPU for weights and KV cache, and each {machine.name} has "
             f"{machine.memory_bytes / 1e9:.0f} GB; lower batch or length, or use more GPUs"
         )
 
@@ -292,7 +292,7 @@ def fit_efficiency(cells: Sequence[tuple[Callable[[Efficiency], Simulated], floa
     slopes = [misses(best[0] * factor, best[1] * other) - misses(*best) for factor, other in ((0.9, 1.0), (1.0, 0.9))]
     if len(cells) < 2 or numpy.linalg.svd(slopes, compute_uv=False)[-1] < 1e-3:
         raise ValueError(
-            f"the {len(cells)} cells that arrived do not tell compute (found {best[0]:.3g}) and layer_seconds (found {best[1]:.3g}) "
+            f"{len(cells)} cell(s) arrived that do not tell compute (found {best[0]:.3g}) and layer_seconds (found {best[1]:.3g}) "
             "apart, or no pair explains them; add cells at other batch sizes and lengths, or check acceptance and window"
         )
     return Efficiency(memory, *best)

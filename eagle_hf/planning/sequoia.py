@@ -26,6 +26,8 @@ from functools import cached_property
 import numpy
 from numpy.lib.stride_tricks import sliding_window_view
 
+from eagle_hf.head.configuration import check_static_tree
+
 
 def acceptance_vector(counts) -> numpy.ndarray:
     """Shares [D, W] from counts = (trials [D], accepted [D, W]).
@@ -59,20 +61,7 @@ class StaticTree:
     ranks: tuple[int, ...] = (0,)
 
     def __post_init__(self):
-        if len(self.parents) != len(self.ranks):
-            raise ValueError(f"{len(self.parents)} parents and {len(self.ranks)} ranks; every node needs one of each, the root included")
-        if (self.parents[:1], self.ranks[:1]) != ((0,), (0,)):
-            raise ValueError("node 0 must be the root: parent 0, rank 0")
-        seen = [set() for _ in self.parents]
-        for node, (parent, rank) in list(enumerate(zip(self.parents, self.ranks)))[1:]:
-            if not 0 <= parent < node:
-                raise ValueError(f"node {node} has the parent {parent}; a parent comes before its children, list it first")
-            if rank in seen[parent]:
-                raise ValueError(f"node {parent} has two children of rank {rank}; give each its own")
-            seen[parent].add(rank)
-        for node, ranks in enumerate(seen):
-            if ranks != set(range(len(ranks))):
-                raise ValueError(f"the children of node {node} have the ranks {sorted(ranks)}; needed are 0 to {len(ranks) - 1}")
+        check_static_tree(self.parents, self.ranks)
 
     @property
     def size(self) -> int:

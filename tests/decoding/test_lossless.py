@@ -65,7 +65,10 @@ def test_the_trained_head_gets_drafts_of_every_depth_accepted(target, trained_he
     assert trained_head.last_run.tau > 1.5 and min(trained_head.last_run.accepted) > 0
 
 
-@pytest.mark.parametrize("tree", [TreeConfig("chain", depth=5), TreeConfig(depth=1, top_k=4, nodes=3), TreeConfig(depth=6, top_k=3, nodes=40)])
+SHAPE = TreeConfig("sequoia", parents=(0, 0, 0, 0, 1, 1, 2, 4, 7, 8), ranks=(0, 0, 1, 2, 0, 1, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("tree", [SHAPE, TreeConfig("chain", depth=5), TreeConfig(depth=1, top_k=4, nodes=3), TreeConfig(depth=6, top_k=3, nodes=40)])
 def test_every_tree_shape_is_lossless(target, trained_head, tree, monkeypatch):
     monkeypatch.setattr(trained_head, "tree", tree)
     plain, fast = both(target, trained_head, left_padded(target, [5, 11]), max_new_tokens=80, eos_token_id=None)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tiny import left_padded
+from eagle_hf import TreeConfig
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.masks import TreeMask
@@ -89,7 +90,7 @@ def test_a_finished_row_keeps_its_cache():
 def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, head, monkeypatch):
     """Every proposal's score is the sum of the head's log-probabilities along its path, computed path by path."""
     inputs, pools = left_padded(target, [8]), []
-    monkeypatch.setattr("eagle_hf.decoding.drafters.best_nodes", lambda *pool: pools.append(pool) or best_nodes(*pool))
+    monkeypatch.setattr("eagle_hf.decoding.growth.best_nodes", lambda *pool: pools.append(pool) or best_nodes(*pool))
     ids, root = inputs["input_ids"], torch.tensor([9])
     with torch.no_grad():
         states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
@@ -107,13 +108,36 @@ def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, he
     assert tree.tokens.shape == (1, nodes + 1) and int(tree.depths.max()) > 1
 
 
-def chain_log_probability(target, head, text, states, drafts):
-    """Sum of the head's log-probabilities of a chain of drafts after `text`, by unrolling it alone."""
+def test_a_fixed_shape_holds_each_nodes_guesses_by_rank(target, head):
+    """Node i is its parent's guess number ranks[i], as unrolling its path alone ranks it."""
+    shape = TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 2, 3, 6, 5), ranks=(0, 0, 1, 0, 1, 0, 0, 0, 0))
+    assert (shape.depth, shape.top_k, shape.nodes) == (4, 2, 8)
+    ids, root = left_padded(target, [8])["input_ids"], torch.tensor([9])
+    with torch.no_grad():
+        states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
+        drafter = EagleDrafter(head, target, shape, Stopwatch())
+        drafter.start(ids, torch.ones_like(ids).bool(), states, root)
+        tree = drafter.draft_tree(root, max_depth=3)  # one level less than the shape has
+        assert tree.depths[0].tolist() == [0, 1, 1, 2, 2, 2, 3, 3] and tree.parents[0].tolist() == [0, 0, 0, 1, 1, 2, 3, 5]
+        for node, rank in zip(range(1, 8), (0, 1, 0, 1, 0, 0, 0)):
+            path = [node]
+            while tree.parents[0, path[0]]:
+                path.insert(0, int(tree.parents[0, path[0]]))
+            logits = chain_logits(target, head, torch.cat([ids[0], root]), states, tree.tokens[0, path])[-1]
+            assert head.draft_to_target[logits.topk(rank + 1).indices[-1]] == tree.tokens[0, node]
+
+
+def chain_logits(target, head, text, states, drafts):
+    """The head's logits before each of a chain of drafts after `text`, by unrolling it alone."""
     slot = len(text) - 2
     embeddings = target.get_input_embeddings()(torch.cat([text, drafts])[None, 1:])
     padded = torch.nn.functional.pad(states, (0, 0, 0, embeddings.shape[1] - states.shape[1]))
+    return [head.logits(output[0, slot]).float() for output in head(embeddings, padded, ttt_length=len(drafts))]
+
+
+def chain_log_probability(target, head, text, states, drafts):
+    """Sum of the head's log-probabilities of a chain of drafts."""
     total = 0.0
-    for output, token in zip(head(embeddings, padded, ttt_length=len(drafts)), drafts):
-        logp = head.logits(output[0, slot]).float().log_softmax(-1)
-        total += float(logp[(head.draft_to_target == token).nonzero()[0, 0]])
+    for logits, token in zip(chain_logits(target, head, text, states, drafts), drafts):
+        total += float(logits.log_softmax(-1)[(head.draft_to_target == token).nonzero()[0, 0]])
     return total

@@ -20,7 +20,7 @@ def decoded_logits(target, head, ids, drafts):
         collected.append(head.logits(hidden).reshape(-1))
         return torch.zeros(*hidden.shape[:-1], 1), drafts[len(collected) - 1].expand(*hidden.shape[:-1], 1)
 
-    drafter._propose = propose
+    drafter.propose = propose
     aux, _ = target_states(target, ids[:, :-1], aux_layer_ids(target, head.config))
     drafter.start(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), aux, ids[:, -1])
     drafter.draft_tree(ids[:, -1], max_depth=len(drafts))

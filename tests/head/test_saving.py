@@ -136,7 +136,17 @@ def test_a_target_too_shallow_is_refused():
         Eagle3Config.from_target(tiny_target(layers=2))
 
 
-@pytest.mark.parametrize("settings", [dict(policy="beam"), dict(depth=0), dict(nodes=-1), dict(top_k=1.5)])
+def test_a_fixed_shape_is_saved_with_the_head(target, tmp_path):
+    head = tiny_head(target)
+    head.tree = TreeConfig("sequoia", parents=(0, 0, 0, 1), ranks=(0, 0, 1, 0))
+    head.save_pretrained(tmp_path)
+    assert Eagle3DraftHead.from_pretrained(tmp_path).tree == head.tree and head.tree.nodes == 3
+
+
+@pytest.mark.parametrize("settings", [
+    dict(policy="beam"), dict(depth=0), dict(nodes=-1), dict(top_k=1.5), dict(policy="sequoia"), dict(parents=(0, 0), ranks=(0, 0)),
+    dict(policy="sequoia", parents=(0,), ranks=(0,)), dict(policy="sequoia", parents=("tree", 0), ranks=(0, 0)),
+])
 def test_impossible_trees_are_refused(settings):
-    with pytest.raises(ValueError, match="tree"):
+    with pytest.raises(ValueError, match="tree|parents"):
         TreeConfig(**settings)

@@ -1,0 +1,78 @@
+"""How a tree grows below the newest tokens: by the drafter's probabilities, or in a shape fixed beforehand.
+
+B batch, k nodes run together, H hidden, W children proposed per node. A node that is run writes its keys behind those of
+the nodes run before it; nodes that are only proposed are never run.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from eagle_hf.decoding.tree import Tree, best_nodes
+
+
+def grow_dynamic(drafter, root: torch.Tensor, depth: int, k: int, nodes: int) -> Tree:
+    """EAGLE-2's tree (arXiv 2406.16858, section 4): the k best of each level are run, the best `nodes` of all proposals kept."""
+    hidden = drafter.extend()  # [B, H]
+    scores, tokens = drafter.propose(hidden, k)  # [B, k]
+    batch, device = len(root), root.device
+    pool = [(tokens, torch.zeros_like(tokens), scores)]
+    hidden, frontier = hidden[:, None].expand(-1, k, -1), torch.arange(1, k + 1, device=device).expand(batch, -1)
+    own = torch.eye(k, dtype=torch.bool, device=device).expand(batch, -1, -1)
+    ancestors, size = own, k
+    for level in range(1, depth):
+        hidden = drafter.step(tokens, hidden, level - 1, ancestors)  # [B, k, H]
+        child_scores, child_tokens = drafter.propose(hidden, k)  # [B, k, k]
+        child_scores = (scores[..., None] + child_scores).flatten(1)
+        child_tokens = child_tokens.flatten(1)
+        pool.append((child_tokens, frontier.repeat_interleave(k, dim=1), child_scores))
+        if level + 1 < depth:
+            scores, best = child_scores.topk(k, dim=1)
+            parents = best // k
+            tokens, frontier = child_tokens.gather(1, best), size + 1 + best
+            hidden = hidden.gather(1, parents[..., None].expand(-1, -1, hidden.shape[-1]))
+            ancestors = torch.cat([ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1)
+        size += k * k
+    depths = torch.tensor([1] * k + [2 + i // (k * k) for i in range((depth - 1) * k * k)], device=device)
+    tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
+    return best_nodes(root, tokens, parents, depths, scores, nodes)
+
+
+def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequence[int], depth: int) -> Tree:
+    """The tree in which node i is its parent's guess number ranks[i] (Sequoia, arXiv 2402.12374), cut off below `depth`.
+
+    Node 0 is the root; parents come before their children. Only nodes that have children are run, a level at a time.
+    """
+    levels = [[0]]
+    while len(levels) <= depth and (below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]):
+        levels.append(below)
+    shape, batch = [node for level in levels for node in level], len(root)
+    place = {node: number for number, node in enumerate(shape)}
+    tokens = torch.zeros(batch, len(shape), dtype=torch.long, device=root.device)
+    tokens[:, 0] = root
+    ancestors = ancestors_of([place[parents[node]] for node in shape])
+    inner, outputs, run = [0], drafter.extend()[:, None], []  # inner: nodes whose outputs [B, k, H] `outputs` are
+    for level, below in enumerate(levels[1:]):
+        rank = torch.tensor([ranks[node] for node in below], device=root.device)
+        parent = torch.tensor([inner.index(parents[node]) for node in below], device=root.device)
+        _, guesses = drafter.propose(outputs, int(rank.max()) + 1)  # [B, k, W]
+        start = place[below[0]]
+        tokens[:, start : start + len(below)] = guesses[:, parent, rank]
+        inner_below = [node for node in below if level + 2 < len(levels) and node in map(parents.__getitem__, levels[level + 2])]
+        if inner_below:
+            where = [place[node] for node in inner_below]
+            run += where
+            seen = ancestors[where][:, run].to(root.device).expand(batch, -1, -1)
+            hidden = outputs[:, parent[[below.index(node) for node in inner_below]]]
+            inner, outputs = inner_below, drafter.step(tokens[:, where], hidden, level, seen)
+    parents = torch.tensor([place[parents[node]] for node in shape], device=root.device)
+    depths = torch.tensor([number for number, level in enumerate(levels) for _ in level], device=root.device)
+    return Tree(tokens, parents.expand(batch, -1), depths.expand(batch, -1))
+
+
+def ancestors_of(parents: Sequence[int]) -> torch.Tensor:
+    """Bool [N, N]: [i, j] tells whether node j is node i or one of its ancestors; parents precede their children."""
+    mask = torch.eye(len(parents), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        mask[node] |= mask[parent]
+    return mask

@@ -6,6 +6,7 @@ the longest row, so shorter rows have unused slots in between, which masks hide 
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.models.llama.modeling_llama import rotate_half
 
 
 def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
@@ -94,6 +95,8 @@ class DraftCache(Cache):
     def __init__(self):
         super().__init__(layer_class_to_replicate=SlotLayer)
         self._slots = self._length = self._kept = None
+        self._turned = None  # the lengths that the sinks were last turned for
+        self._rolling = torch.zeros(1, dtype=torch.bool)  # [B]: rows whose sinks were turned
 
     def place(self, slots: torch.Tensor, length: int) -> None:
         """The next keys go to `slots` [B, n]; attention then reads the first `length` slots."""
@@ -110,10 +113,29 @@ class DraftCache(Cache):
         layer.keep(key_states, value_states, self._kept)
         return key_states, value_states
 
+    def turn_sinks(self, slots, rotary) -> None:
+        """Once a round: let the sinks of a rolling `SlotMap` stand right before the window, by a model's rotary embedding."""
+        if slots.window is None or self._turned is slots.lengths:
+            return
+        shift, self._turned = slots.shift, slots.lengths
+        if shift is None:
+            return
+        keys = self.layers[0].keys
+        anchor = keys.new_empty(0, dtype=torch.promote_types(keys.dtype, torch.float32))
+        cos, sin = (part / rotary.attention_scaling for part in rotary(anchor, shift[:, None]))
+        for layer in self.layers:
+            layer.turn(slots.window.sinks, ~self._rolling, lambda keys: rotated(keys.to(anchor.dtype), cos, sin).to(keys.dtype))
+        self._rolling = shift > 0
+
     def with_layers(self, count: int) -> list["SlotLayer"]:
         """The layers, `count` of them at least."""
         self.layers += [SlotLayer() for _ in range(count - len(self.layers))]
         return self.layers
+
+
+def rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys [B, g, n, D] turned by angles with these cos, sin [B, n or 1, D], as Llama pairs them."""
+    return keys * cos[:, None] + rotate_half(keys) * sin[:, None]
 
 
 class SlotLayer(DynamicLayer):
@@ -142,5 +164,5 @@ class SlotLayer(DynamicLayer):
     def turn(self, sinks: int, fresh: torch.Tensor, turned) -> None:
         """Let the first `sinks` keys be turned(keys as they were written); rows that are `fresh` (bool [B]) never were turned."""
         written = self.keys[:, :, :sinks]
-        self._sinks = written.clone() if self._sinks is None else torch.where(fresh[:, None, None, None], written, self._sinks)
+        self._sinks = written.clone() if self._sinks is None else torch.where(fresh.to(written.device)[:, None, None, None], written, self._sinks)
         self.keys[:, :, :sinks] = turned(self._sinks)

@@ -10,7 +10,7 @@ from eagle_hf.decoding.cache import DraftCache, TreeCache
 from eagle_hf.decoding.growth import grow_dynamic, grow_static
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree
-from eagle_hf.decoding.window import SlotMap
+from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
@@ -88,7 +88,7 @@ class EagleDrafter(Drafter):
         self.aux_layer_ids = aux_layer_ids(target, head.config)
         self.draft_to_target = head.draft_to_target
         self.vocabulary = len(self.draft_to_target)
-        self.cache, self.slots = DraftCache(), SlotMap(None, tree.depth + 1)
+        self.cache, self.slots = DraftCache(), SlotMap(Window(*head.window) if head.window else None, tree.depth + 1)
         self._pending = None  # (aux states [B, M, 3H], next tokens [B, M], counts [B])
 
     def start(self, input_ids, visible, aux, first):
@@ -118,14 +118,18 @@ class EagleDrafter(Drafter):
             output = self._run_head(tokens, hidden, positions, None)
         else:
             slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
-            self.cache.place(slots, seen.shape[-1])
+            self._place(slots, seen)
             output = self._run_head(tokens, hidden, positions, seen)
         return newest(output, counts)
 
     def step(self, tokens, hidden, level, ancestors):
         slots, positions, seen = self.slots.level(level, ancestors)
-        self.cache.place(slots, seen.shape[-1])
+        self._place(slots, seen)
         return self._run_head(tokens, hidden, positions, seen)
+
+    def _place(self, slots, seen) -> None:
+        self.cache.turn_sinks(self.slots, self.head.rotary_emb)
+        self.cache.place(slots, seen.shape[-1])
 
     def _run_head(self, tokens, hidden, positions, seen) -> torch.Tensor:
         """One pass of the head; seen: bool [B, M, T], None for a prompt, whose rows are padded on the right."""

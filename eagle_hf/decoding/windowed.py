@@ -10,9 +10,8 @@ import inspect
 import sys
 
 import torch
-from transformers.models.llama.modeling_llama import rotate_half
 
-from eagle_hf.decoding.cache import DraftCache, TreeCache
+from eagle_hf.decoding.cache import DraftCache, TreeCache, rotated
 from eagle_hf.decoding.drafters import Drafter, left_aligned, newest, padded_rows
 from eagle_hf.decoding.masks import MaskFormat, check_trees
 from eagle_hf.decoding.stats import Stopwatch
@@ -100,11 +99,6 @@ def check_window(model) -> None:
         raise ValueError(f"{name} rotates a part of its keys, or pairs them in another way than Llama; {remedy}")
 
 
-def rotated(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Keys [B, g, n, D] turned by angles with these cos, sin [B, n or 1, D], as Llama pairs them."""
-    return keys * cos[:, None] + rotate_half(keys) * sin[:, None]
-
-
 class ModelDrafter(Drafter):
     """A causal LM that reads what the target committed and drafts on."""
 
@@ -114,8 +108,6 @@ class ModelDrafter(Drafter):
         self.vocabulary, self.format = unwrap(model).config.get_text_config().vocab_size, MaskFormat(model)
         self.cache, self.slots = DraftCache(), SlotMap(window, tree.depth + 1)
         self._pending = None  # (tokens [B, M], counts [B])
-        self._turned = None  # the lengths that the sinks were last turned for
-        self._rolling = torch.zeros((), dtype=torch.bool, device=model.device)  # [B]: rows whose sinks were turned
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)
@@ -150,23 +142,10 @@ class ModelDrafter(Drafter):
             mask = None
             if seen is not None:
                 mask = self.format(seen, positions, self.slots.keys)
-                if self._turned is not self.slots.lengths:
-                    self._turn_sinks()
+                self.cache.turn_sinks(self.slots, getattr(self.decoder, "rotary_emb", None))
                 self.cache.place(slots, seen.shape[-1])
             inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
             return self.decoder(**inputs, use_cache=True).last_hidden_state
-
-    def _turn_sinks(self) -> None:
-        """Once a round: let the sinks stand right before the window."""
-        shift, self._turned = self.slots.shift, self.slots.lengths
-        if shift is None:
-            return
-        rotary, fresh = self.decoder.rotary_emb, ~self._rolling
-        anchor = torch.empty(0, dtype=torch.promote_types(self.model.dtype, torch.float32), device=shift.device)
-        cos, sin = (part / rotary.attention_scaling for part in rotary(anchor, shift[:, None]))
-        for layer in self.cache.layers:
-            layer.turn(self.slots.window.sinks, fresh, lambda keys: rotated(keys.to(anchor.dtype), cos, sin).to(keys.dtype))
-        self._rolling = shift > 0
 
 
 class SelfDrafter(ModelDrafter):

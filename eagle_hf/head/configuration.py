@@ -24,6 +24,9 @@ def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
     return [min(2, n - 1), n // 2, max(n - 3, 0)]
 
 
+SINKS = 4  # first tokens that a window keeps (StreamingLLM, arXiv 2309.17453, section 3.2)
+
+
 def check_static_tree(parents: tuple[int, ...], ranks: tuple[int, ...]) -> None:
     """Raise a ValueError unless these lists, an entry per node, are a tree: the root first, parents before their children.
 
@@ -115,7 +118,7 @@ class Eagle3Config(LlamaConfig):
     target_hidden_size: width of one target state and of the target's embeddings; equals hidden_size.
     fc_norm, norm_output: EAGLE-3.1's two changes (an RMSNorm per state before fc; the normed output is fed back).
     norm_before_residual: the residual stream starts from the normed state (speculators' default); SGLang ignores it.
-    eagle_hf: aux_layer_ids, target_num_hidden_layers, trained_length, tree.
+    eagle_hf: aux_layer_ids, target_num_hidden_layers, trained_length, tree, window.
     """
 
     draft_vocab_size: int | None = None
@@ -197,6 +200,23 @@ class Eagle3Config(LlamaConfig):
         if not isinstance(tree, TreeConfig):
             raise ValueError(f"tree is {tree!r}; give an eagle_hf.TreeConfig")
         self.eagle_hf = {**self.eagle_hf, "tree": {name: value for name, value in asdict(tree).items() if value is not None}}
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """(sinks, newest tokens) that the draft cache keeps of a text; None: all of it.
+
+        Unless it was set, as many as the longest conversation that the head was trained on: full attention decays beyond.
+        """
+        trained = self.eagle_hf.get("trained_length", 0)
+        default = (SINKS, trained - SINKS) if trained > 2 * SINKS else None
+        window = self.eagle_hf.get("window", default)
+        return None if window is None else tuple(window)
+
+    @window.setter
+    def window(self, window: tuple[int, int] | None):
+        if window is not None and (len(window) != 2 or any(type(n) is not int for n in window) or not 0 <= window[0] < window[1]):
+            raise ValueError(f"window is {window!r}; give None, or (sinks, newest tokens) with fewer sinks than tokens")
+        self.eagle_hf = {**self.eagle_hf, "window": None if window is None else list(window)}
 
     def to_dict(self) -> dict[str, Any]:
         return engine_config(super().to_dict())

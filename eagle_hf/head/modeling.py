@@ -170,6 +170,15 @@ class Eagle3DraftHead(PreTrainedModel):
     def tree(self, tree: TreeConfig):
         self.config.tree = tree
 
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """(sinks, newest tokens) that drafting sees of a text, None for all; saved with the head. See Eagle3Config.window."""
+        return self.config.window
+
+    @window.setter
+    def window(self, window: tuple[int, int] | None):
+        self.config.window = window
+
     def get_output_embeddings(self):
         return self.lm_head
 

@@ -1,13 +1,16 @@
 """Language models as drafters: the output is the target's, and the window is what it says."""
 
+import copy
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
-from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.decoding.cache import rotated
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import SlotMap, Window
-from eagle_hf.decoding.windowed import ModelDrafter, rotated
+from eagle_hf.decoding.windowed import ModelDrafter
 from tiny import left_padded, tiny_target
 
 SAMPLED = dict(do_sample=True, temperature=1.0, top_k=0)
@@ -165,3 +168,30 @@ def test_draft_models_that_cannot_serve_are_refused(target):
         target.generate(**inputs, assistant_model=WindowedDraft(partly), max_new_tokens=4)
     plain, fast = both(target, WindowedDraft(learnt, window=None), inputs, do_sample=False, eos_token_id=None)
     assert torch.equal(plain, fast)
+
+
+def test_a_head_sees_a_window_beyond_its_trained_length_only(target, trained_head):
+    """Up to the trained length nothing changes; beyond it the drafts do, and the output never does."""
+    head, drafted = copy.deepcopy(trained_head), {}
+    for trained, window in ((0, None), (60, (4, 56)), (20, (4, 16))):
+        head.config.eagle_hf = {**trained_head.config.eagle_hf, "trained_length": trained}
+        assert head.window == window
+        for new in (50, 200):
+            torch.manual_seed(0)
+            output = target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=new, eos_token_id=None)
+            drafted[window, new] = output.tolist(), head.last_run.rounds, head.last_run.accepted
+    assert drafted[None, 50] == drafted[(4, 56), 50] != drafted[(4, 16), 50]
+    assert len({str(output) for (_, new), (output, *_) in drafted.items() if new == 200}) == 1
+    assert len({rounds for (_, new), (_, rounds, _) in drafted.items() if new == 200}) > 1
+
+
+def test_a_heads_window_is_checked_and_saved(trained_head, tmp_path):
+    head = copy.deepcopy(trained_head)
+    with pytest.raises(ValueError, match="fewer sinks than tokens"):
+        head.window = (8, 8)
+    head.window = (4, 32)
+    head.save_pretrained(tmp_path)
+    again = Eagle3DraftHead.from_pretrained(tmp_path)
+    assert again.window == (4, 32)
+    again.window = None
+    assert again.window is None

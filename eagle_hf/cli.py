@@ -61,10 +61,11 @@ def run_evaluate(options) -> None:
     import torch
 
     from eagle_hf.evaluation.offline import by_category, evaluate
-    from eagle_hf.evaluation.report import machine, markdown_table, write_report
+    from eagle_hf.evaluation.report import markdown_table, write_report
     from eagle_hf.evaluation.suites import load_suite
     from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.head.modeling import Eagle3DraftHead
+    from eagle_hf.identity import machine
     from eagle_hf.target import load_target
 
     dtype, device = getattr(torch, options.dtype), "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,9 +20,10 @@ from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts, write_prompts
 from eagle_hf.data.responses import write_responses
 from eagle_hf.evaluation.offline import Summary, by_category, evaluate
-from eagle_hf.evaluation.report import machine, markdown_table, write_report
+from eagle_hf.evaluation.report import markdown_table, write_report
 from eagle_hf.evaluation.suites import load_suite
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.identity import machine
 from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.checkpoints import last_checkpoint

@@ -16,8 +16,9 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, TreeConfig, load_target, write_run
 from eagle_hf.evaluation.offline import by_category, evaluate
-from eagle_hf.evaluation.report import machine, markdown_table, plain_results
+from eagle_hf.evaluation.report import markdown_table, plain_results
 from eagle_hf.evaluation.suites import load_suite
+from eagle_hf.identity import machine
 
 
 @dataclass

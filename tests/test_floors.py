@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "eagle_hf"
-FLOORS = {"head": 0, "target": 1, "planning": 2, "decoding": 3, "data": 4, "training": 5, "hub": 5, "evaluation": 6, "quickstart": 7, "cli": 8}
+FLOORS = {"identity": 0, "head": 0, "target": 1, "planning": 2, "decoding": 3, "data": 4, "training": 5, "hub": 5, "evaluation": 6, "quickstart": 7, "cli": 8}
 
 
 def imports(path):

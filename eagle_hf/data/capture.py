@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 
 from eagle_hf.data.capture_plan import Row, ShardPlan, plan_shards, scan_examples
 from eagle_hf.data.features import FORMAT, INDEX, SPREAD, Folder
-from eagle_hf.data.manifest import library_versions, only_one_run, weights_sha256
+from eagle_hf.data.manifest import library_versions, only_one_run
 from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, dequantise, measure_spread, quantise
+from eagle_hf.identity import weights_sha256
 from eagle_hf.target import capture_aux, next_token_summary, target_states, unwrap
 
 SETTINGS = ("target_weights", "template_sha256", "layer_ids", "dtype", "batch_tokens", "shard_bytes", "examples_sha256")

@@ -22,7 +22,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load
 
-from eagle_hf.data.manifest import weights_sha256
+from eagle_hf.identity import weights_sha256
 from eagle_hf.data.shards import Layout, conversation_starts, dequantise
 
 INDEX, SPREAD, FORMAT = "index.json", "spread.safetensors", 1

@@ -4,7 +4,6 @@ The target is recognised by its weights, not by its name: a folder that moved is
 a fine-tuned copy under the old name is not.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-SAMPLED_VALUES = 16
 
 
 def check_manifest(folder: Path, manifest: dict, fields: Iterable[str]) -> None:
@@ -71,21 +69,6 @@ def source_commit() -> str | None:
     """The commit of the checkout this package runs from, None where it runs from no checkout."""
     run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     return run.stdout.strip() or None
-
-
-def weights_sha256(target, parameters: Iterable[tuple] | None = None) -> str:
-    """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
-
-    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
-    a target is the same one in float32.
-    """
-    if hasattr(target, "whole_weights_sha256"):  # its parameters are shares by now, see training/sharding.py
-        return target.whole_weights_sha256
-    digest = hashlib.sha256()
-    for name, parameter in target.named_parameters() if parameters is None else parameters:
-        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
-        digest.update(repr((name, tuple(parameter.shape), values)).encode())
-    return digest.hexdigest()
 
 
 def library_versions(names: Iterable[str] = ("torch", "transformers", "eagle_hf")) -> dict[str, str]:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from eagle_hf.data.manifest import check_manifest, library_versions, weights_sha256
+from eagle_hf.data.manifest import check_manifest, library_versions
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.sampling import batch_seed, generate_batch
 from eagle_hf.data.template import render_text, template_sha256
+from eagle_hf.identity import weights_sha256
 
 CONVERSATIONS = "conversations.jsonl"
 SETTINGS = ("step", "target_weights", "template_sha256", "max_new_tokens", "temperature", "seed")

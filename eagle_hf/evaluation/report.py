@@ -2,34 +2,11 @@
 
 import json
 import math
-import os
-import platform
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-import transformers
-
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.offline import Summary
-
-
-def machine(target) -> dict:
-    """Where a figure was measured."""
-    device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
-    return {
-        "device": device, "threads": torch.get_num_threads(), "dtype": str(target.dtype).removeprefix("torch."),
-        "torch": torch.__version__, "transformers": transformers.__version__,
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name and how many of its cores this machine has."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def markdown_table(summaries: dict[str, Summary]) -> str:

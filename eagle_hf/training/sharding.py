@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from eagle_hf.data.manifest import weights_sha256
+from eagle_hf.identity import weights_sha256
 from eagle_hf.target import decoder_layers, unwrap
 
 FSDP2 = "fsdp2"

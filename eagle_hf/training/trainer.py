@@ -13,10 +13,11 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.utils import logging
 
 from eagle_hf.data.features import Features
-from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run, weights_sha256
+from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
+from eagle_hf.identity import weights_sha256
 from eagle_hf.target import aux_layer_ids, check_compatible, draft_rows, unwrap
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments

@@ -1,0 +1,126 @@
+"""Timing the forwards of a round by themselves, on caches full of noise: where a `CostTable` comes from.
+
+B batch, S tokens in the cache, n tokens read together. All settings of a cell take turns, so that a slow moment of the
+machine hits all of them; medians are kept.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from eagle_hf.decoding.cache import TreeCache
+from eagle_hf.decoding.drafters import EagleDrafter, bind
+from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.planning.cost import CostTable
+from eagle_hf.target import unwrap
+
+BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8192)
+TOKENS, WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (1, 2, 4, 8, 16)
+
+
+def measure_costs(
+    target, assistant, facts: dict, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, tokens: Sequence[int] = TOKENS,
+    widths: Sequence[int] = WIDTHS, repeats: int = 7, progress: Callable[[str], None] = lambda text: None,
+) -> CostTable:
+    """The costs of a target and its assistant on this machine; lengths in tokens, `repeats` timings of each point.
+
+    facts: see planning.cost.IDENTITY. ValueError where a length and the tokens read on top leave the target's context.
+    """
+    limit = unwrap(target).config.get_text_config().max_position_embeddings
+    if max(lengths) > limit:
+        raise ValueError(f"lengths are {list(lengths)} but the target's context is {limit} tokens; measure shorter ones")
+    read, drafted, overhead = [], [], []
+    for batch in batches:
+        rows = [_cell(target, assistant, batch, length, tokens, widths, repeats, progress) for length in lengths]
+        read.append([row[0] for row in rows])
+        drafted.append([row[1] for row in rows])
+        overhead.append(_overhead(target, assistant, batch))
+    grids = (tuple(grid) for grid in (batches, lengths, tokens, widths))
+    return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), facts)
+
+
+@torch.no_grad()
+def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -> tuple[list[float], list[float]]:
+    """(seconds of the target's forwards, seconds of the drafter's), by `tokens` and `widths`."""
+    cache = noise_cache(target, batch, length)
+    drafter = bind(assistant, target, cache, Stopwatch())
+    settings = [target_forward(target, cache, batch, length, count) for count in tokens]
+    settings += [draft_forward(drafter, target, batch, length, width) for width in widths]
+    seconds = [[] for _ in settings]
+    for turn in range(repeats + 1):
+        for setting, times in zip(settings, seconds):
+            times.append(_timed(setting, target.device))
+    medians = [statistics.median(times[1:]) for times in seconds]  # the first ones warm up
+    progress(f"batch {batch}, length {length}: {1000 * medians[0]:.1f} ms a token, {1000 * medians[len(tokens) - 1]:.1f} ms for {tokens[-1]}")
+    return medians[: len(tokens)], medians[len(tokens) :]
+
+
+def _timed(function, device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def noise_cache(target, batch: int, length: int) -> TreeCache:
+    """A target's cache as if it had read `length` tokens."""
+    config, cache = unwrap(target).config.get_text_config(), TreeCache()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for layer in range(config.num_hidden_layers):
+        noise = torch.randn(batch, heads, length, width, dtype=target.dtype, device=target.device)
+        cache.update(noise, noise, layer)
+    return cache
+
+
+def target_forward(target, cache: TreeCache, batch: int, length: int, count: int) -> Callable[[], None]:
+    """A function that lets the target read `count` tokens a row on top of the cache, and forgets them."""
+    ids = torch.randint(0, unwrap(target).config.get_text_config().vocab_size, (batch, count), device=target.device)
+    positions = torch.arange(length, length + count, device=target.device).expand(batch, -1)
+    seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(length)
+    mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
+
+    def run():
+        target(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+        for layer in cache.layers:
+            layer.set_length(length)
+
+    return run
+
+
+def draft_forward(drafter, target, batch: int, length: int, width: int) -> Callable[[], None]:
+    """A function that runs `width` nodes a row through a drafter that has read `length` tokens, and proposes their children."""
+    config, device = unwrap(target).config.get_text_config(), target.device
+    ids = torch.randint(0, config.vocab_size, (batch, width), device=device)
+    hidden = torch.randn(batch, width, config.hidden_size, dtype=target.dtype, device=device)
+    alone = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
+    if drafter.slots.lengths is None:
+        _fill(drafter, target, batch, length)
+
+    def run():
+        outputs = drafter.step(ids, hidden, 0, alone)
+        drafter.propose(outputs, min(width, drafter.vocabulary))
+
+    return run
+
+
+def _fill(drafter, target, batch: int, length: int) -> None:
+    """Let a drafter hold noise for `length` tokens."""
+    kept = drafter.slots.start(torch.full((batch,), length, device=target.device))
+    model = drafter.head if isinstance(drafter, EagleDrafter) else drafter.model
+    for index, layer in enumerate(noise_cache(model, batch, kept.shape[1]).layers):
+        drafter.cache.with_layers(index + 1)[index].keep(layer.keys, layer.values, torch.arange(kept.shape[1], device=kept.device).expand(batch, -1))
+
+
+def _overhead(target, assistant, batch: int) -> float:
+    """Seconds of a round outside the forwards, from a short run."""
+    ids = torch.randint(3, unwrap(target).config.get_text_config().vocab_size, (batch, 32), device=target.device)
+    inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, eos_token_id=None)
+    target.generate(**inputs, assistant_model=assistant)
+    return assistant.last_run.overhead

@@ -1,0 +1,45 @@
+"""What a result belongs to: the weights that made it, the machine that it was measured on."""
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+
+SAMPLED_VALUES = 16  # of each weight, for its fingerprint
+
+
+def machine(target) -> dict:
+    """Where a figure was measured."""
+    device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
+    return {
+        "device": device, "threads": torch.get_num_threads(), "dtype": str(target.dtype).removeprefix("torch."),
+        "torch": torch.__version__, "transformers": transformers.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name and how many of its cores this machine has."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def weights_sha256(target, parameters: Iterable[tuple] | None = None) -> str:
+    """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
+
+    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
+    a target is the same one in float32.
+    """
+    if hasattr(target, "whole_weights_sha256"):  # its parameters are shares by now, see training/sharding.py
+        return target.whole_weights_sha256
+    digest = hashlib.sha256()
+    for name, parameter in target.named_parameters() if parameters is None else parameters:
+        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
+        digest.update(repr((name, tuple(parameter.shape), values)).encode())
+    return digest.hexdigest()

@@ -14,6 +14,8 @@ from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter, bind
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.identity import machine, weights_sha256
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.target import unwrap
 
@@ -21,13 +23,19 @@ BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8192)
 TOKENS, WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (1, 2, 4, 8, 16)
 
 
+def identity(target, assistant) -> dict:
+    """The facts that a cost table holds for, see planning.cost.IDENTITY."""
+    drafter = weights_sha256(assistant) if isinstance(assistant, Eagle3DraftHead) else assistant.identity
+    return {"target_sha256": weights_sha256(target), "drafter_sha256": drafter} | machine(target)
+
+
 def measure_costs(
-    target, assistant, facts: dict, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, tokens: Sequence[int] = TOKENS,
+    target, assistant, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, tokens: Sequence[int] = TOKENS,
     widths: Sequence[int] = WIDTHS, repeats: int = 7, progress: Callable[[str], None] = lambda text: None,
 ) -> CostTable:
     """The costs of a target and its assistant on this machine; lengths in tokens, `repeats` timings of each point.
 
-    facts: see planning.cost.IDENTITY. ValueError where a length and the tokens read on top leave the target's context.
+    ValueError where a length and the tokens read on top leave the target's context.
     """
     limit = unwrap(target).config.get_text_config().max_position_embeddings
     if max(lengths) > limit:
@@ -39,7 +47,7 @@ def measure_costs(
         drafted.append([row[1] for row in rows])
         overhead.append(_overhead(target, assistant, batch))
     grids = (tuple(grid) for grid in (batches, lengths, tokens, widths))
-    return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), facts)
+    return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), identity(target, assistant))
 
 
 @torch.no_grad()

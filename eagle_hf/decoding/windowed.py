@@ -17,6 +17,7 @@ from eagle_hf.decoding.masks import MaskFormat, check_trees
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.identity import weights_sha256
 from eagle_hf.target import target_logits, unwrap
 
 
@@ -30,6 +31,11 @@ class WindowedDraft:
     def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4):
         self.model, self.window = model, window_of(sinks, window)
         self.tree, self.last_run = chain_of(gamma), None
+
+    @property
+    def identity(self) -> str:
+        """What a cost table of this drafter holds for."""
+        return f"{weights_sha256(self.model)}, {self.window}"
 
     def check(self, target) -> None:
         """Raise a ValueError for a target that this model cannot draft for."""
@@ -56,6 +62,11 @@ class SelfSpeculation:
 
     def __init__(self, sinks: int = 16, window: int = 496, gamma: int = 4):
         self.window, self.tree, self.last_run = window_of(sinks, window), chain_of(gamma), None
+
+    @property
+    def identity(self) -> str:
+        """What a cost table of this drafter holds for."""
+        return f"the target itself, {self.window}"
 
     def check(self, target) -> None:
         """Raise a ValueError for a target that cannot draft for itself."""

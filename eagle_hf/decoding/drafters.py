@@ -14,6 +14,7 @@ from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.planning.policy import FixedPlan
 from eagle_hf.target import aux_layer_ids, unwrap
 
 
@@ -34,6 +35,17 @@ def newest(output: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return output.gather(1, last.expand(-1, 1, output.shape[-1]))[:, 0]
 
 
+def joined(waiting: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """Tokens of several rounds as one: each entry holds counts [B] and tensors [B, M, ...] padded on the right."""
+    if len(waiting) == 1:
+        return waiting[0]
+    real = [torch.arange(part.shape[1], device=part.device) < counts[:, None] for counts, part, *_ in waiting]
+    order, counts = left_aligned(torch.cat(real, dim=1))
+    order = order[:, : max(1, int(counts.max()))]
+    parts = [torch.cat(part, dim=1) for part in list(zip(*waiting))[1:]]
+    return counts, *(part.gather(1, order.view(*order.shape, *[1] * (part.dim() - 2)).expand(-1, -1, *part.shape[2:])) for part in parts)
+
+
 class Drafter:
     """What the loop needs of whoever proposes: `start`, then `draft_tree` and `accept` every round.
 
@@ -42,8 +54,11 @@ class Drafter:
 
     aux_layer_ids: list[int] = []  # the target's streams that `start` and `accept` are given, side by side
 
-    def __init__(self, tree: TreeConfig, watch: Stopwatch):
+    def __init__(self, tree: TreeConfig, watch: Stopwatch, window: Window | None = None):
         self.tree, self.watch = tree, watch
+        self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes)
+        self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1))
+        self.waiting = []  # of every round not yet read: counts [B], tokens [B, M] and what else the drafter reads
 
     def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor | None, first: torch.Tensor) -> None:
         """Take the prompt [B, S], which of its slots are real (bool [B, S]), its states, and the first token [B]."""
@@ -60,7 +75,7 @@ class Drafter:
     def step(self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
         """Run over k nodes [B, k] of a level, whose parents' outputs are `hidden` [B, k, H]; the output [B, k, H].
 
-    XX
+        ancestors: bool [B, k, n], which of all n nodes run so far, these k the last, each may see.
         """
         raise NotImplementedError
 
@@ -68,39 +83,39 @@ class Drafter:
         """Log-probabilities and target ids [..., k] of the k best drafts after outputs [..., H]."""
         raise NotImplementedError
 
-    def draft_tree(self, root: torch.Tensor, max_depth: int) -> Tree:
-        """A tree below the newest tokens `root` [B], at most `max_depth` levels deep."""
+    def draft_tree(self, root: torch.Tensor, max_depth: int, lengths: list[int] = ()) -> Tree:
+        """A tree below the newest tokens `root` [B], at most `max_depth` levels deep; lengths: of the rows still running."""
         depth = min(self.tree.depth, max_depth)
-        if depth < 1:
+        if depth < 1 or not self.plan.begin(lengths):
+            if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
+                self.extend()  # before more wait than a ring has room for
             zero = torch.zeros_like(root)[:, None]
             return Tree(root[:, None], zero, zero)
         if self.tree.policy == "sequoia":
             return grow_static(self, root, self.tree.parents, self.tree.ranks, depth)
-        return grow_dynamic(self, root, depth, min(self.tree.top_k, self.vocabulary), self.tree.nodes)
+        return grow_dynamic(self, root, self.plan, depth)
 
 
 class EagleDrafter(Drafter):
     """The draft head on top of the target's own states (EAGLE-3), growing EAGLE-2's trees."""
 
     def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch):
-        super().__init__(tree, watch)
+        super().__init__(tree, watch, Window(*head.window) if head.window else None)
         self.head, self.embed = head, unwrap(target).get_input_embeddings()
         self.aux_layer_ids = aux_layer_ids(target, head.config)
         self.draft_to_target = head.draft_to_target
         self.vocabulary = len(self.draft_to_target)
-        self.cache, self.slots = DraftCache(), SlotMap(Window(*head.window) if head.window else None, tree.depth + 1)
-        self._pending = None  # (aux states [B, M, 3H], next tokens [B, M], counts [B])
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)
         tokens = input_ids.gather(1, order).roll(-1, dims=1)
         tokens.scatter_(1, counts[:, None] - 1, first[:, None])
-        self._pending = aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])), tokens, counts
+        self.waiting = [(counts, tokens, aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])))]
 
     def accept(self, aux, paths, tokens):
         nodes, counts = padded_rows(paths, aux.device), torch.tensor([len(path) for path in paths], device=aux.device)
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
-        self._pending = states, padded_rows(tokens, aux.device), counts
+        self.waiting.append((counts, padded_rows(tokens, aux.device), states))
 
     def propose(self, hidden, k):
         with self.watch.phase("head"):
@@ -109,7 +124,8 @@ class EagleDrafter(Drafter):
         return scores, self.draft_to_target[ids]
 
     def extend(self):
-        aux, tokens, counts = self._pending
+        counts, tokens, aux = joined(self.waiting)
+        self.waiting = []
         with self.watch.phase("head"):
             hidden = self.head.fuse(aux.to(self.head.device, self.head.dtype))
         if self.slots.lengths is None:

@@ -11,31 +11,36 @@ import torch
 from eagle_hf.decoding.tree import Tree, best_nodes
 
 
-def grow_dynamic(drafter, root: torch.Tensor, depth: int, k: int, nodes: int) -> Tree:
-    """EAGLE-2's tree (arXiv 2406.16858, section 4): the k best of each level are run, the best `nodes` of all proposals kept."""
+def grow_dynamic(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
+    """EAGLE-2's tree (arXiv 2406.16858, section 4): the k best of each level are run, the best of all proposals kept.
+
+    The plan says how sure a proposal is, whether another level is drafted (at most `depth`) and how many nodes are kept.
+    """
+    k, batch, device = min(plan.k, drafter.vocabulary), len(root), root.device
     hidden = drafter.extend()  # [B, H]
     scores, tokens = drafter.propose(hidden, k)  # [B, k]
-    batch, device = len(root), root.device
-    pool = [(tokens, torch.zeros_like(tokens), scores)]
+    scores = plan.confidence(scores, 1)
+    pool, depths = [(tokens, torch.zeros_like(tokens), scores)], [1] * k
     hidden, frontier = hidden[:, None].expand(-1, k, -1), torch.arange(1, k + 1, device=device).expand(batch, -1)
     own = torch.eye(k, dtype=torch.bool, device=device).expand(batch, -1, -1)
-    ancestors, size = own, k
+    ancestors = own
     for level in range(1, depth):
+        if not plan.deeper([part[2] for part in pool], scores, level):
+            break
         hidden = drafter.step(tokens, hidden, level - 1, ancestors)  # [B, k, H]
         child_scores, child_tokens = drafter.propose(hidden, k)  # [B, k, k]
-        child_scores = (scores[..., None] + child_scores).flatten(1)
+        child_scores = (scores[..., None] + plan.confidence(child_scores, level + 1)).flatten(1)
         child_tokens = child_tokens.flatten(1)
         pool.append((child_tokens, frontier.repeat_interleave(k, dim=1), child_scores))
         if level + 1 < depth:
             scores, best = child_scores.topk(k, dim=1)
             parents = best // k
-            tokens, frontier = child_tokens.gather(1, best), size + 1 + best
+            tokens, frontier = child_tokens.gather(1, best), len(depths) + 1 + best
             hidden = hidden.gather(1, parents[..., None].expand(-1, -1, hidden.shape[-1]))
             ancestors = torch.cat([ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1)
-        size += k * k
-    depths = torch.tensor([1] * k + [2 + i // (k * k) for i in range((depth - 1) * k * k)], device=device)
+        depths += [level + 1] * (k * k)
     tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
-    return best_nodes(root, tokens, parents, depths, scores, nodes)
+    return best_nodes(root, tokens, parents, torch.tensor(depths, device=device), scores, plan.size(scores))
 
 
 def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequence[int], depth: int) -> Tree:

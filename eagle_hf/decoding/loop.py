@@ -73,13 +73,14 @@ class Run:
             ends = [length - 1 - len(row) for length, row in zip(self.lengths, tokens)]
             self.cache.commit(max(ends), ends, paths)
             self.drafter.accept(aux.take(), paths, tokens)
+            self.drafter.plan.end(sum(map(len, tokens)))
         self._stream(tokens)
 
     def _draft(self):
         """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
         with self.watch.phase("draft"):
-            room = self.config.max_length - min(n for n, done in zip(self.lengths, self.finished) if not done)
-            return self.drafter.draft_tree(self._newest(), max_depth=room - 1)
+            running = [length for length, done in zip(self.lengths, self.finished) if not done]
+            return self.drafter.draft_tree(self._newest(), self.config.max_length - min(running) - 1, running)
 
     def _read(self, tree) -> torch.Tensor:
         """The target's logits [B, N, V] at every node."""

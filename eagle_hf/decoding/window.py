@@ -50,7 +50,7 @@ class SlotMap:
 
     def extend(self, counts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slots and positions [B, M] of `width` new tokens, of which counts [B] are real, and what they see [B, M, C]."""
-        assert width <= self.most_new, f"{width} new tokens in one round, {self.most_new} at most were announced"
+        assert self.window is None or width <= self.most_new, f"{width} new tokens in one round, {self.most_new} at most were announced"
         new = torch.arange(width, device=counts.device)
         positions = self.lengths[:, None] + new
         slots = positions if self.window is None else self._slot(positions)

@@ -11,11 +11,11 @@ import sys
 
 import torch
 
-from eagle_hf.decoding.cache import DraftCache, TreeCache, rotated
-from eagle_hf.decoding.drafters import Drafter, left_aligned, newest, padded_rows
+from eagle_hf.decoding.cache import TreeCache, rotated
+from eagle_hf.decoding.drafters import Drafter, joined, left_aligned, newest, padded_rows
 from eagle_hf.decoding.masks import MaskFormat, check_trees
 from eagle_hf.decoding.stats import Stopwatch
-from eagle_hf.decoding.window import SlotMap, Window
+from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.identity import weights_sha256
 from eagle_hf.target import target_logits, unwrap
@@ -114,23 +114,22 @@ class ModelDrafter(Drafter):
     """A causal LM that reads what the target committed and drafts on."""
 
     def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None):
-        super().__init__(tree, watch)
+        super().__init__(tree, watch, window)
         self.model, self.decoder = model, unwrap(model).get_decoder()
         self.vocabulary, self.format = unwrap(model).config.get_text_config().vocab_size, MaskFormat(model)
-        self.cache, self.slots = DraftCache(), SlotMap(window, tree.depth + 1)
-        self._pending = None  # (tokens [B, M], counts [B])
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)
         tokens = torch.cat([input_ids.gather(1, order), torch.zeros_like(first)[:, None]], dim=1)
-        self._pending = tokens.scatter(1, counts[:, None], first[:, None]), counts + 1
+        self.waiting = [(counts + 1, tokens.scatter(1, counts[:, None], first[:, None]))]
 
     def accept(self, aux, paths, tokens):
-        device = self._pending[0].device
-        self._pending = padded_rows(tokens, device), torch.tensor([len(row) for row in tokens], device=device)
+        device = self.model.device
+        self.waiting.append((torch.tensor([len(row) for row in tokens], device=device), padded_rows(tokens, device)))
 
     def extend(self):
-        tokens, counts = self._pending
+        counts, tokens = joined(self.waiting)
+        self.waiting = []
         if self.slots.lengths is None:
             self.cache.place_prompt(self.slots.start(counts))
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
@@ -173,18 +172,18 @@ class SelfDrafter(ModelDrafter):
         kept = self.order.gather(1, self.slots.start(counts))
         for layer, full in zip(self.cache.with_layers(len(self.full.layers)), self.full.layers):
             layer.keep(full.keys, full.values, kept)
-        self._pending = first[:, None], torch.ones_like(counts)
+        self.waiting = [(torch.ones_like(counts), first[:, None])]
 
     def accept(self, aux, paths, tokens):
         """The root's keys and those of the accepted drafts come from the target's cache, where the round left them."""
         device = self.counts.device
         counts = torch.tensor([len(path) for path in paths], device=device)
-        self.slots.lengths = self.slots.lengths - (counts > 0).long()  # the root was read by the drafter itself; now it is copied
+        if not self.waiting:  # the root was read by the drafter itself; now it is copied
+            self.slots.lengths = self.slots.lengths - (counts > 0).long()
         slots, positions, _ = self.slots.extend(counts, max(1, int(counts.max())))
         sources = self.prompt + positions - self.counts[:, None]
         sources = sources.clamp(max=self.full.get_seq_length() - 1)
         for layer, full in zip(self.cache.layers, self.full.layers):
             index = sources[:, None, :, None].expand(-1, full.keys.shape[1], -1, full.keys.shape[-1])
             layer.write(slots, full.keys.gather(2, index), full.values.gather(2, index), self.slots.held.shape[1])
-        newest_tokens = [row[-1:] for row in tokens]
-        self._pending = padded_rows(newest_tokens, device), (counts > 0).long()
+        self.waiting = [((counts > 0).long(), padded_rows([row[-1:] for row in tokens], device))]

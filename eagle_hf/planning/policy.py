@@ -1,0 +1,159 @@
+"""How much to speculate in a round: always the same, or what the drafter's confidence and the machine's costs say now.
+
+B rows, P proposals of a row, pi(node) = probability that a node is accepted, the product of calibrated confidences along
+its path. A round of n nodes a row emits B + sum of pi tokens in T_V(1 + n) + drafting seconds. With lambda, the tokens per
+second that rounds make on the long run, what a round gains over waiting is
+
+    J(n) = sum over rows of the n largest pi  -  lambda * T_V(1 + n),
+
+to be maximised over all n, for real costs are not convex. Drafting another level pays if the children it is expected to
+find raise max J by more than lambda * T_D. Lambda follows from the rounds themselves (renewal reward), in predicted
+seconds, so that one seed gives one run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from eagle_hf.planning.cost import Cell, CostTable
+from eagle_hf.planning.sequoia import best_tree_for
+
+CERTAIN = (-30.0, -1e-6)  # log-probabilities beyond these count as these: their logits are finite
+MEMORY = 0.9  # share of the past in lambda's running means, per round
+PATIENCE, PAUSE = 16, 32  # rounds that must lose before speculation pauses, and the first pause; each further one is twice as long
+
+
+class FixedPlan:
+    """The same shape every round."""
+
+    def __init__(self, depth: int, k: int, nodes: int):
+        self.depth, self.k, self.nodes = depth, k, nodes
+
+    def begin(self, lengths: Sequence[int]) -> bool:
+        """Whether to draft for unfinished rows of these lengths at all."""
+        return True
+
+    def confidence(self, log_probs: torch.Tensor, depth: int) -> torch.Tensor:
+        """Log-probabilities of acceptance, given that the parent was accepted, of drafts at a depth (1: below the root)."""
+        return log_probs
+
+    def deeper(self, scores: Sequence[torch.Tensor], frontier: torch.Tensor, depth: int) -> bool:
+        """Whether to run the `frontier` [B, k] of a depth; both are log-probabilities, `scores` [B, .] of all proposals, level by level."""
+        return depth < self.depth
+
+    def size(self, scores: torch.Tensor) -> int:
+        """How many of the proposals [B, P] of each row the target reads."""
+        return self.nodes
+
+    def end(self, tokens: int) -> None:
+        """Take what the round emitted, over all rows."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(accepted | parent accepted) = sigmoid(slope * logit(p) + offset) of a draft of probability p, by depth from 1.
+
+    slopes, offsets [D]; deeper drafts are taken to be like the last.
+    """
+
+    slopes: tuple[float, ...] = (1.0,)
+    offsets: tuple[float, ...] = (0.0,)
+
+    def __call__(self, log_probs: torch.Tensor, depth: int) -> torch.Tensor:
+        """Calibrated log-probabilities of drafts at `depth`."""
+        at = min(depth, len(self.slopes)) - 1
+        log_probs = log_probs.clamp(*CERTAIN)
+        logit = log_probs - (-log_probs.expm1()).log()
+        return torch.nn.functional.logsigmoid(self.slopes[at] * logit + self.offsets[at])
+
+
+def fit_calibration(logs: Sequence[tuple[int, float, bool]], depths: int, steps: int = 50) -> Calibration:
+    """Logistic regression at every depth over (depth, log-probability, accepted) of drafts whose parent was accepted.
+
+    Newton's method with a light pull towards slope 1, offset 0, which is what a depth without drafts gets.
+    """
+    slopes, offsets = [], []
+    for depth in range(1, depths + 1):
+        rows = numpy.array([(log_prob, accepted) for at, log_prob, accepted in logs if at == depth], dtype=float).reshape(-1, 2)
+        log_probs = numpy.clip(rows[:, 0], *CERTAIN)
+        features = numpy.stack([log_probs - numpy.log(-numpy.expm1(log_probs)), numpy.ones(len(rows))], axis=1)
+        weights = numpy.array([1.0, 0.0])
+        for _ in range(steps):
+            chance = 1 / (1 + numpy.exp(-features @ weights))
+            gradient = features.T @ (chance - rows[:, 1]) + weights - (1.0, 0.0)
+            curvature = features.T @ (features * (chance * (1 - chance))[:, None]) + numpy.eye(2)
+            weights = weights - numpy.linalg.solve(curvature, gradient)
+        slopes.append(float(weights[0]))
+        offsets.append(float(weights[1]))
+    return Calibration(tuple(slopes), tuple(offsets))
+
+
+class AdaptivePlan:
+    """Depth, size and whether to draft at all, chosen anew every round for the whole batch.
+
+    shares [D, W]: measured acceptance by depth and rank (see sequoia.py), what an undrafted level is expected to bring.
+    """
+
+    def __init__(self, table: CostTable, shares: numpy.ndarray, calibration: Calibration, depth: int, k: int, nodes: int):
+        self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
+        self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
+        self.cell, self._at, self._pause, self._losses, self._next_pause = None, None, 0, 0, PAUSE
+        self._emitted = self._spent = 0.0
+
+    def begin(self, lengths):
+        self.rows, length = len(lengths), max(lengths)
+        if self._at != (self.rows, length // 256):
+            self._at, self.cell = (self.rows, length // 256), self.table.at(self.rows, length)
+            _, rate = best_tree_for(self.shares, self.cell.target, self.cell.draft_seconds, self.nodes, self.depth)
+            self.pays = rate * self.cell.target[0] > 1
+            if not self._spent:
+                self._emitted, self._spent = rate * self.rows, 1.0
+        self.read, self.widths = 0, []
+        self._pause = max(0, self._pause - 1)
+        if not self.pays or self._pause:
+            return False
+        self.widths = [1]
+        return True
+
+    @property
+    def rate(self) -> float:
+        """lambda: tokens per second of the whole batch, in predicted seconds."""
+        return self._emitted / self._spent
+
+    def deeper(self, scores, frontier, depth):
+        if depth >= self.depth:
+            return False
+        known = _chances(torch.cat(list(scores), dim=1))
+        row = self.shares[min(depth, len(self.shares) - 1), : self.k]
+        expected = (_chances(frontier)[..., None] * row).reshape(len(known), -1)
+        best, hoped = (self.gain(chances).max() for chances in (known, numpy.concatenate([known, expected], axis=1)))
+        if hoped - best <= self.rate * self.cell.draft_seconds(self.k):
+            return False
+        self.widths.append(self.k)
+        return True
+
+    def gain(self, chances: numpy.ndarray) -> numpy.ndarray:
+        """J(n) for n = 0, 1, ...: of reading the n best of each row's proposals [B, P]."""
+        most = min(chances.shape[1], self.nodes)
+        ordered = -numpy.sort(-chances, axis=1)[:, :most]
+        tokens = numpy.concatenate([[0.0], ordered.sum(0).cumsum()])
+        return tokens - self.rate * self.cell.target[: most + 1]
+
+    def size(self, scores):
+        self.read = int(self.gain(_chances(scores)).argmax())
+        return self.read
+
+    def end(self, tokens):
+        seconds = self.cell.round_seconds(self.read, self.widths)
+        if self.widths:
+            self._emitted, self._spent = (MEMORY * old + (1 - MEMORY) * new for old, new in ((self._emitted, tokens), (self._spent, seconds)))
+            self._losses = self._losses + 1 if self.rate * self.cell.target[0] < self.rows else 0
+        if self._losses >= PATIENCE:
+            self._pause, self._next_pause, self._losses = self._next_pause, 2 * self._next_pause, 0
+            self._emitted, self._spent = self.rows / self.cell.target[0], 1.0
+
+
+def _chances(log_probs: torch.Tensor) -> numpy.ndarray:
+    return log_probs.double().exp().cpu().numpy()

@@ -9,7 +9,7 @@ import torch
 from eagle_hf.decoding.cache import DraftCache, TreeCache
 from eagle_hf.decoding.growth import grow_dynamic, grow_static
 from eagle_hf.decoding.stats import Stopwatch
-from eagle_hf.decoding.tree import Tree
+from eagle_hf.decoding.tree import Tree, root_alone
 from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
@@ -89,8 +89,7 @@ class Drafter:
         if depth < 1 or not self.plan.begin(lengths):
             if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
                 self.extend()  # before more wait than a ring has room for
-            zero = torch.zeros_like(root)[:, None]
-            return Tree(root[:, None], zero, zero)
+            return root_alone(root)
         if self.tree.policy == "sequoia":
             return grow_static(self, root, self.tree.parents, self.tree.ranks, depth)
         return grow_dynamic(self, root, self.plan, depth)

@@ -37,6 +37,12 @@ class Tree:
         return children
 
 
+def root_alone(root: torch.Tensor) -> Tree:
+    """The tree of a round without drafts below the newest tokens `root` [B]."""
+    zero = torch.zeros_like(root)[:, None]
+    return Tree(root[:, None], zero, zero)
+
+
 def best_nodes(root: torch.Tensor, tokens, parents, depths, scores, nodes: int) -> Tree:
     """The tree of the `nodes` best-scored of P proposals, for every row.
 

@@ -51,6 +51,16 @@ class FixedPlan:
         """Take what the round emitted, over all rows."""
 
 
+class PlainPlan(FixedPlan):
+    """Never draft: plain decoding."""
+
+    def __init__(self):
+        super().__init__(0, 1, 0)
+
+    def begin(self, lengths):
+        return False
+
+
 @dataclass(frozen=True)
 class Calibration:
     """P(accepted | parent accepted) = sigmoid(slope * logit(p) + offset) of a draft of probability p, by depth from 1.

@@ -1,0 +1,215 @@
+"""Record once what a drafter proposes everywhere along real answers; replay any policy on it, against any cost table.
+
+The same growth code runs in a replay as in `generate`: a `Recorded` drafter answers it from the trace. So policies can be
+compared to the token, without a model and without a clock.
+
+T positions of all answers, X nodes expanded at each, K children recorded of each. A position is a token of an answer taken
+as root; what follows it in the answer is what the target chooses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy
+import torch
+
+from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.growth import grow_dynamic, grow_static
+from eagle_hf.decoding.stats import DecodingStats, Stopwatch
+from eagle_hf.decoding.tree import root_alone
+from eagle_hf.decoding.verify import verify
+from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.planning.cost import CostTable
+from eagle_hf.target import aux_layer_ids, capture_aux
+
+
+@dataclass
+class Trace:
+    """answers [T]: which answer a position belongs to; text [T]: its token; tokens, log_probs, nodes [T, X, K].
+
+    Expanded node 0 is the root; nodes[t, x, j] is the expanded node that child j of x is, -1 where it was not expanded.
+    """
+
+    answers: numpy.ndarray
+    text: numpy.ndarray
+    tokens: numpy.ndarray
+    log_probs: numpy.ndarray
+    nodes: numpy.ndarray
+
+    def walks(self):
+        """(depth, position, expanded node, its accepted child or -1) wherever a path of accepted drafts leads, at every position."""
+        ends = numpy.append(numpy.flatnonzero(numpy.diff(self.answers)), len(self.answers) - 1)
+        for position in range(len(self.text)):
+            end, node = ends[numpy.searchsorted(ends, position)], 0
+            for depth in range(end - position):
+                child = numpy.flatnonzero(self.tokens[position, node] == self.text[position + depth + 1])
+                yield depth, position, node, int(child[0]) if len(child) else -1
+                node = int(self.nodes[position, node, child[0]]) if len(child) else -1
+                if node < 0:
+                    break
+
+    def counts(self, depths: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """(trials [D], accepted [D, K]) by depth and rank, for planning.sequoia.acceptance_vector."""
+        trials, accepted = numpy.zeros(depths), numpy.zeros((depths, self.tokens.shape[2]))
+        for depth, _, _, child in self.walks():
+            if depth < depths:
+                trials[depth] += 1
+                accepted[depth, child] += child >= 0
+        return trials, accepted
+
+    def logs(self) -> list[tuple[int, float, bool]]:
+        """(depth from 1, log-probability, accepted) of every draft whose parent was accepted, for planning.policy.fit_calibration."""
+        return [
+            (depth + 1, float(log_prob), rank == child)
+            for depth, position, node, child in self.walks() for rank, log_prob in enumerate(self.log_probs[position, node])
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """As .npz, log-probabilities in float16."""
+        small = {field.name: getattr(self, field.name) for field in fields(self)}
+        small["log_probs"] = small["log_probs"].astype(numpy.float16)
+        numpy.savez_compressed(path, **small)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """Inverse of save, up to float16; ValueError for anything else."""
+        try:
+            with numpy.load(path, allow_pickle=False) as saved:
+                return cls(**{field.name: saved[field.name] for field in fields(cls)})
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{path} is no trace ({error}); record one with eagle_hf.decoding.trace.record") from error
+
+
+class Recorder(EagleDrafter):
+    """A head's drafter that keeps what it proposed this round."""
+
+    def begin(self):
+        self.seen = []
+
+    def propose(self, hidden, k):
+        scores, ids = super().propose(hidden, k)
+        self.seen.append((ids.reshape(-1, k), scores.reshape(-1, k)))
+        return scores, ids
+
+
+@torch.no_grad()
+def record(target, head, prompts: Sequence[torch.Tensor], answers: Sequence[torch.Tensor], depth: int = 5, children: int = 8) -> Trace:
+    """What `head` proposes after every token of each answer [n] to its prompt [1, S], in trees of `depth` levels, `children` wide."""
+    rows = {field.name: [] for field in fields(Trace)}
+    for number, (prompt, answer) in enumerate(zip(prompts, answers)):
+        ids = torch.cat([prompt[0], answer]).to(target.device)
+        with capture_aux(target, aux_layer_ids(target, head.config)) as states:
+            target(input_ids=ids[None])
+            aux, start = states.take(), prompt.shape[1]
+        drafter = Recorder(head, target, TreeConfig(depth=depth, top_k=children, nodes=1), Stopwatch())
+        drafter.start(prompt, torch.ones_like(prompt, dtype=torch.bool), aux[:, :start], answer[:1])
+        for place in range(len(answer)):
+            drafter.begin()
+            grow_dynamic(drafter, answer[None, place], drafter.plan, depth)
+            for name, value in (("answers", number), ("text", int(answer[place])), *_expanded(drafter.seen)):
+                rows[name].append(value)
+            drafter.accept(aux[:, start + place, None], [[0]], [answer[place + 1 : place + 2].tolist() or [0]])
+    return Trace(**{name: numpy.array(values) for name, values in rows.items()})
+
+
+def _expanded(seen: list[tuple[torch.Tensor, torch.Tensor]]):
+    """tokens, log_probs and nodes [X, K] of one position, from what was proposed level by level, as grow_dynamic expands it."""
+    tokens, log_probs = (torch.cat(parts) for parts in zip(*seen))
+    count, k = tokens.shape
+    nodes, totals, level = torch.full((count, k), -1), seen[0][1], [0]  # totals [n, k]: of the children of the nodes in `level`
+    for number, (_, scores) in enumerate(seen[1:]):
+        best = totals.flatten().topk(k) if number else None
+        chosen = torch.arange(k) if best is None else best.indices
+        first = 1 + number * k
+        for place, index in enumerate(chosen.tolist()):
+            nodes[level[index // k], index % k] = first + place
+        totals, level = totals.flatten()[chosen][:, None] + scores, list(range(first, first + k))
+    return ("tokens", tokens.numpy()), ("log_probs", log_probs.numpy()), ("nodes", nodes.numpy())
+
+
+class Recorded:
+    """A drafter that answers from a trace; its outputs [B, ., 1] are expanded nodes, -1 for those that were not recorded."""
+
+    def __init__(self, trace: Trace):
+        self.trace, self.positions, self.unknown = trace, None, 0
+        self.vocabulary = trace.tokens.shape[2]
+
+    def at(self, positions: Sequence[int]) -> None:
+        """Draft at these positions, one a row; `widths` counts from here."""
+        self.positions, self.widths = numpy.asarray(positions), []
+
+    def extend(self) -> torch.Tensor:
+        self.widths.append(1)
+        return torch.zeros(len(self.positions), 1, dtype=torch.long)
+
+    def propose(self, outputs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nodes = outputs[..., 0].numpy()
+        rows = self.positions.reshape(-1, *[1] * (nodes.ndim - 1))
+        known = torch.from_numpy(nodes >= 0)[..., None]
+        log_probs, tokens = (torch.from_numpy(part[rows, nodes][..., :k].copy()) for part in (self.trace.log_probs, self.trace.tokens))
+        self.unknown += int((~known).sum())
+        return log_probs.float().masked_fill(~known, -30.0), tokens.long().masked_fill(~known, -1)
+
+    def step(self, tokens: torch.Tensor, outputs: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
+        self.widths.append(tokens.shape[1])
+        parents, rows = outputs[..., 0].numpy(), self.positions[:, None]
+        is_child = self.trace.tokens[rows, parents] == tokens.numpy()[..., None]
+        nodes = numpy.where(is_child.any(-1) & (parents >= 0), self.trace.nodes[rows, parents, is_child.argmax(-1)], -1)
+        return torch.from_numpy(nodes)[..., None]
+
+
+def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64, static: TreeConfig | None = None) -> tuple[float, DecodingStats]:
+    """(tokens per second in the table's seconds, what was accepted) of decoding under a plan; deterministic.
+
+    `batch` rows at a time, each with `length` tokens before it and `tokens` of an answer to go, all answers in turn; a round
+    costs its forwards over the rows still running. static: a fixed shape to draft instead of what the plan would choose.
+    """
+    starts = [int(numpy.flatnonzero(trace.answers == number)[0]) for number in dict.fromkeys(trace.answers.tolist())]
+    drafter, stats, seconds = Recorded(trace), DecodingStats(rows=0), 0.0
+    for first in range(0, len(starts), batch):
+        places = starts[first : first + batch]
+        places += [starts[i % len(starts)] for i in range(batch - len(places))]
+        ends = [min(place + tokens, _end(trace, place)) for place in places]
+        done = list(places)
+        while running := [row for row in range(batch) if done[row] < ends[row]]:
+            drafter.at([done[row] for row in running])
+            cell = table.at(len(running), length + max(done[row] - places[row] for row in running))
+            tree = _tree(drafter, plan, static, trace, [done[row] for row in running], [length + done[row] - places[row] for row in running])
+            emitted = 0
+            for index, row in enumerate(running):
+                verdict = verify(tree.children(index), *_answer(trace, tree, index, done[row], ends[row]))
+                stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
+                emitted += len(verdict.tokens)
+                done[row] += len(verdict.tokens)
+            seconds += cell.round_seconds(tree.tokens.shape[1] - 1, drafter.widths)
+            plan.end(emitted)
+    return stats.tokens / seconds, stats
+
+
+def _end(trace: Trace, place: int) -> int:
+    """The last position of an answer; nothing is known to follow it."""
+    return int(numpy.flatnonzero(trace.answers == trace.answers[place])[-1])
+
+
+def _tree(drafter, plan, static, trace, positions, lengths):
+    root = torch.from_numpy(trace.text[positions])
+    if static is not None:
+        return grow_static(drafter, root, static.parents, static.ranks, static.depth)
+    if not plan.begin(lengths):
+        return root_alone(root)
+    return grow_dynamic(drafter, root, plan, plan.depth)
+
+
+def _answer(trace, tree, index, place, end):
+    """`choose` and `emit` for `verify`: the answer itself, which stops at its end."""
+    depths, reached = tree.depths[index].tolist(), [place]
+
+    def choose(node):
+        return int(trace.text[place + depths[node] + 1])
+
+    def emit(token):
+        reached[0] += 1
+        return reached[0] >= end
+
+    return choose, emit

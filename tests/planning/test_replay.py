@@ -1,0 +1,102 @@
+"""A replay is decoding: recorded rounds equal real ones, and the table's seconds are all that time it takes."""
+
+import copy
+
+import numpy
+import pytest
+import torch
+
+from eagle_hf import TreeConfig
+from eagle_hf.decoding.trace import Trace, record, replay
+from eagle_hf.planning.cost import CostTable
+from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan, PlainPlan, fit_calibration
+from eagle_hf.planning.sequoia import acceptance_vector
+from tiny import left_padded
+
+
+def table(token=1.0, more=0.05, draft=0.1):
+    """One token costs `token`, each further one `more`, a draft forward `draft`, whatever batch and length."""
+    target = tuple(token + more * (n - 1) for n in (1, 40))
+    return CostTable((1, 8), (10, 1000), (1, 40), (1, 8), ((target,) * 2,) * 2, (((draft, draft),) * 2,) * 2, (0.0, 0.0), {})
+
+
+@pytest.fixture(scope="module")
+def recorded(target, trained_head):
+    prompts, answers = [], []
+    for seed in range(3):
+        prompt = left_padded(target, [7], seed)["input_ids"]
+        torch.manual_seed(seed)
+        output = target.generate(prompt, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
+        prompts.append(prompt)
+        answers.append(output[0, 7:])
+    return prompts, answers, record(target, trained_head, prompts, answers, depth=4, children=5)
+
+
+@pytest.mark.parametrize("tree", [TreeConfig(depth=4, top_k=5, nodes=12), TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 3), ranks=(0, 0, 1, 0, 1, 0))], ids=lambda tree: tree.policy)
+def test_a_replay_has_the_rounds_of_real_decoding(target, trained_head, recorded, tree):
+    prompts, answers, trace = recorded
+    head, rounds = copy.deepcopy(trained_head), 0
+    head.tree = tree
+    for seed, prompt in enumerate(prompts):
+        torch.manual_seed(seed)
+        output = target.generate(prompt, assistant_model=head, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
+        assert torch.equal(output[0, 7:], answers[seed])
+        rounds += head.last_run.rounds
+    static = tree if tree.policy == "sequoia" else None
+    _, stats = replay(trace, FixedPlan(tree.depth, tree.top_k, tree.nodes), table(), batch=1, length=7, tokens=60, static=static)
+    assert stats.rounds == rounds and stats.tokens == 3 * 59 and stats.tau > 1.1
+
+
+def test_seconds_are_the_tables(recorded):
+    trace = recorded[2]
+    speed, stats = replay(trace, PlainPlan(), table(token=0.5), batch=1, length=10)
+    assert speed == pytest.approx(2.0) and stats.tau == 1
+    speed, stats = replay(trace, PlainPlan(), table(token=0.5), batch=3, length=10)
+    assert speed == pytest.approx(6.0)
+    speed, stats = replay(trace, FixedPlan(2, 1, 2), table(token=0.5, more=0.25, draft=0.125), batch=1, length=10)
+    assert speed == pytest.approx(stats.tau / (0.5 + 2 * 0.25 + 2 * 0.125))
+
+
+def test_a_trace_is_saved_and_replays_are_repeatable(recorded, tmp_path):
+    trace = recorded[2]
+    trace.save(tmp_path / "trace.npz")
+    again, plan = Trace.load(tmp_path / "trace.npz"), lambda: AdaptivePlan(table(), numpy.full((4, 5), 0.15), Calibration(), 4, 5, 20)
+    first, second = (replay(again, plan(), table(), batch=2, length=10) for _ in range(2))
+    assert first == second and (again.tokens == trace.tokens).all()
+    (tmp_path / "other.npz").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is no trace"):
+        Trace.load(tmp_path / "other.npz")
+
+
+def test_what_is_read_follows_the_costs_and_never_loses_to_plain_decoding(recorded):
+    """Free verification: it reads much. Dear verification: it reads little. Hopeless: it does not draft at all."""
+    trace, taus = recorded[2], []
+    for more, draft in ((0.0, 0.01), (0.03, 0.02), (3.0, 2.0)):
+        costs = table(more=more, draft=draft)
+        adaptive, stats = replay(trace, AdaptivePlan(costs, acceptance_vector(trace.counts(4)), Calibration(), 4, 5, 30), costs, batch=1, length=10)
+        plain, _ = replay(trace, PlainPlan(), costs, batch=1, length=10)
+        assert adaptive >= plain
+        taus.append(stats.tau)
+    assert taus[0] > taus[1] > taus[2] == 1
+
+
+def test_counts_and_logs_say_what_decoding_accepts(recorded):
+    trace, chain = recorded[2], FixedPlan(4, 1, 4)
+    trials, accepted = trace.counts(4)
+    _, stats = replay(trace, chain, table(), batch=1, length=10)
+    first, tried = accepted[0, 0] / trials[0], stats.accepted[0] / stats.trials[0]
+    assert trials[0] == 3 * 59 and trials[1] <= accepted[0].sum() and first == pytest.approx(tried, abs=0.05)
+    logs = trace.logs()
+    assert sum(hit for depth, _, hit in logs if depth == 1) == accepted[0].sum() and len([1 for depth, *_ in logs if depth == 1]) == 5 * trials[0]
+
+
+def test_calibration_finds_the_curve_that_drew_the_data():
+    generator = numpy.random.default_rng(0)
+    logs = []
+    for depth, (slope, offset) in enumerate([(0.8, -0.5), (1.5, 0.3)], start=1):
+        log_probs = numpy.log(generator.uniform(0.02, 0.98, 4000))
+        chances = Calibration((slope,), (offset,))(torch.from_numpy(log_probs), 1).exp().numpy()
+        logs += [(depth, p, bool(drawn)) for p, drawn in zip(log_probs, generator.uniform(size=4000) < chances)]
+    found = fit_calibration(logs, depths=3)
+    assert found.slopes == pytest.approx((0.8, 1.5, 1.0), abs=0.12) and found.offsets == pytest.approx((-0.5, 0.3, 0.0), abs=0.12)
+    assert Calibration()(torch.tensor([0.3]).log(), 1).exp().item() == pytest.approx(0.3)

@@ -17,6 +17,7 @@ from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.planning.plan import Plan
 from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.checkpoints import last_checkpoint
@@ -33,6 +34,7 @@ __all__ = [
     "Eagle3Trainer",
     "Eagle3TrainingArguments",
     "Features",
+    "Plan",
     "SelfSpeculation",
     "TreeConfig",
     "WindowedDraft",

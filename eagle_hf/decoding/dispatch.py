@@ -6,13 +6,16 @@ decoding itself. Assistants that are not ours go to the originals untouched.
 
 import functools
 import inspect
+from pathlib import Path
 
 from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
 
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.masks import check_trees, layer_kinds
+from eagle_hf.decoding.timing import identity
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.planning.plan import PLAN, Plan
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap
 
 OURS = (Eagle3DraftHead, WindowedDraft, SelfSpeculation)
@@ -104,6 +107,21 @@ def check_target(target, assistant) -> None:
         check_head(target, assistant)
     else:
         assistant.check(target)
+    if assistant.tree.needs_plan:
+        check_plan(target, assistant)
+
+
+def check_plan(target, assistant) -> None:
+    """Find the plan that the assistant's policy needs, in its own folder where it was not set; a ValueError where it does not hold."""
+    folder = Path(getattr(assistant, "name_or_path", "") or "")
+    if assistant.plan is None and folder.name and (folder / PLAN).is_file():
+        assistant.plan = Plan.load(folder)
+    if assistant.plan is None:
+        raise ValueError(
+            f"the tree policy {assistant.tree.policy!r} needs a plan and there is none; make one (eagle-hf plan --target T --head H) and "
+            "load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder)"
+        )
+    assistant.plan.costs.check(identity(target, assistant))
 
 
 def check_head(target, head) -> None:

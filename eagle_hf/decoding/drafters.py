@@ -7,7 +7,7 @@ the head holds the state of token p and the embedding of token p + 1, at RoPE po
 import torch
 
 from eagle_hf.decoding.cache import DraftCache, TreeCache
-from eagle_hf.decoding.growth import grow_dynamic, grow_static
+from eagle_hf.decoding.growth import grow
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, root_alone
 from eagle_hf.decoding.window import SlotMap, Window
@@ -56,7 +56,7 @@ class Drafter:
 
     def __init__(self, tree: TreeConfig, watch: Stopwatch, window: Window | None = None):
         self.tree, self.watch = tree, watch
-        self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes)
+        self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
         self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1))
         self.waiting = []  # of every round not yet read: counts [B], tokens [B, M] and what else the drafter reads
 
@@ -90,9 +90,7 @@ class Drafter:
             if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
                 self.extend()  # before more wait than a ring has room for
             return root_alone(root)
-        if self.tree.policy == "sequoia":
-            return grow_static(self, root, self.tree.parents, self.tree.ranks, depth)
-        return grow_dynamic(self, root, self.plan, depth)
+        return grow(self, root, self.plan, depth)
 
 
 class EagleDrafter(Drafter):
@@ -164,5 +162,9 @@ class EagleDrafter(Drafter):
 def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
     """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`."""
     if isinstance(assistant, Eagle3DraftHead):
-        return EagleDrafter(assistant, target, assistant.tree, watch)
-    return assistant.drafter(target, cache, watch)
+        drafter = EagleDrafter(assistant, target, assistant.tree, watch)
+    else:
+        drafter = assistant.drafter(target, cache, watch)
+    if assistant.tree.needs_plan:
+        drafter.plan = assistant.plan.policy(assistant.tree)
+    return drafter

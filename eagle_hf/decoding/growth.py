@@ -11,6 +11,13 @@ import torch
 from eagle_hf.decoding.tree import Tree, best_nodes
 
 
+def grow(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
+    """The tree that a plan wants below the newest tokens `root` [B], at most `depth` levels deep."""
+    if plan.shape is not None:
+        return grow_static(drafter, root, *plan.shape, depth)
+    return grow_dynamic(drafter, root, plan, depth)
+
+
 def grow_dynamic(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
     """EAGLE-2's tree (arXiv 2406.16858, section 4): the k best of each level are run, the best of all proposals kept.
 

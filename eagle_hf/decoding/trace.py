@@ -15,7 +15,7 @@ import numpy
 import torch
 
 from eagle_hf.decoding.drafters import EagleDrafter
-from eagle_hf.decoding.growth import grow_dynamic, grow_static
+from eagle_hf.decoding.growth import grow, grow_dynamic
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.tree import root_alone
 from eagle_hf.decoding.verify import verify
@@ -159,11 +159,11 @@ class Recorded:
         return torch.from_numpy(nodes)[..., None]
 
 
-def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64, static: TreeConfig | None = None) -> tuple[float, DecodingStats]:
+def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64) -> tuple[float, DecodingStats]:
     """(tokens per second in the table's seconds, what was accepted) of decoding under a plan; deterministic.
 
     `batch` rows at a time, each with `length` tokens before it and `tokens` of an answer to go, all answers in turn; a round
-    costs its forwards over the rows still running. static: a fixed shape to draft instead of what the plan would choose.
+    costs its forwards over the rows still running.
     """
     starts = [int(numpy.flatnonzero(trace.answers == number)[0]) for number in dict.fromkeys(trace.answers.tolist())]
     drafter, stats, seconds = Recorded(trace), DecodingStats(rows=0), 0.0
@@ -175,7 +175,8 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
         while running := [row for row in range(batch) if done[row] < ends[row]]:
             drafter.at([done[row] for row in running])
             cell = table.at(len(running), length + max(done[row] - places[row] for row in running))
-            tree = _tree(drafter, plan, static, trace, [done[row] for row in running], [length + done[row] - places[row] for row in running])
+            root, lengths = torch.from_numpy(trace.text[drafter.positions]), [length + done[row] - places[row] for row in running]
+            tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths) else root_alone(root)
             emitted = 0
             for index, row in enumerate(running):
                 verdict = verify(tree.children(index), *_answer(trace, tree, index, done[row], ends[row]))
@@ -190,15 +191,6 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
 def _end(trace: Trace, place: int) -> int:
     """The last position of an answer; nothing is known to follow it."""
     return int(numpy.flatnonzero(trace.answers == trace.answers[place])[-1])
-
-
-def _tree(drafter, plan, static, trace, positions, lengths):
-    root = torch.from_numpy(trace.text[positions])
-    if static is not None:
-        return grow_static(drafter, root, static.parents, static.ranks, static.depth)
-    if not plan.begin(lengths):
-        return root_alone(root)
-    return grow_dynamic(drafter, root, plan, plan.depth)
 
 
 def _answer(trace, tree, index, place, end):

@@ -25,12 +25,13 @@ class WindowedDraft:
     """`generate(assistant_model=WindowedDraft(small_model))`: a smaller causal LM with the target's vocabulary drafts.
 
     sinks, window: its cache keeps a text's first `sinks` tokens and its newest `window`; window=None keeps them all.
-    gamma: tokens drafted a round, as a chain; `tree` drafts a tree instead. `last_run` holds the last call's statistics.
+    gamma: tokens drafted a round, as a chain; setting `tree` drafts a tree instead, with a `plan` where its policy needs one.
+    `last_run` holds the last call's statistics.
     """
 
     def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4):
         self.model, self.window = model, window_of(sinks, window)
-        self.tree, self.last_run = chain_of(gamma), None
+        self.tree, self.last_run, self.plan = chain_of(gamma), None, None
 
     @property
     def identity(self) -> str:
@@ -57,11 +58,11 @@ class WindowedDraft:
 class SelfSpeculation:
     """`generate(assistant_model=SelfSpeculation())`: the target drafts with its own weights on a window of its own cache.
 
-    sinks, window, gamma, `tree`, `last_run`: as in `WindowedDraft`.
+    sinks, window, gamma, `tree`, `plan`, `last_run`: as in `WindowedDraft`.
     """
 
     def __init__(self, sinks: int = 16, window: int = 496, gamma: int = 4):
-        self.window, self.tree, self.last_run = window_of(sinks, window), chain_of(gamma), None
+        self.window, self.tree, self.last_run, self.plan = window_of(sinks, window), chain_of(gamma), None, None
 
     @property
     def identity(self) -> str:

@@ -24,6 +24,7 @@ def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
     return [min(2, n - 1), n // 2, max(n - 3, 0)]
 
 
+POLICIES = ("dynamic", "chain", "sequoia", "adaptive")
 SINKS = 4  # first tokens that a window keeps (StreamingLLM, arXiv 2309.17453, section 3.2)
 
 
@@ -55,10 +56,13 @@ class TreeConfig:
     """The shape of one round's drafts.
 
     policy: "dynamic" (EAGLE-2: the most probable nodes of each level are expanded, the best of all are kept),
-        "chain" (the single best continuation, `depth` tokens long) or "sequoia" (a fixed shape).
+        "chain" (the single best continuation, `depth` tokens long), "sequoia" (a fixed shape; without parents and ranks the
+        best one for the batch and the length, by the head's plan) or "adaptive" (as "dynamic", but depth, nodes and whether
+        to draft at all are chosen every round, by the head's plan).
     depth: levels below the root; the head runs once per level.
     top_k: nodes expanded per level, and children proposed per expanded node.
-    nodes: drafted tokens per round, the root not counted; the target reads nodes + 1 tokens.
+    nodes: drafted tokens per round, the root not counted; the target reads nodes + 1 tokens. Where a plan chooses, depth
+        and nodes are the most it may take.
     parents, ranks: of "sequoia" alone, and its whole shape, an entry per node with the root: node i is its parent's guess
         number ranks[i]. depth, top_k and nodes follow from it.
 
@@ -74,17 +78,17 @@ class TreeConfig:
     ranks: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.policy not in ("dynamic", "chain", "sequoia"):
-            raise ValueError(f'tree policy is {self.policy!r}; choose "dynamic", "chain" or "sequoia"')
-        if (self.policy == "sequoia") != (self.parents is not None and self.ranks is not None):
-            raise ValueError(f'policy is {self.policy!r} and parents {self.parents!r:.40}; "sequoia", and only it, needs parents and ranks')
+        if self.policy not in POLICIES:
+            raise ValueError(f"tree policy is {self.policy!r}; choose one of {', '.join(POLICIES)}")
+        if (self.parents is None) != (self.ranks is None) or (self.parents is not None and self.policy != "sequoia"):
+            raise ValueError(f'policy is {self.policy!r} and parents {self.parents!r:.40}; parents and ranks go together, with "sequoia"')
         for field in ("depth", "top_k", "nodes"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"tree {field} is {value!r}; it counts levels or tokens and must be an integer of at least 1")
         if self.policy == "chain":
             self._set(top_k=1, nodes=self.depth)
-        if self.policy == "sequoia":
+        if self.parents is not None:
             check_static_tree(self.parents, self.ranks)
             if len(self.parents) < 2:
                 raise ValueError("the tree is the root alone; generate without an assistant, or give it a node")
@@ -94,6 +98,11 @@ class TreeConfig:
             self._set(parents=tuple(self.parents), ranks=tuple(self.ranks))
             self._set(depth=max(depths), top_k=max(self.ranks) + 1, nodes=len(self.parents) - 1)
 
+    @property
+    def needs_plan(self) -> bool:
+        """Whether measured costs choose the shape."""
+        return self.policy == "adaptive" or (self.policy == "sequoia" and self.parents is None)
+
     def _set(self, **values) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -102,7 +111,7 @@ class TreeConfig:
     def parse(cls, text: str) -> "TreeConfig":
         """The tree of policy:depth:top_k:nodes, which is what `str(tree)` gives; a fixed shape has no such text."""
         policy, *numbers = text.split(":")
-        if policy == "sequoia" or len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+        if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
             raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4")
         return cls(policy, *map(int, numbers))
 

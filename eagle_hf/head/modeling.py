@@ -135,7 +135,7 @@ class Eagle3DraftHead(PreTrainedModel):
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.rotary_emb = Eagle3RotaryEmbedding(config)
-        self.last_run = None
+        self.last_run = self.plan = None  # DecodingStats of the last generate; the planning.plan.Plan of policies that need one
         self.gradient_checkpointing = False
         if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
@@ -251,6 +251,12 @@ class Eagle3DraftHead(PreTrainedModel):
             past += own
             outputs.append(hidden_states)
         return outputs
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """The layout that vLLM and SGLang load, and the head's plan beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.plan is not None:
+            self.plan.save(save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

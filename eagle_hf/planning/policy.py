@@ -21,15 +21,16 @@ from eagle_hf.planning.cost import Cell, CostTable
 from eagle_hf.planning.sequoia import best_tree_for
 
 CERTAIN = (-30.0, -1e-6)  # log-probabilities beyond these count as these: their logits are finite
+GRAIN = 256  # tokens by which a text must grow for its costs to be looked up again
 MEMORY = 0.9  # share of the past in lambda's running means, per round
 PATIENCE, PAUSE = 16, 32  # rounds that must lose before speculation pauses, and the first pause; each further one is twice as long
 
 
 class FixedPlan:
-    """The same shape every round."""
+    """The same every round: the likeliest `nodes` of a pool, or, where `shape` (parents, ranks) is given, that fixed tree."""
 
-    def __init__(self, depth: int, k: int, nodes: int):
-        self.depth, self.k, self.nodes = depth, k, nodes
+    def __init__(self, depth: int, k: int, nodes: int, shape: tuple[Sequence[int], Sequence[int]] | None = None):
+        self.depth, self.k, self.nodes, self.shape = depth, k, nodes, shape
 
     def begin(self, lengths: Sequence[int]) -> bool:
         """Whether to draft for unfinished rows of these lengths at all."""
@@ -59,6 +60,25 @@ class PlainPlan(FixedPlan):
 
     def begin(self, lengths):
         return False
+
+
+class SequoiaPlan(FixedPlan):
+    """The best fixed tree for the batch and the length it has come to (adaptive Sequoia): the longer the text, the more is drafted.
+
+    shares [D, W]: measured acceptance by depth and rank, see sequoia.py.
+    """
+
+    def __init__(self, table: CostTable, shares: numpy.ndarray, depth: int, nodes: int):
+        super().__init__(depth, numpy.shape(shares)[1], min(nodes, table.tokens[-1] - 1))
+        self.table, self.shares, self._at = table, shares, None
+
+    def begin(self, lengths):
+        at = len(lengths), max(lengths) // GRAIN
+        if at != self._at:
+            self._at, cell = at, self.table.at(len(lengths), max(lengths))
+            self.tree, _ = best_tree_for(self.shares, cell.target, cell.draft_seconds, self.nodes, self.depth)
+            self.shape = self.tree.parents, self.tree.ranks
+        return self.tree.size > 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,8 @@ class AdaptivePlan:
     shares [D, W]: measured acceptance by depth and rank (see sequoia.py), what an undrafted level is expected to bring.
     """
 
+    shape = None
+
     def __init__(self, table: CostTable, shares: numpy.ndarray, calibration: Calibration, depth: int, k: int, nodes: int):
         self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
         self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
@@ -114,8 +136,8 @@ class AdaptivePlan:
 
     def begin(self, lengths):
         self.rows, length = len(lengths), max(lengths)
-        if self._at != (self.rows, length // 256):
-            self._at, self.cell = (self.rows, length // 256), self.table.at(self.rows, length)
+        if self._at != (self.rows, length // GRAIN):
+            self._at, self.cell = (self.rows, length // GRAIN), self.table.at(self.rows, length)
             _, rate = best_tree_for(self.shares, self.cell.target, self.cell.draft_seconds, self.nodes, self.depth)
             self.pays = rate * self.cell.target[0] > 1
             if not self._spent:

@@ -144,7 +144,7 @@ def test_a_fixed_shape_is_saved_with_the_head(target, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [
-    dict(policy="beam"), dict(depth=0), dict(nodes=-1), dict(top_k=1.5), dict(policy="sequoia"), dict(parents=(0, 0), ranks=(0, 0)),
+    dict(policy="beam"), dict(depth=0), dict(nodes=-1), dict(top_k=1.5), dict(policy="sequoia", ranks=(0, 0)), dict(parents=(0, 0), ranks=(0, 0)),
     dict(policy="sequoia", parents=(0,), ranks=(0,)), dict(policy="sequoia", parents=("tree", 0), ranks=(0, 0)),
 ])
 def test_impossible_trees_are_refused(settings):

@@ -42,8 +42,8 @@ def test_a_replay_has_the_rounds_of_real_decoding(target, trained_head, recorded
         output = target.generate(prompt, assistant_model=head, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
         assert torch.equal(output[0, 7:], answers[seed])
         rounds += head.last_run.rounds
-    static = tree if tree.policy == "sequoia" else None
-    _, stats = replay(trace, FixedPlan(tree.depth, tree.top_k, tree.nodes), table(), batch=1, length=7, tokens=60, static=static)
+    plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
+    _, stats = replay(trace, plan, table(), batch=1, length=7, tokens=60)
     assert stats.rounds == rounds and stats.tokens == 3 * 59 and stats.tau > 1.1
 
 

@@ -1,0 +1,93 @@
+"""Plans in generate: policies that choose by cost are lossless, and refuse what they were not measured for."""
+
+import copy
+
+import numpy
+import pytest
+import torch
+
+from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig
+from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.timing import identity
+from eagle_hf.planning.cost import CostTable
+from eagle_hf.planning.policy import Calibration, FixedPlan
+from tiny import left_padded
+
+
+def plan_for(target, assistant, more=0.01, draft=0.01):
+    """Costs at which drafting pays, or does not."""
+    cells, drafts = ((1.0, 1 + 39 * more),) * 2, ((draft, draft),) * 2
+    costs = CostTable((1, 8), (8, 500), (1, 40), (1, 8), (cells,) * 2, (drafts,) * 2, (0.0, 0.0), identity(target, assistant))
+    shares = numpy.outer(0.8 ** numpy.arange(4), [0.3, 0.15, 0.1, 0.05])
+    return Plan(costs, tuple(map(tuple, shares.tolist())), Calibration((0.9, 1.1), (-0.1, 0.1)))
+
+
+def planned(target, head, policy, **costs):
+    head = copy.deepcopy(head)
+    head.tree, head.plan = TreeConfig(policy, depth=4, top_k=4, nodes=20), plan_for(target, head, **costs)
+    return head
+
+
+@pytest.mark.parametrize("policy", ["sequoia", "adaptive"])
+@pytest.mark.parametrize("settings", [dict(do_sample=False), dict(do_sample=True, top_k=0)], ids=["greedy", "sampled"])
+def test_policies_that_choose_by_cost_are_lossless(target, trained_head, policy, settings):
+    head = planned(target, trained_head, policy)
+    for lengths in ([7], [9, 2, 14]):
+        if len(lengths) > 1 and settings["do_sample"]:
+            continue
+        outputs = []
+        for assistant in (None, head):
+            torch.manual_seed(0)
+            outputs.append(target.generate(**left_padded(target, lengths), assistant_model=assistant, max_new_tokens=150, **settings))
+        assert torch.equal(*outputs) and sum(head.last_run.trials) > head.last_run.rounds / 2
+
+
+def test_dear_drafts_are_not_drafted(target, trained_head):
+    head = planned(target, trained_head, "adaptive", more=3.0, draft=3.0)
+    target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=60, eos_token_id=None)
+    assert head.last_run.rounds == 59 and not head.last_run.trials and head.last_run.seconds["head"] == 0
+
+
+@pytest.mark.parametrize("window", [None, (2, 9)])
+def test_rounds_without_drafts_are_caught_up_with(target, trained_head, window, monkeypatch):
+    """After any number of plain rounds the drafts are those of a head that drafted all along."""
+    head, draft_tree, kept = copy.deepcopy(trained_head), EagleDrafter.draft_tree, {}
+    head.tree, head.window = TreeConfig("chain", depth=2), window
+
+    def draft(self, root, max_depth, lengths):
+        tree = draft_tree(self, root, max_depth, lengths)
+        if tree.tokens.shape[1] == 3:
+            kept.update({(row, length): tree.tokens[row].tolist() for row, length in enumerate(lengths)})
+        return tree
+
+    monkeypatch.setattr(EagleDrafter, "draft_tree", draft)
+    found = []
+    for pause in (1, 9):  # draft every round, or every ninth
+        rounds = iter(range(1000))
+        monkeypatch.setattr(FixedPlan, "begin", lambda self, lengths: next(rounds) % pause == 0)
+        target.generate(**left_padded(target, [7, 4]), assistant_model=head, max_new_tokens=100, do_sample=False, eos_token_id=None)
+        found.append(dict(kept))
+        kept.clear()
+    always, sometimes = found
+    shared = set(always) & set(sometimes)
+    assert len(shared) > 8 and all(always[place] == sometimes[place] for place in shared)
+
+
+def test_a_plan_lies_beside_the_head_and_holds_for_its_machine_alone(target, trained_head, tmp_path):
+    planned(target, trained_head, "adaptive").save_pretrained(tmp_path)
+    head = Eagle3DraftHead.from_pretrained(tmp_path, dtype=torch.float64)
+    target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)
+    assert head.plan == Plan.load(tmp_path) and head.last_run.rounds
+    facts = head.plan.costs.facts
+    for name, value in (("dtype", "bfloat16"), ("device", "another"), ("target_sha256", "0")):
+        head.plan.costs.facts[name], kept = value, facts[name]
+        with pytest.raises(ValueError, match=f"measured with {name} '{value}'"):
+            target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)
+        facts[name] = kept
+    assistant = SelfSpeculation(2, 9)
+    assistant.tree = TreeConfig("adaptive")
+    with pytest.raises(ValueError, match="'adaptive' needs a plan and there is none; make one"):
+        target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=9)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no plan"):
+        target.generate(**left_padded(target, [7]), assistant_model=Eagle3DraftHead.from_pretrained(tmp_path, dtype=torch.float64), max_new_tokens=9)

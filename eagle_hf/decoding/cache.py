@@ -43,6 +43,11 @@ class TreeLayer(DynamicLayer):
         self.length = length
         self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Let only these rows stay."""
+        self._keys, self._values = (part[indices.to(part.device)] for part in (self._keys, self._values))
+        self.set_length(self.length)
+
     def move(self, rows: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """Copy slot sources[b, m] of row b to its slot targets[b, m]; rows is [B, 1], the others [B, M]."""
         for buffer in (self._keys, self._values):
@@ -76,6 +81,12 @@ class TreeCache(Cache):
         for layer in self.layers:
             if isinstance(sources, torch.Tensor):
                 layer.move(rows, sources, targets)
+            layer.set_length(length)
+
+    def keep_rows(self, index: torch.Tensor, length: int) -> None:
+        """Let only these rows stay, none of which has committed more than `length` slots."""
+        self.batch_select_indices(index)
+        for layer in self.layers:
             layer.set_length(length)
 
     def plain(self) -> DynamicCache:
@@ -127,6 +138,12 @@ class DraftCache(Cache):
             layer.turn(slots.window.sinks, ~self._rolling, lambda keys: rotated(keys.to(anchor.dtype), cos, sin).to(keys.dtype))
         self._rolling = shift > 0
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Let only these rows stay."""
+        super().batch_select_indices(indices)
+        if len(self._rolling) > 1:
+            self._rolling = self._rolling[indices]
+
     def with_layers(self, count: int) -> list["SlotLayer"]:
         """The layers, `count` of them at least."""
         self.layers += [SlotLayer() for _ in range(count - len(self.layers))]
@@ -142,6 +159,12 @@ class SlotLayer(DynamicLayer):
     """One layer of a `DraftCache`."""
 
     _sinks = None  # keys [B, groups, sinks, D] as they were written, once a row's window rolls
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Let only these rows stay."""
+        indices = indices.to(self.keys.device)
+        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._sinks = None if self._sinks is None else self._sinks[indices]
 
     def keep(self, keys: torch.Tensor, values: torch.Tensor, kept: torch.Tensor) -> None:
         """Hold the numbers `kept` [B, C] of a prompt's keys and values."""

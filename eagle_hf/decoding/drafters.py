@@ -68,6 +68,13 @@ class Drafter:
         """Take a round's outcome: states of the tree [B, N, 3H], nodes kept and tokens emitted, row by row."""
         raise NotImplementedError
 
+    def keep_rows(self, index: torch.Tensor) -> None:
+        """Let only these rows of the batch stay."""
+        self.waiting = [tuple(part[index] for part in entry) for entry in self.waiting]
+        if self.slots.lengths is not None:
+            self.slots.keep_rows(index)
+            self.cache.batch_select_indices(index)
+
     def extend(self) -> torch.Tensor:
         """Run over the pending tokens; the output [B, H] at each row's newest."""
         raise NotImplementedError

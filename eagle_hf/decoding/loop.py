@@ -45,6 +45,7 @@ class Run:
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)
         self.ids[:, :prompt] = input_ids
         self.lengths, self.finished = [prompt] * rows, [False] * rows
+        self.rows = list(range(rows))  # those still in the batch
 
     def prefill(self, aux, inputs: dict) -> None:
         """The target reads the prompts and chooses every row's first token, as plain generate does."""
@@ -59,6 +60,7 @@ class Run:
             for row, (token,) in enumerate(first):
                 self._emit(row, token)
         self.drafter.start(input_ids, self.masks.visible, aux.take(), self._newest())
+        self._drop_finished()
         self._stream(first)
 
     def round(self, aux) -> None:
@@ -70,11 +72,23 @@ class Run:
             paths = [verdict.path if verdict else [] for verdict in verdicts]
             tokens = [verdict.tokens if verdict else [] for verdict in verdicts]
         with self.watch.phase("commit"):
-            ends = [length - 1 - len(row) for length, row in zip(self.lengths, tokens)]
+            ends = [self.lengths[row] - 1 - len(emitted) for row, emitted in zip(self.rows, tokens)]
             self.cache.commit(max(ends), ends, paths)
             self.drafter.accept(aux.take(), paths, tokens)
             self.drafter.plan.end(sum(map(len, tokens)))
+            self._drop_finished()
         self._stream(tokens)
+
+    def _drop_finished(self) -> None:
+        """Finished rows leave the batch; only a cache that is to be returned keeps them."""
+        kept = [place for place, row in enumerate(self.rows) if not self.finished[row]]
+        if not kept or len(kept) == len(self.rows) or self.config.return_dict_in_generate:
+            return
+        self.rows = [self.rows[place] for place in kept]
+        index = torch.tensor(kept, device=self.ids.device)
+        self.cache.keep_rows(index, length=max(self.lengths[row] for row in self.rows) - 1)
+        self.masks.keep_rows(index)
+        self.drafter.keep_rows(index)
 
     def _draft(self):
         """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
@@ -85,7 +99,7 @@ class Run:
     def _read(self, tree) -> torch.Tensor:
         """The target's logits [B, N, V] at every node."""
         with self.watch.phase("accept"):
-            ends = [length - 1 for length in self.lengths]
+            ends = [self.lengths[row] - 1 for row in self.rows]
             mask, positions = self.masks.of(tree, ends, limit=self.config.max_length)
         with self.watch.phase("target"):
             return self.target(
@@ -94,13 +108,13 @@ class Run:
             ).logits
 
     def _verify(self, tree, logits):
-        """A verdict for every unfinished row, None for the others; emitted tokens are in `ids` afterwards."""
+        """A verdict for every row of the batch, None for finished ones; emitted tokens are in `ids` afterwards."""
         decided = logits.max(-1).indices.tolist() if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
-        verdicts = [None] * len(self.finished)
-        for row in [row for row, finished in enumerate(self.finished) if not finished]:
-            choose = decided[row].__getitem__ if decided else lambda node: self._choose(row, logits[row, node])
-            verdicts[row] = verify(tree.children(row), choose, partial(self._emit, row))
-            self.stats.count(verdicts[row].trials, verdicts[row].accepted, len(verdicts[row].tokens))
+        verdicts = [None] * len(self.rows)
+        for place, row in [(place, row) for place, row in enumerate(self.rows) if not self.finished[row]]:
+            choose = decided[place].__getitem__ if decided else lambda node: self._choose(row, logits[place, node])
+            verdict = verdicts[place] = verify(tree.children(place), choose, partial(self._emit, row))
+            self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
         return verdicts
 
     def _choose(self, row: int, logits) -> int:
@@ -116,8 +130,8 @@ class Run:
         return self.finished[row]
 
     def _newest(self) -> torch.Tensor:
-        index = torch.tensor(self.lengths, device=self.ids.device)[:, None] - 1
-        return self.ids.gather(1, index)[:, 0]
+        """The newest token [B] of every row in the batch."""
+        return torch.stack([self.ids[row, self.lengths[row] - 1] for row in self.rows])
 
     def _stream(self, tokens: list[list[int]]) -> None:
         if self.streamer is not None:

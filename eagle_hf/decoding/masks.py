@@ -78,6 +78,10 @@ class TreeMask:
         self.prompt = position_ids.masked_fill(~self.visible, -1)  # [B, S]; -1: never seen
         self.offset = position_ids[:, -1] - input_ids.shape[1] + 1  # [B] position of a generated token - its index
 
+    def keep_rows(self, index: torch.Tensor) -> None:
+        """Let only these rows stay."""
+        self.visible, self.prompt, self.offset = (part[index] for part in (self.visible, self.prompt, self.offset))
+
     def of(self, tree, ends: list[int], limit: int):
         """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
 

@@ -48,6 +48,10 @@ class SlotMap:
         self.held = slots.expand(len(counts), -1).masked_fill(slots > newest, -1)
         return self.held.clamp(min=0)
 
+    def keep_rows(self, index: torch.Tensor) -> None:
+        """Let only these rows stay."""
+        self.lengths, self.held = self.lengths[index], self.held[index]
+
     def extend(self, counts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slots and positions [B, M] of `width` new tokens, of which counts [B] are real, and what they see [B, M, C]."""
         assert self.window is None or width <= self.most_new, f"{width} new tokens in one round, {self.most_new} at most were announced"

@@ -175,6 +175,10 @@ class SelfDrafter(ModelDrafter):
             layer.keep(full.keys, full.values, kept)
         self.waiting = [(torch.ones_like(counts), first[:, None])]
 
+    def keep_rows(self, index):
+        super().keep_rows(index)
+        self.order, self.counts = self.order[index], self.counts[index]
+
     def accept(self, aux, paths, tokens):
         """The root's keys and those of the accepted drafts come from the target's cache, where the round left them."""
         device = self.counts.device

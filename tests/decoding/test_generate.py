@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, StoppingCriteria, TextIteratorStreamer, TextStreamer
 
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
-from eagle_hf import TreeConfig
+from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding import loop, verify
 
 
@@ -38,6 +38,19 @@ def letter_tokenizer():
     inner = Tokenizer(models.BPE(vocab=words, merges=[]))
     inner.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<2>", pad_token="<0>")
+
+
+@pytest.mark.parametrize("assistant", ["head", "window", "itself"])
+def test_finished_rows_cost_nothing(target, trained_head, assistant):
+    """They leave the batch of target and drafter, and the others go on as if they had never been there."""
+    assistant = {"head": trained_head, "window": WindowedDraft(target, 2, 9), "itself": SelfSpeculation(2, 9)}[assistant]
+    batches, inputs = [], left_padded(target, [7, 4, 9, 12])
+    hook = target.register_forward_pre_hook(lambda module, args, kwargs: batches.append(len(kwargs["input_ids"])), with_kwargs=True)
+    ids = target.generate(**inputs, assistant_model=assistant, max_new_tokens=120, eos_token_id=[5, 11, 17], do_sample=False)
+    ends = sorted((row[12:] != 0).sum().item() for row in ids)
+    assert batches[0] == 4 and batches == sorted(batches, reverse=True) and len(set(batches)) == len(set(ends)) > 1
+    hook.remove()
+    assert torch.equal(ids, target.generate(**inputs, max_new_tokens=120, eos_token_id=[5, 11, 17], do_sample=False))
 
 
 def test_a_stop_string_ends_the_text(target, trained_head):
@@ -166,13 +179,13 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(target, trained_head
         original(run, aux)
         aux._seen.clear()
         rounds += 1
-        for row, length in enumerate(run.lengths):
-            seen = run.masks.visible[row]
+        for place, row in enumerate(run.rows):
+            seen, length = run.masks.visible[place], run.lengths[row]
             ids = torch.cat([run.ids[row, : len(seen)][seen], run.ids[row, len(seen) : length - 1]])[None]
             fresh = target(ids, use_cache=True).past_key_values
             for ours, theirs in zip(run.cache.layers, fresh.layers):
                 for name in ("keys", "values"):
-                    kept = torch.cat([getattr(ours, name)[row, :, : len(seen)][:, seen], getattr(ours, name)[row, :, len(seen) : length - 1]], 1)
+                    kept = torch.cat([getattr(ours, name)[place, :, : len(seen)][:, seen], getattr(ours, name)[place, :, len(seen) : length - 1]], 1)
                     truth = getattr(theirs, name)[0]
                     worst = max(worst, float((kept - truth).norm() / truth.norm()))
         aux._seen.clear()

@@ -43,6 +43,19 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="folder of report.md, metrics.json and the plot")
     measure.set_defaults(run=run_evaluate)
 
+    plan = commands.add_parser("plan", help="measure this machine and a head's acceptance; choose trees by cost")
+    plan.add_argument("--head", required=True, help="folder of the draft head; plan.json is written there unless --out says otherwise")
+    plan.add_argument("--target", required=True, help="hub id, folder, .gguf file, or smollm2")
+    plan.add_argument("--adapter", help="PEFT adapter laid over the target")
+    plan.add_argument("--categories", nargs="+", default=["chat", "code", "math"], help="bundled categories or .jsonl files")
+    plan.add_argument("--per-category", type=int, default=10, help="prompts of each that acceptance is measured on (default: 10)")
+    plan.add_argument("--max-new-tokens", type=int, default=64)
+    plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
+    plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8192], help="context lengths to measure, in tokens")
+    plan.add_argument("--out", type=Path, help="folder for plan.json (default: the head's)")
+    plan.set_defaults(run=run_plan)
+
     merge = commands.add_parser("merge", help="write a head with a LoRA merged in, as engines load it")
     merge.add_argument("--head", required=True, help="folder or hub id of the head that the adapter was trained on")
     merge.add_argument("--adapter", required=True, help="PEFT adapter, or a checkpoint of a LoRA run")
@@ -88,6 +101,26 @@ def run_evaluate(options) -> None:
             kind = "a tie" if answer.difference.is_tie else "a difference"
             print(f"{answer.prompt['id']}: {kind} at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
     print(f"a round costs {summaries['all'].overhead_ms:.1f} ms besides the forwards of target and head; report in {options.out}")
+
+
+def run_plan(options) -> None:
+    import torch
+
+    from eagle_hf.evaluation.plans import describe, make_plan, record_answers
+    from eagle_hf.evaluation.suites import load_suite
+    from eagle_hf.head.modeling import Eagle3DraftHead
+    from eagle_hf.target import load_target
+
+    device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
+    target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
+    head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
+    out = options.out or Path(options.head)
+    if not out.is_dir():
+        raise ValueError(f"{out} is not a folder; give --out an existing one for plan.json")
+    trace = record_answers(target, tokenizer, head, load_suite(options.categories, options.per_category), options.max_new_tokens)
+    plan = make_plan(target, head, trace, options.batches, options.lengths, progress=print)
+    plan.save(out)
+    print(f'\n{describe(plan)}\n\nthe plan is in {out}; use it: head.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
 
 
 def run_merge(options) -> None:

@@ -1,0 +1,65 @@
+"""Making a plan: real answers for the acceptance, timed forwards for the costs, and what follows from both."""
+
+from collections.abc import Callable, Sequence
+
+import numpy
+import torch
+
+from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
+from eagle_hf.decoding.trace import Trace, record, replay
+from eagle_hf.evaluation.suites import first_turn_ids
+from eagle_hf.planning.plan import Plan
+from eagle_hf.planning.policy import FixedPlan, PlainPlan, fit_calibration
+from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
+
+DEPTH, CHILDREN, NODES = 6, 8, 63
+ENOUGH = 30  # trials below which a depth is taken to be like the one above it
+
+
+def record_answers(target, tokenizer, head, prompts: list[dict], max_new_tokens: int, depth: int = DEPTH, children: int = CHILDREN) -> Trace:
+    """What the head proposes everywhere along the target's own greedy answers to the first turns of `prompts`."""
+    starts, answers = [], []
+    for prompt in prompts:
+        inputs = {name: tensor.to(target.device) for name, tensor in first_turn_ids(tokenizer, prompt).items()}
+        output = target.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        starts.append(inputs["input_ids"])
+        answers.append(output[0, inputs["input_ids"].shape[1] :])
+    return record(target, head, starts, answers, depth, children)
+
+
+def make_plan(
+    target, head, trace: Trace, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, repeats: int = 7,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """A plan from a trace of this head on this target, and from costs measured here and now: let nothing else run."""
+    trials, accepted = trace.counts(DEPTH)
+    known = max(1, int((trials >= ENOUGH).sum()))
+    shares = acceptance_vector((trials[:known], accepted[:known]))
+    calibration = fit_calibration(trace.logs(), depths=known)
+    costs = measure_costs(target, head, batches=batches, lengths=lengths, repeats=repeats, progress=progress)
+    return Plan(costs, tuple(map(tuple, shares.tolist())), calibration)
+
+
+def predict(plan: Plan, trace: Trace, batch: int, length: int, tree) -> dict[str, float]:
+    """Tokens per second, simulated on the trace with the plan's costs: plain, the best fixed tree, `tree`'s own policy, adaptive."""
+    policies = {"plain": PlainPlan(), "fixed": FixedPlan(tree.depth, tree.top_k, tree.nodes)}
+    for policy in ("sequoia", "adaptive"):
+        policies[policy] = plan.policy(type(tree)(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES))
+    return {name: replay(trace, policy, plan.costs, batch, length)[0] for name, policy in policies.items()}
+
+
+def describe(plan: Plan) -> str:
+    """The cost table, the best fixed tree of every cell with what it promises, and the tree of the first cell drawn."""
+    costs, shares = plan.costs, numpy.asarray(plan.shares)
+    lines = ["| batch | length | 1 token | " + " | ".join(f"{n}" for n in costs.tokens[1:]) + " | draft | best tree | promised |"]
+    lines.append("|" + "---|" * (5 + len(costs.tokens)))
+    first = None
+    for batch in costs.batches:
+        for length in costs.lengths:
+            cell = costs.at(batch, length)
+            tree, rate = best_tree_for(shares, cell.target, cell.draft_seconds, min(NODES, costs.tokens[-1] - 1), DEPTH)
+            first = first or tree
+            milliseconds = [f"{1000 * cell.target[n - 1]:.1f}" for n in costs.tokens]
+            shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"
+            lines.append(f"| {batch} | {length} | {' | '.join(milliseconds)} | {1000 * cell.draft[0]:.1f} | {shape} | {rate * cell.target[0]:.2f}x |")
+    return "\n".join(lines) + "\n\n(milliseconds; promised: simulated from these costs and the measured acceptance)\n\n" + draw(first, shares)

@@ -9,12 +9,15 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.models.llama.modeling_llama import rotate_half
 
 
+SLACK = 128  # slots beyond the prompt: room for the first rounds
+
+
 def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
     """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear."""
     if slots <= buffer.shape[2]:
         return buffer
     batch, heads, capacity, width = buffer.shape
-    bigger = buffer.new_zeros(batch, heads, max(slots, 2 * capacity), width)  # zeros: unused slots are read, masked
+    bigger = buffer.new_zeros(batch, heads, max(slots + SLACK, 2 * capacity), width)  # zeros: unused slots are read, masked
     bigger[:, :, :capacity] = buffer
     return bigger
 

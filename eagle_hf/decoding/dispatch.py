@@ -9,9 +9,11 @@ import inspect
 from pathlib import Path
 
 from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.masks import check_trees, layer_kinds
+from eagle_hf.decoding.reading import around
 from eagle_hf.decoding.timing import identity
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.modeling import Eagle3DraftHead
@@ -55,6 +57,7 @@ def register() -> None:
             call.get("streamer"), **inputs,
         )
 
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", around(ALL_ATTENTION_FUNCTIONS["sdpa"]))
     _assisted_decoding._eagle_hf = True
     GenerationMixin._validate_generation_mode = _validate_generation_mode
     GenerationMixin._assisted_decoding = _assisted_decoding

@@ -14,6 +14,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import bind
 from eagle_hf.decoding.masks import TreeMask
+from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify
 from eagle_hf.target import AuxStates, capture_aux
@@ -101,7 +102,7 @@ class Run:
         with self.watch.phase("accept"):
             ends = [self.lengths[row] - 1 for row in self.rows]
             mask, positions = self.masks.of(tree, ends, limit=self.config.max_length)
-        with self.watch.phase("target"):
+        with self.watch.phase("target"), reading_tree():
             return self.target(
                 input_ids=tree.tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache,
                 use_cache=True, return_dict=True,

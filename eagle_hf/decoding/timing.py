@@ -13,6 +13,7 @@ import torch
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter, bind
 from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.identity import machine, weights_sha256
@@ -95,7 +96,8 @@ def target_forward(target, cache: TreeCache, batch: int, length: int, count: int
     mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
 
     def run():
-        target(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+        with reading_tree():
+            target(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
         for layer in cache.layers:
             layer.set_length(length)
 

@@ -14,6 +14,7 @@ import torch
 from eagle_hf.decoding.cache import TreeCache, rotated
 from eagle_hf.decoding.drafters import Drafter, joined, left_aligned, newest, padded_rows
 from eagle_hf.decoding.masks import MaskFormat, check_trees
+from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
@@ -156,7 +157,8 @@ class ModelDrafter(Drafter):
                 self.cache.turn_sinks(self.slots, getattr(self.decoder, "rotary_emb", None))
                 self.cache.place(slots, seen.shape[-1])
             inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
-            return self.decoder(**inputs, use_cache=True).last_hidden_state
+            with reading_tree():
+                return self.decoder(**inputs, use_cache=True).last_hidden_state
 
 
 class SelfDrafter(ModelDrafter):

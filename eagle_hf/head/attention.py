@@ -16,15 +16,24 @@ from eagle_hf.head.kernels import causal_kernel, repeat_groups
 
 
 def tree_attention(query, key, value, mask, implementation: str = "sdpa") -> torch.Tensor:
-    """Attention of queries [B, h, S, D] over T keys under a bool mask [B, 1, S, T] (True = attend).
+    """Attention of queries [B, h, S, D] over T keys [B, g, T, D] under a bool mask [B, 1, S, T] (True = attend).
 
     A tree is a handful of queries: every implementation but eager runs sdpa here, which takes any mask.
     """
-    key, value = repeat_groups(key, query.shape[1]), repeat_groups(value, query.shape[1])
     if implementation == "eager":
+        key, value = repeat_groups(key, query.shape[1]), repeat_groups(value, query.shape[1])
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         return scores.masked_fill(~mask, float("-inf")).softmax(-1).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query.to(value.dtype), key.to(value.dtype), value, attn_mask=mask)
+    return grouped_attention(query.to(value.dtype), key.to(value.dtype), value, mask.repeat(1, 1, query.shape[1] // key.shape[1], 1))
+
+
+def grouped_attention(query, key, value, mask, scale: float | None = None) -> torch.Tensor:
+    """Attention [B, h, S, D] in which the heads that share keys lie side by side as queries: no key is copied for a head.
+
+    query [B, h, S, D]; key, value [B, g, T, D]; mask, bool or additive: [B, 1, h / g * S, T], the tokens' own once per head.
+    """
+    packed = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
+    return F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).view(query.shape)
 
 
 def ttt_attention(query, keys: list, values: list, implementation: str = "sdpa", lengths: list[int] | None = None) -> torch.Tensor:

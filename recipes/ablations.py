@@ -6,11 +6,12 @@ Expected: OUTPUT/NAME/ with each head and its tau.json, and a table on the scree
 tau.json is not repeated, so an interrupted command goes on.
 
 `train` holds settings of recipes/train.py, each of `runs` what it changes: further settings, or `start`, first weights other
-than `new_head`'s. The first run is the one that the others are compared with, on the same held-out prompts.
+than `new_head`'s; `trained` names a folder of train.py's instead, which is only measured. The first run is the one that the others are compared with, on the same held-out prompts.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -76,17 +77,20 @@ def run(arguments: AblationArguments, name: str) -> None:
     """Train and measure one head, leaving OUTPUT/NAME/tau.json."""
     folder = Path(arguments.output_dir, name)
     settings = arguments.train | arguments.runs[name] | {"output_dir": str(folder)}
-    start = settings.pop("start", None)
+    start, trained = settings.pop("start", None), settings.pop("trained", None)
     if arguments.max_steps > 0:
         settings["max_steps"] = arguments.max_steps
     folder.mkdir(parents=True, exist_ok=True)
     if start:
         settings["head"] = started(settings, start, folder / "start")
-    Path(folder, "train.yaml").write_text(yaml.safe_dump(settings))
-    with Path(folder, "train.log").open("w") as log:
-        subprocess.run([sys.executable, TRAIN, "--config", folder / "train.yaml"], stdout=log, stderr=log, check=True)
+    if trained:
+        shutil.copy(Path(trained, "metrics.json"), folder)
+    else:
+        Path(folder, "train.yaml").write_text(yaml.safe_dump(settings))
+        with Path(folder, "train.log").open("w") as log:
+            subprocess.run([sys.executable, TRAIN, "--config", folder / "train.yaml"], stdout=log, stderr=log, check=True)
     target, tokenizer = load_target(settings["target"], dtype=torch.bfloat16)
-    head = Eagle3DraftHead.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    head = Eagle3DraftHead.from_pretrained(trained or folder, dtype=torch.bfloat16).eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
     stats = acceptance(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False)
     write_acceptance(folder / "tau.json", head.tree, prompts, stats)

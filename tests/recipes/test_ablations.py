@@ -56,5 +56,9 @@ def test_runs_are_compared_failures_named_and_nothing_is_done_twice(folder):
     before = (folder / "out" / "basis" / "tau.json").stat().st_mtime_ns
     config = yaml.safe_load((folder / "ablations.yaml").read_text())
     config["runs"]["broken"] = {"loss_type": "log_alpha"}
+    config["runs"]["old"] = {"trained": "out/basis"}
     (folder / "ablations.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    assert "broken: done" in ablate(folder) and (folder / "out" / "basis" / "tau.json").stat().st_mtime_ns == before
+    out = ablate(folder)
+    basis, old = (json.loads((folder / "out" / name / "tau.json").read_text())["rows"] for name in ("basis", "old"))
+    assert [row["rounds"] for row in basis] == [row["rounds"] for row in old] and not (folder / "out" / "old" / "train.log").exists()
+    assert "broken: done" in out and (folder / "out" / "basis" / "tau.json").stat().st_mtime_ns == before

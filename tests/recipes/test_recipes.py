@@ -138,7 +138,8 @@ def test_training_takes_what_is_not_held_out_evenly_spread():
 
 
 RECIPE_OF = {"data": ("prepare_data", ["DataArguments"]), "features": ("capture_features", ["CaptureArguments"]), "adapt": ("adapt", ["AdaptArguments", "Eagle3TrainingArguments"])}
-RECIPE_OF |= {"ablations": ("ablations", ["AblationArguments"])}
+RECIPE_OF |= {"ablations": ("ablations", ["AblationArguments"]), "scaling": ("ablations", ["AblationArguments"])}
+RECIPE_OF |= {"evaluation": ("evaluate", ["EvaluationArguments"]), "publish": ("publish", ["PublishArguments"])}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))

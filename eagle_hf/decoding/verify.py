@@ -1,8 +1,13 @@
 """Which drafts are kept: the target chooses, the tree only saves it the waiting.
 
-At each node the target's own next token is chosen exactly as plain `generate` chooses it: argmax, or one draw from
-the processed distribution. If a child holds that token we descend, else it is the bonus. One draw per emitted token,
-in plain order, none for drafting: so the output is the target's own, token for token under one seed.
+sample_match, the default: at each node the target's own next token is chosen exactly as plain `generate` chooses it:
+argmax, or one draw from the processed distribution. If a child holds that token we descend, else it is the bonus. One
+draw per emitted token, in plain order, none for drafting: so the output is the target's own, token for token under one seed.
+
+rejection: children were *drawn* from the drafter's distribution q, siblings without replacement, and each is accepted with
+probability min(1, p / q), p being the target's. After a rejection p becomes what q did not cover, and q loses the token
+(speculative sampling, arXiv 2302.01318; without replacement for trees, Sequoia, arXiv 2402.12374, section 4.2). Tokens
+follow the target's distribution, but are not those of plain `generate` under the same seed.
 """
 
 from typing import Callable, NamedTuple
@@ -36,6 +41,50 @@ def verify(children: list[dict[int, int]], choose: Callable[[int], int], emit: C
         trials += bool(children[node])
         child = children[node].get(token)
         accepted += child is not None
+        if finished or child is None:
+            return Verdict(path, tokens, finished, trials, accepted)
+        node = child
+        path.append(node)
+
+
+def acceptance(target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int) -> float:
+    """With which probability a token drawn from draft_probs [V] is kept."""
+    return min(1.0, float(target_probs[token]) / float(draft_probs[token]))
+
+
+def reject(target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What target and drafter still offer [V] after a drawn token was rejected: max(p - q, 0), and q without the token."""
+    remainder = (target_probs - draft_probs).clamp(min=0)
+    if remainder.sum() <= 0:  # p and q are equal up to rounding, and so was the rejection
+        remainder = target_probs
+    rest = draft_probs.clone()
+    rest[token] = 0
+    return remainder / remainder.sum(), rest / rest.sum().clamp(min=torch.finfo(rest.dtype).tiny)
+
+
+def verify_drawn(
+    children: list[list[tuple[int, int]]], target_probs: Callable[[int], torch.Tensor], draft_probs: Callable[[int], torch.Tensor],
+    emit: Callable[[int], bool], uniform: Callable[[], float], draw: Callable[[torch.Tensor], int],
+) -> Verdict:
+    """`verify` by rejection: children[node] lists (token, child) in the order in which the drafter drew them.
+
+    target_probs(node), draft_probs(node): distributions [V] after the node; uniform(): a number from [0, 1); draw(probs): a token.
+    """
+    node, path, tokens, trials, accepted = 0, [0], [], 0, 0
+    while True:
+        wanted, offered, kept = target_probs(node), draft_probs(node) if children[node] else None, None
+        for token, child in children[node]:
+            if offered[token] <= 0:  # not drawn: the drafter had fewer tokens to draw from than the tree has places
+                continue
+            if uniform() < acceptance(wanted, offered, token):
+                kept = token, child
+                break
+            wanted, offered = reject(wanted, offered, token)
+        trials += bool(children[node])
+        accepted += kept is not None
+        token, child = kept or (draw(wanted), None)
+        finished = emit(token)
+        tokens.append(token)
         if finished or child is None:
             return Verdict(path, tokens, finished, trials, accepted)
         node = child

@@ -46,6 +46,24 @@ def joined(waiting: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     return counts, *(part.gather(1, order.view(*order.shape, *[1] * (part.dim() - 2)).expand(-1, -1, *part.shape[2:])) for part in parts)
 
 
+class Drawing:
+    """Draw drafts from the drafter's distribution, siblings without replacement: the k largest of log q + Gumbel noise, in order.
+
+    `offered` [..., U] is the distribution that the last proposals were drawn from.
+    """
+
+    def __init__(self, temperature: float, seed: int, device):
+        self.temperature, self.generator = temperature, torch.Generator(device).manual_seed(seed)
+        self.offered = None
+
+    def __call__(self, log_probs: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = (log_probs / self.temperature).log_softmax(-1)
+        self.offered = log_probs.exp()
+        noise = torch.empty_like(log_probs).exponential_(generator=self.generator).log_()
+        ids = (log_probs - noise).topk(k, dim=-1).indices
+        return log_probs.gather(-1, ids), ids
+
+
 class Drafter:
     """What the loop needs of whoever proposes: `start`, then `draft_tree` and `accept` every round.
 
@@ -58,6 +76,7 @@ class Drafter:
         self.tree, self.watch = tree, watch
         self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
         self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1))
+        self.drawing = self.draft_to_target = None  # a Drawing where drafts are drawn; target ids [U] of what log_probs are for
         self.waiting = []  # of every round not yet read: counts [B], tokens [B, M] and what else the drafter reads
 
     def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor | None, first: torch.Tensor) -> None:
@@ -86,9 +105,20 @@ class Drafter:
         """
         raise NotImplementedError
 
-    def propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and target ids [..., k] of the k best drafts after outputs [..., H]."""
+    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of every token the drafter knows [..., U], after outputs [..., H]; float32."""
         raise NotImplementedError
+
+    def propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and target ids [..., k] of the k best drafts after outputs [..., H], or of k drawn ones, in their order."""
+        with self.watch.phase("head"):
+            scores = self.log_probs(hidden)
+        scores = scores.nan_to_num(nan=-torch.inf)  # a broken head drafts badly, not wrongly
+        if self.drawing is None:
+            scores, ids = scores.topk(k, dim=-1)
+        else:
+            scores, ids = self.drawing(scores, k)
+        return scores, ids if self.draft_to_target is None else self.draft_to_target[ids]
 
     def draft_tree(self, root: torch.Tensor, max_depth: int, lengths: list[int] = ()) -> Tree:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep; lengths: of the rows still running."""
@@ -121,11 +151,8 @@ class EagleDrafter(Drafter):
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
         self.waiting.append((counts, padded_rows(tokens, aux.device), states))
 
-    def propose(self, hidden, k):
-        with self.watch.phase("head"):
-            scores = self.head.logits(hidden).float().log_softmax(-1)
-        scores, ids = scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)  # a broken head drafts badly, not wrongly
-        return scores, self.draft_to_target[ids]
+    def log_probs(self, hidden):
+        return self.head.logits(hidden).float().log_softmax(-1)
 
     def extend(self):
         counts, tokens, aux = joined(self.waiting)
@@ -172,6 +199,9 @@ def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
         drafter = EagleDrafter(assistant, target, assistant.tree, watch)
     else:
         drafter = assistant.drafter(target, cache, watch)
+    if assistant.tree.acceptance == "rejection":
+        chain = tuple(range(-1, assistant.tree.depth))  # a chain as a fixed shape: nothing may be chosen by its own probability
+        drafter.plan.shape = drafter.plan.shape or ((0, *chain[1:]), (0,) * len(chain))
     if assistant.tree.needs_plan:
         drafter.plan = assistant.plan.policy(assistant.tree)
     return drafter

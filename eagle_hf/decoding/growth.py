@@ -63,11 +63,13 @@ def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequ
     tokens = torch.zeros(batch, len(shape), dtype=torch.long, device=root.device)
     tokens[:, 0] = root
     ancestors = ancestors_of([place[parents[node]] for node in shape])
-    inner, outputs, run = [0], drafter.extend()[:, None], []  # inner: nodes whose outputs [B, k, H] `outputs` are
+    offers, inner, outputs, run = {}, [0], drafter.extend()[:, None], []  # inner: nodes whose outputs [B, k, H] `outputs` are
     for level, below in enumerate(levels[1:]):
         rank = torch.tensor([ranks[node] for node in below], device=root.device)
         parent = torch.tensor([inner.index(parents[node]) for node in below], device=root.device)
         _, guesses = drafter.propose(outputs, int(rank.max()) + 1)  # [B, k, W]
+        if drafter.drawing is not None:
+            offers |= {place[node]: drafter.drawing.offered[:, number] for number, node in enumerate(inner)}
         start = place[below[0]]
         tokens[:, start : start + len(below)] = guesses[:, parent, rank]
         inner_below = [node for node in below if level + 2 < len(levels) and node in map(parents.__getitem__, levels[level + 2])]
@@ -79,7 +81,7 @@ def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequ
             inner, outputs = inner_below, drafter.step(tokens[:, where], hidden, level, seen)
     parents = torch.tensor([place[parents[node]] for node in shape], device=root.device)
     depths = torch.tensor([number for number, level in enumerate(levels) for _ in level], device=root.device)
-    return Tree(tokens, parents.expand(batch, -1), depths.expand(batch, -1))
+    return Tree(tokens, parents.expand(batch, -1), depths.expand(batch, -1), offers)
 
 
 def ancestors_of(parents: Sequence[int]) -> torch.Tensor:

@@ -12,11 +12,11 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.drafters import bind
+from eagle_hf.decoding.drafters import Drawing, bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
-from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify
+from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_drawn
 from eagle_hf.target import AuxStates, capture_aux
 
 
@@ -43,6 +43,9 @@ class Run:
         self.watch, self.stats = Stopwatch(), DecodingStats(rows=rows)
         self.cache = TreeCache()
         self.drafter = bind(assistant, target, self.cache, self.watch)
+        if assistant.tree.acceptance == "rejection" and generation_config.do_sample:
+            seed = int(torch.randint(2**62, (1,)))
+            self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, input_ids.device)
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)
         self.ids[:, :prompt] = input_ids
         self.lengths, self.finished = [prompt] * rows, [False] * rows
@@ -113,10 +116,28 @@ class Run:
         decided = logits.max(-1).indices.tolist() if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
         verdicts = [None] * len(self.rows)
         for place, row in [(place, row) for place, row in enumerate(self.rows) if not self.finished[row]]:
-            choose = decided[place].__getitem__ if decided else lambda node: self._choose(row, logits[place, node])
-            verdict = verdicts[place] = verify(tree.children(place), choose, partial(self._emit, row))
+            if self.drafter.drawing is not None:
+                verdict = self._verify_drawn(tree, logits, place, row)
+            else:
+                choose = decided[place].__getitem__ if decided else lambda node: self._choose(row, logits[place, node])
+                verdict = verify(tree.children(place), choose, partial(self._emit, row))
+            verdicts[place] = verdict
             self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
         return verdicts
+
+    def _verify_drawn(self, tree, logits, place: int, row: int):
+        """A row's verdict by rejection."""
+        ids = self.drafter.draft_to_target
+
+        def target_probs(node):
+            return self.choice.processed(row, self.ids[row : row + 1, : self.lengths[row]], logits[place, node])[0].softmax(-1)
+
+        def draft_probs(node):
+            offer = tree.offers[node][place]
+            return offer if ids is None else torch.zeros(logits.shape[-1], device=offer.device).scatter_(0, ids, offer)
+
+        draw = lambda probs: int(torch.multinomial(probs, 1))
+        return verify_drawn(tree.drawn(place), target_probs, draft_probs, partial(self._emit, row), lambda: float(torch.rand(())), draw)
 
     def _choose(self, row: int, logits) -> int:
         """The target's next token for a row, by its processors and its one draw."""

@@ -4,7 +4,7 @@ B batch, N nodes with the root. Node 0 is the root: the newest committed token, 
 children. A pool is all that was proposed, a tree the part of it that the target reads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -12,11 +12,15 @@ import torch
 
 @dataclass
 class Tree:
-    """tokens, parents, depths: int64 [B, N]; the root is its own parent."""
+    """tokens, parents, depths: int64 [B, N]; the root is its own parent.
+
+    offers: where drafts were drawn, the distribution [B, U] that each node's children were drawn from.
+    """
 
     tokens: torch.Tensor
     parents: torch.Tensor
     depths: torch.Tensor
+    offers: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def ancestors(self) -> torch.Tensor:
@@ -34,6 +38,14 @@ class Tree:
         children = [{} for _ in tokens]
         for node in range(1, len(tokens)):
             children[parents[node]][tokens[node]] = node
+        return children
+
+    def drawn(self, row: int) -> list[list[tuple[int, int]]]:
+        """For every node of a row, its children (token, node) in the order in which they were drawn."""
+        tokens, parents = self.tokens[row].tolist(), self.parents[row].tolist()
+        children = [[] for _ in tokens]
+        for node in range(1, len(tokens)):
+            children[parents[node]].append((tokens[node], node))
         return children
 
 

@@ -108,15 +108,20 @@ class TargetChoice:
 
     def __call__(self, row: int, prefix: torch.Tensor, logits: torch.Tensor) -> int:
         """The token after `prefix` [1, L] (left padding included, as plain generate shows it) given logits [V]."""
+        scores = self.processed(row, prefix, logits)
+        if self.do_sample:
+            return int(torch.multinomial(scores.softmax(-1), num_samples=1))
+        return int(scores.argmax(-1))
+
+    def processed(self, row: int, prefix: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The scores [1, V] that generate would choose from."""
         logits = logits[None].to(copy=True, dtype=torch.float32, device=prefix.device)
         scores = self.logits_processor(prefix, logits)
         if self.scores is not None:
             self.scores[row].append(scores[0])
         if self.raw_logits is not None:
             self.raw_logits[row].append(logits[0])
-        if self.do_sample:
-            return int(torch.multinomial(scores.softmax(-1), num_samples=1))
-        return int(scores.argmax(-1))
+        return scores
 
 
 def stack_rows(kept: list[list[torch.Tensor]] | None) -> tuple[torch.Tensor, ...] | None:

@@ -143,10 +143,8 @@ class ModelDrafter(Drafter):
         slots, positions, seen = self.slots.level(level, ancestors)
         return self._run(tokens, positions, seen, slots)
 
-    def propose(self, hidden, k):
-        with self.watch.phase("head"):
-            scores = target_logits(self.model, hidden).float().log_softmax(-1)
-        return scores.nan_to_num(nan=-torch.inf).topk(k, dim=-1)
+    def log_probs(self, hidden):
+        return target_logits(self.model, hidden).float().log_softmax(-1)
 
     def _run(self, tokens, positions, seen, slots=None) -> torch.Tensor:
         """One forward; seen: bool [B, M, T] and the slots [B, M] to write to, None for a prompt, whose rows are padded on the right."""

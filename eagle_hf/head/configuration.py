@@ -66,6 +66,10 @@ class TreeConfig:
     parents, ranks: of "sequoia" alone, and its whole shape, an entry per node with the root: node i is its parent's guess
         number ranks[i]. depth, top_k and nodes follow from it.
 
+    acceptance: "sample_match" (the target's own draw decides: the tokens of plain generate under the same seed) or, for
+        chains and fixed shapes while sampling, "rejection" (drafts are drawn, and accepted by the ratio of probabilities:
+        the target's distribution, but other tokens than plain generate's).
+
     The default was the fastest but one of eight shapes for SmolLM2-135M in bf16 on 2 CPU cores (1.28x; a chain of 4
     gave 1.13x, 16 nodes 1.17x); large GPUs want more (EAGLE-3: depth 8, top_k 10, 60 nodes).
     """
@@ -76,12 +80,17 @@ class TreeConfig:
     nodes: int = 8
     parents: tuple[int, ...] | None = None
     ranks: tuple[int, ...] | None = None
+    acceptance: str = "sample_match"
 
     def __post_init__(self):
         if self.policy not in POLICIES:
             raise ValueError(f"tree policy is {self.policy!r}; choose one of {', '.join(POLICIES)}")
         if (self.parents is None) != (self.ranks is None) or (self.parents is not None and self.policy != "sequoia"):
             raise ValueError(f'policy is {self.policy!r} and parents {self.parents!r:.40}; parents and ranks go together, with "sequoia"')
+        if self.acceptance not in ("sample_match", "rejection"):
+            raise ValueError(f'tree acceptance is {self.acceptance!r}; choose "sample_match" or "rejection"')
+        if self.acceptance == "rejection" and self.policy not in ("chain", "sequoia"):
+            raise ValueError(f'acceptance by rejection needs a tree whose shape does not follow the draws; policy is {self.policy!r}, use "chain" or "sequoia"')
         for field in ("depth", "top_k", "nodes"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:

@@ -1,5 +1,6 @@
 """What users of generate rely on: stopping, scores, streamers, statistics, cache, distribution."""
 
+import copy
 import threading
 from collections import Counter
 
@@ -267,6 +268,39 @@ def test_batched_sampling_follows_the_targets_distribution(tiny_vocabulary):
     p, _ = sampled_p(*tiny_vocabulary)
     assert tiny_vocabulary[1].last_run.accepted[0] > 0
     assert p > 1e-3
+
+
+REJECTION = [
+    TreeConfig("chain", depth=2, acceptance="rejection"),
+    TreeConfig("sequoia", parents=(0, 0, 0, 0, 1, 1, 2), ranks=(0, 0, 1, 2, 0, 1, 0), acceptance="rejection"),
+]
+
+
+@pytest.mark.parametrize("tree", REJECTION, ids=lambda tree: tree.policy)
+def test_rejection_follows_the_targets_distribution(tiny_vocabulary, tree):
+    target, head = tiny_vocabulary[0], copy.deepcopy(tiny_vocabulary[1])
+    head.tree = tree
+    p, _ = sampled_p(target, head)
+    assert p > 1e-3 and head.last_run.accepted[0] > head.last_run.trials[0] / 4
+
+
+def test_a_broken_rejection_fails_the_distribution_test(tiny_vocabulary, monkeypatch):
+    target, head = tiny_vocabulary[0], copy.deepcopy(tiny_vocabulary[1])
+    head.tree = REJECTION[1]
+    monkeypatch.setattr(verify, "reject", lambda target_probs, draft_probs, token: (target_probs, draft_probs))
+    assert sampled_p(target, head)[0] < 1e-6
+
+
+def test_rejection_repeats_under_a_seed_and_is_plain_when_greedy(target, trained_head):
+    head, inputs, outputs = copy.deepcopy(trained_head), left_padded(target, [7]), []
+    head.tree = TreeConfig("chain", depth=3, acceptance="rejection")
+    for _ in range(2):
+        torch.manual_seed(1)
+        outputs.append(target.generate(**inputs, assistant_model=head, max_new_tokens=60, do_sample=True, top_k=0, eos_token_id=None))
+    assert torch.equal(*outputs)
+    equal(target, head, inputs, max_new_tokens=60, do_sample=False, eos_token_id=None)
+    with pytest.raises(ValueError, match="shape does not follow the draws; policy is 'dynamic'"):
+        TreeConfig(acceptance="rejection")
 
 
 def second_chance(children, choose, emit):

@@ -1,5 +1,6 @@
 """What users of generate rely on: stopping, scores, streamers, statistics, cache, distribution."""
 
+import asyncio
 import copy
 import threading
 from collections import Counter
@@ -7,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast, StoppingCriteria, TextIteratorStreamer, TextStreamer
+from transformers import AsyncTextIteratorStreamer, PreTrainedTokenizerFast, StoppingCriteria, TextIteratorStreamer, TextStreamer
 
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
@@ -127,6 +128,23 @@ def test_two_threads_may_generate_on_one_target(target):
         assert torch.equal(outputs[row], plain)
 
 
+def test_two_threads_on_one_head_leave_whole_statistics(target, trained_head):
+    """last_run is replaced at once: never a mixture of two runs."""
+    inputs, alone = [left_padded(target, [length]) for length in (7, 12)], []
+    for one in inputs:
+        target.generate(**one, assistant_model=trained_head, max_new_tokens=60, eos_token_id=None)
+        alone.append((trained_head.last_run.rounds, trained_head.last_run.tokens, trained_head.last_run.accepted))
+    for _ in range(3):
+        settings = dict(assistant_model=trained_head, max_new_tokens=60, eos_token_id=None)
+        threads = [threading.Thread(target=target.generate, kwargs=one | settings) for one in inputs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        run = trained_head.last_run
+        assert (run.rounds, run.tokens, run.accepted) in alone
+
+
 class Recorder(TextStreamer):
     def put(self, value):
         self.parts.append(value.flatten().tolist())
@@ -153,6 +171,22 @@ def test_text_iterator_streamer_gives_the_whole_text(target, trained_head, token
     thread.join()
     plain = target.generate(**inputs, max_new_tokens=50, eos_token_id=None)
     assert text.split() == tokenizer.decode(plain[0, 7:]).split()
+
+
+def test_async_text_iterator_streamer_gives_the_whole_text(target, trained_head, tokenizer):
+    inputs = left_padded(target, [7])
+
+    async def collect():
+        streamer = AsyncTextIteratorStreamer(tokenizer, skip_prompt=True)
+        settings = dict(inputs, assistant_model=trained_head, max_new_tokens=50, eos_token_id=None, streamer=streamer)
+        thread = threading.Thread(target=target.generate, kwargs=settings)
+        thread.start()
+        parts = [part async for part in streamer]
+        thread.join()
+        return parts
+
+    parts, plain = asyncio.run(collect()), target.generate(**inputs, max_new_tokens=50, eos_token_id=None)
+    assert len(parts) > 5 and "".join(parts).split() == tokenizer.decode(plain[0, 7:]).split()
 
 
 def test_two_calls_under_one_seed_match(target, trained_head):

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--max-new-tokens", type=int, default=64)
     plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
-    plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8192], help="context lengths to measure, in tokens")
+    plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8000], help="context lengths to measure, in tokens")
     plan.add_argument("--out", type=Path, help="folder for plan.json (default: the head's)")
     plan.set_defaults(run=run_plan)
 
@@ -106,6 +106,7 @@ def run_evaluate(options) -> None:
 def run_plan(options) -> None:
     import torch
 
+    from eagle_hf.decoding.timing import check_lengths
     from eagle_hf.evaluation.plans import describe, make_plan, record_answers
     from eagle_hf.evaluation.suites import load_suite
     from eagle_hf.head.modeling import Eagle3DraftHead
@@ -117,6 +118,7 @@ def run_plan(options) -> None:
     out = options.out or Path(options.head)
     if not out.is_dir():
         raise ValueError(f"{out} is not a folder; give --out an existing one for plan.json")
+    check_lengths(target, options.lengths)
     trace = record_answers(target, tokenizer, head, load_suite(options.categories, options.per_category), options.max_new_tokens)
     plan = make_plan(target, head, trace, options.batches, options.lengths, progress=print)
     plan.save(out)

@@ -114,7 +114,7 @@ def table(arguments: AblationArguments) -> str:
     basis = read_acceptance(Path(arguments.output_dir, names[0], "tau.json"))
     lines = ["| run | changes | steps | tau | 95 % | against the first, 95 % | |", "|---|---|---|---|---|---|---|"]
     for name in names:
-        ours = read_acceptance(Path(arguments.output_dir, name, "tau.json"))
+        ours = read_acceptance(Path(arguments.output_dir, name, "tau.json"), like=Path(arguments.output_dir, names[0], "tau.json"))
         low, high = tau_interval(ours)
         against, verdict = ("", "") if name == names[0] else compared(ours, basis)
         changed = ", ".join(f"{key} {value}" for key, value in arguments.runs[name].items()) or "the basis"

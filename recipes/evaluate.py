@@ -18,7 +18,7 @@ from eagle_hf import Eagle3DraftHead, TreeConfig, load_target, write_run
 from eagle_hf.evaluation.offline import by_category, evaluate
 from eagle_hf.evaluation.report import markdown_table, plain_results
 from eagle_hf.evaluation.suites import load_suite
-from eagle_hf.identity import machine
+from eagle_hf.identity import machine, weights_sha256
 
 
 @dataclass
@@ -40,25 +40,26 @@ class EvaluationArguments:
     max_steps: int = field(default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."})
 
 
-def measure(arguments: EvaluationArguments, target, tokenizer, head, prompts, setting: dict) -> dict:
+def measure(arguments: EvaluationArguments, target, tokenizer, head, prompts, tree: TreeConfig, setting: dict) -> dict:
     """One setting's results by category, with where they were measured."""
-    head.tree = TreeConfig.parse(setting["tree"])
+    head.tree = tree
     sampling = {"do_sample": True, "temperature": setting["temperature"], "top_k": 0} if setting["temperature"] else {}
     answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, **sampling)
     summaries = by_category(answers)
     print(f"\n{setting}\n{markdown_table(summaries)}", flush=True)
-    return setting | {"max_new_tokens": arguments.max_new_tokens, "machine": machine(target), "results": plain_results(summaries)}
+    facts = {"max_new_tokens": arguments.max_new_tokens, "left_out": arguments.leave_out}
+    return setting | facts | {"machine": machine(target), "results": plain_results(summaries)}
 
 
 def main():
     (arguments,) = TrlParser((EvaluationArguments,)).parse_args_and_config()
-    own = str(Eagle3DraftHead.from_pretrained(arguments.head).tree)
-    trees = [own if tree == "own" else tree for tree in arguments.trees]
+    saved = Eagle3DraftHead.from_pretrained(arguments.head)
+    trees = {str(tree): tree for tree in (saved.tree if text == "own" else TreeConfig.parse(text) for text in arguments.trees)}
     kept = Path(arguments.output_dir, "measured.json")
-    asked = json.loads(json.dumps(asdict(arguments)))
+    asked = json.loads(json.dumps(asdict(arguments) | {"head_sha256": weights_sha256(saved)}))
     measured = json.loads(kept.read_text()) if kept.is_file() else {"asked": asked, "settings": []}
     if measured["asked"] != asked:
-        raise ValueError(f"{kept} was measured with other arguments; delete it, or give another output_dir")
+        raise ValueError(f"{kept} was measured with other arguments, or of another head; delete it, or give another output_dir")
     kept.parent.mkdir(parents=True, exist_ok=True)
     done = [{key: entry[key] for key in ("dtype", "tree", "temperature")} for entry in measured["settings"]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,7 +71,7 @@ def main():
         for tree, temperature in product(trees, arguments.temperatures):
             setting = {"dtype": dtype, "tree": tree, "temperature": temperature}
             if setting not in done:
-                measured["settings"].append(measure(arguments, target, tokenizer, head, prompts, setting))
+                measured["settings"].append(measure(arguments, target, tokenizer, head, prompts, trees[tree], setting))
                 scratch = kept.with_suffix(".tmp")
                 scratch.write_text(json.dumps(measured))
                 scratch.rename(kept)

@@ -26,9 +26,10 @@ class ScalingArguments:
     max_steps: int = field(default=-1, metadata={"help": "Only the first so many runs (smoke tests)."})
 
 
-def read_run(folder: Path) -> tuple[int, list[DecodingStats]]:
-    """Response tokens that a run's head was trained on, and its rounds on every prompt."""
-    return json.loads((folder / "metrics.json").read_text())["response_tokens"], read_acceptance(folder / "tau.json")
+def read_run(folder: Path, first: Path) -> tuple[int, list[DecodingStats]]:
+    """Response tokens that a run's head was trained on, and its rounds on every prompt, the same as the first run's."""
+    tokens = json.loads((folder / "metrics.json").read_text())["response_tokens"]
+    return tokens, read_acceptance(folder / "tau.json", like=first / "tau.json")
 
 
 def main():
@@ -37,7 +38,7 @@ def main():
     folders = folders[: arguments.max_steps] if arguments.max_steps > 0 else folders
     if not folders:
         raise ValueError(f"{arguments.runs} holds no run with a tau.json; run recipes/ablations.py first")
-    tokens, runs = zip(*map(read_run, folders))
+    tokens, runs = zip(*(read_run(folder, folders[0]) for folder in folders))
     scaling = fit_scaling(tokens, runs, arguments.times)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     draw_scaling(Path(arguments.output_dir, "scaling.png"), scaling)

@@ -138,7 +138,7 @@ class DraftCache(Cache):
         anchor = keys.new_empty(0, dtype=torch.promote_types(keys.dtype, torch.float32))
         cos, sin = (part / rotary.attention_scaling for part in rotary(anchor, shift[:, None]))
         for layer in self.layers:
-            layer.turn(slots.window.sinks, ~self._rolling, lambda keys: rotated(keys.to(anchor.dtype), cos, sin).to(keys.dtype))
+            layer.turn(slots.window.sinks, ~self._rolling, cos, sin)
         self._rolling = shift > 0
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
@@ -187,8 +187,9 @@ class SlotLayer(DynamicLayer):
         self.values[rows, :, slots] = values.transpose(1, 2)
         return self.keys[:, :, :length], self.values[:, :, :length]
 
-    def turn(self, sinks: int, fresh: torch.Tensor, turned) -> None:
-        """Let the first `sinks` keys be turned(keys as they were written); rows that are `fresh` (bool [B]) never were turned."""
+    def turn(self, sinks: int, fresh: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Turn the first `sinks` keys on from where they were written; rows that are `fresh` (bool [B]) never were turned."""
         written = self.keys[:, :, :sinks]
         self._sinks = written.clone() if self._sinks is None else torch.where(fresh.to(written.device)[:, None, None, None], written, self._sinks)
-        self.keys[:, :, :sinks] = turned(self._sinks)
+        cos, sin = cos.to(written.device), sin.to(written.device)
+        self.keys[:, :, :sinks] = rotated(self._sinks.to(cos.dtype), cos, sin).to(written.dtype)

@@ -121,8 +121,8 @@ def check_plan(target, assistant) -> None:
         assistant.plan = Plan.load(folder)
     if assistant.plan is None:
         raise ValueError(
-            f"the tree policy {assistant.tree.policy!r} needs a plan and there is none; make one (eagle-hf plan --target T --head H) and "
-            "load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder)"
+            f"the tree policy {assistant.tree.policy!r} needs a plan and there is none; make one (for a head: eagle-hf plan --target T "
+            "--head H) and load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder); or take another policy"
         )
     assistant.plan.costs.check(identity(target, assistant))
 

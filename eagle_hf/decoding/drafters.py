@@ -123,7 +123,7 @@ class Drafter:
     def draft_tree(self, root: torch.Tensor, max_depth: int, lengths: list[int] = ()) -> Tree:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep; lengths: of the rows still running."""
         depth = min(self.tree.depth, max_depth)
-        if depth < 1 or not self.plan.begin(lengths):
+        if not self.plan.begin(lengths, depth):
             if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
                 self.extend()  # before more wait than a ring has room for
             return root_alone(root)

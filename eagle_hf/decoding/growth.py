@@ -57,7 +57,7 @@ def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequ
     """
     levels = [[0]]
     while len(levels) <= depth and (below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]):
-        levels.append(below)
+        levels.append(sorted(below, key=lambda node: (levels[-1].index(parents[node]), ranks[node])))  # siblings as they are drawn
     shape, batch = [node for level in levels for node in level], len(root)
     place = {node: number for number, node in enumerate(shape)}
     tokens = torch.zeros(batch, len(shape), dtype=torch.long, device=root.device)

@@ -136,8 +136,13 @@ class Run:
             offer = tree.offers[node][place]
             return offer if ids is None else torch.zeros(logits.shape[-1], device=offer.device).scatter_(0, ids, offer)
 
-        draw = lambda probs: int(torch.multinomial(probs, 1))
-        return verify_drawn(tree.drawn(place), target_probs, draft_probs, partial(self._emit, row), lambda: float(torch.rand(())), draw)
+        def uniform():
+            return float(torch.rand(()))
+
+        def draw(probs):
+            return int(torch.multinomial(probs, 1))
+
+        return verify_drawn(tree.drawn(place), target_probs, draft_probs, partial(self._emit, row), uniform, draw)
 
     def _choose(self, row: int, logits) -> int:
         """The target's next token for a row, by its processors and its one draw."""

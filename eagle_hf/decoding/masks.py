@@ -34,8 +34,8 @@ def check_trees(model) -> None:
         )
     if config._attn_implementation not in SUPPORTED_ATTENTION:
         raise ValueError(
-            f"the target's attn_implementation is {config._attn_implementation!r}, which takes no tree mask; "
-            f'load it with attn_implementation="sdpa" (or call target.set_attn_implementation("sdpa"))'
+            f"the attn_implementation of {name} is {config._attn_implementation!r}, which takes no tree mask; "
+            f'load it with attn_implementation="sdpa" (or call set_attn_implementation("sdpa"))'
         )
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise ValueError(f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target")
@@ -91,7 +91,7 @@ class TreeMask:
         ends = torch.tensor(ends, device=device)
         slots = torch.arange(prompt, int(ends.max()), device=device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
-        positions = ((ends + self.offset)[:, None] + tree.depths).clamp(max=limit - 1)
+        positions = (ends[:, None] + tree.depths).clamp(max=limit - 1) + self.offset[:, None]
         keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
         committed = (keys >= 0)[:, None].expand(-1, tree.tokens.shape[1], -1)
         seen = torch.cat([committed, tree.ancestors], dim=-1)

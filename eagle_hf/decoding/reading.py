@@ -12,6 +12,8 @@ import torch
 
 from eagle_hf.head.attention import grouped_attention
 
+IGNORED = {"is_causal", "sliding_window", "position_ids", "use_cache", "output_attentions", "cache_position"}  # the mask says it all
+
 _current: ContextVar["Reading | None"] = ContextVar("reading", default=None)
 
 
@@ -19,19 +21,19 @@ class Reading:
     """The masks of one forward, packed once for all layers."""
 
     def __init__(self):
-        self._given, self._packed = [], []
+        self._packed = []
 
     def packed(self, mask: torch.Tensor, repeats: int, dtype: torch.dtype) -> torch.Tensor:
         """The mask [B, 1, N, T] as additive [B, 1, repeats * N, T]."""
-        for given, packed in zip(self._given, self._packed):
-            if given is mask:
+        for given, times, packed in self._packed:
+            if given is mask and times == repeats:
                 return packed
         additive = mask
         if mask.dtype == torch.bool:
             additive = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
-        self._given.append(mask)
-        self._packed.append(additive.repeat(1, 1, repeats, 1))
-        return self._packed[-1]
+        packed = additive.repeat(1, 1, repeats, 1)
+        self._packed.append((mask, repeats, packed))
+        return packed
 
 
 @contextmanager
@@ -44,18 +46,19 @@ def reading_tree():
         _current.reset(token)
 
 
+def unknown(kwargs: dict) -> bool:
+    """Whether an attention is asked for something that the packed one does not do."""
+    return any(value is not None and name not in IGNORED for name, value in kwargs.items())
+
+
 def around(sdpa):
     """transformers' sdpa, with another way for trees."""
 
     def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
-        reading, grouped = _current.get(), key.shape[1] < query.shape[1]
-        known = {name for name, value in kwargs.items() if value is not None} <= IGNORED
-        if reading is None or attention_mask is None or not grouped or not known or attention_mask.shape[1] != 1:
+        reading = None if torch.compiler.is_compiling() else _current.get()
+        if reading is None or attention_mask is None or attention_mask.shape[1] != 1 or key.shape[1] == query.shape[1] or unknown(kwargs):
             return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         mask = reading.packed(attention_mask, query.shape[1] // key.shape[1], query.dtype)
         return grouped_attention(query, key, value, mask, scaling).transpose(1, 2).contiguous(), None
 
     return attention
-
-
-IGNORED = {"is_causal", "sliding_window", "position_ids", "use_cache", "output_attentions", "cache_position"}  # the mask says it all

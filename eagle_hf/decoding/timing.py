@@ -7,6 +7,7 @@ machine hits all of them; medians are kept.
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -15,12 +16,13 @@ from eagle_hf.decoding.drafters import EagleDrafter, bind
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.identity import machine, weights_sha256
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.target import unwrap
 
-BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8192)
+BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8000)
 TOKENS, WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (1, 2, 4, 8, 16)
 
 
@@ -38,17 +40,33 @@ def measure_costs(
 
     ValueError where a length and the tokens read on top leave the target's context.
     """
-    limit = unwrap(target).config.get_text_config().max_position_embeddings
-    if max(lengths) > limit:
-        raise ValueError(f"lengths are {list(lengths)} but the target's context is {limit} tokens; measure shorter ones")
+    check_lengths(target, lengths, tokens)
     read, drafted, overhead = [], [], []
-    for batch in batches:
-        rows = [_cell(target, assistant, batch, length, tokens, widths, repeats, progress) for length in lengths]
-        read.append([row[0] for row in rows])
-        drafted.append([row[1] for row in rows])
-        overhead.append(_overhead(target, assistant, batch))
+    with fixed_tree(assistant):
+        for batch in batches:
+            rows = [_cell(target, assistant, batch, length, tokens, widths, repeats, progress) for length in lengths]
+            read.append([row[0] for row in rows])
+            drafted.append([row[1] for row in rows])
+            overhead.append(_overhead(target, assistant, batch))
     grids = (tuple(grid) for grid in (batches, lengths, tokens, widths))
     return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), identity(target, assistant))
+
+
+def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:
+    """Raise a ValueError where `tokens` on top of a length leave the target's context."""
+    limit = unwrap(target).config.get_text_config().max_position_embeddings
+    if max(lengths) + max(tokens) > limit:
+        raise ValueError(f"lengths are {list(lengths)} with {max(tokens)} tokens read on top, but the target's context is {limit} tokens; measure shorter ones")
+
+
+@contextmanager
+def fixed_tree(assistant):
+    """The assistant with the default tree: its own may need the very plan that is being made."""
+    own, assistant.tree = assistant.tree, TreeConfig()
+    try:
+        yield
+    finally:
+        assistant.tree = own
 
 
 @torch.no_grad()
@@ -108,7 +126,7 @@ def draft_forward(drafter, target, batch: int, length: int, width: int) -> Calla
     """A function that runs `width` nodes a row through a drafter that has read `length` tokens, and proposes their children."""
     config, device = unwrap(target).config.get_text_config(), target.device
     ids = torch.randint(0, config.vocab_size, (batch, width), device=device)
-    hidden = torch.randn(batch, width, config.hidden_size, dtype=target.dtype, device=device)
+    hidden = torch.randn(batch, width, config.hidden_size, dtype=_model(drafter).dtype, device=device)
     alone = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
     if drafter.slots.lengths is None:
         _fill(drafter, target, batch, length)
@@ -123,14 +141,17 @@ def draft_forward(drafter, target, batch: int, length: int, width: int) -> Calla
 def _fill(drafter, target, batch: int, length: int) -> None:
     """Let a drafter hold noise for `length` tokens."""
     kept = drafter.slots.start(torch.full((batch,), length, device=target.device))
-    model = drafter.head if isinstance(drafter, EagleDrafter) else drafter.model
-    for index, layer in enumerate(noise_cache(model, batch, kept.shape[1]).layers):
+    for index, layer in enumerate(noise_cache(_model(drafter), batch, kept.shape[1]).layers):
         drafter.cache.with_layers(index + 1)[index].keep(layer.keys, layer.values, torch.arange(kept.shape[1], device=kept.device).expand(batch, -1))
 
 
+def _model(drafter):
+    return drafter.head if isinstance(drafter, EagleDrafter) else drafter.model
+
+
 def _overhead(target, assistant, batch: int) -> float:
-    """Seconds of a round outside the forwards, from a short run."""
+    """Seconds of a batch's round outside the forwards, from a short run; statistics count every row's round."""
     ids = torch.randint(3, unwrap(target).config.get_text_config().vocab_size, (batch, 32), device=target.device)
     inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, eos_token_id=None)
     target.generate(**inputs, assistant_model=assistant)
-    return assistant.last_run.overhead
+    return batch * assistant.last_run.overhead

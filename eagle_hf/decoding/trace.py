@@ -115,6 +115,7 @@ def record(target, head, prompts: Sequence[torch.Tensor], answers: Sequence[torc
 
 def _expanded(seen: list[tuple[torch.Tensor, torch.Tensor]]):
     """tokens, log_probs and nodes [X, K] of one position, from what was proposed level by level, as grow_dynamic expands it."""
+    seen = [tuple(part.cpu() for part in level) for level in seen]
     tokens, log_probs = (torch.cat(parts) for parts in zip(*seen))
     count, k = tokens.shape
     nodes, totals, level = torch.full((count, k), -1), seen[0][1], [0]  # totals [n, k]: of the children of the nodes in `level`
@@ -132,7 +133,7 @@ class Recorded:
     """A drafter that answers from a trace; its outputs [B, ., 1] are expanded nodes, -1 for those that were not recorded."""
 
     def __init__(self, trace: Trace):
-        self.trace, self.positions, self.unknown = trace, None, 0
+        self.trace, self.positions, self.unknown, self.drawing = trace, None, 0, None
         self.vocabulary = trace.tokens.shape[2]
 
     def at(self, positions: Sequence[int]) -> None:
@@ -176,7 +177,7 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
             drafter.at([done[row] for row in running])
             cell = table.at(len(running), length + max(done[row] - places[row] for row in running))
             root, lengths = torch.from_numpy(trace.text[drafter.positions]), [length + done[row] - places[row] for row in running]
-            tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths) else root_alone(root)
+            tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths, plan.depth) else root_alone(root)
             emitted = 0
             for index, row in enumerate(running):
                 verdict = verify(tree.children(index), *_answer(trace, tree, index, done[row], ends[row]))

@@ -74,7 +74,7 @@ def verify_drawn(
     while True:
         wanted, offered, kept = target_probs(node), draft_probs(node) if children[node] else None, None
         for token, child in children[node]:
-            if offered[token] <= 0:  # not drawn: the drafter had fewer tokens to draw from than the tree has places
+            if not offered[token] > 0:  # not drawn: a broken drafter, or one with fewer tokens than the tree has places
                 continue
             if uniform() < acceptance(wanted, offered, token):
                 kept = token, child

@@ -8,8 +8,10 @@ B batch, M newly committed tokens (padded), k expanded nodes, H hidden, S prompt
 
 import inspect
 import sys
+from contextlib import nullcontext
 
 import torch
+from transformers import PreTrainedModel
 
 from eagle_hf.decoding.cache import TreeCache, rotated
 from eagle_hf.decoding.drafters import Drafter, joined, left_aligned, newest, padded_rows
@@ -31,6 +33,8 @@ class WindowedDraft:
     """
 
     def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4):
+        if not isinstance(unwrap(model), PreTrainedModel):
+            raise ValueError(f"WindowedDraft was given {model!r:.60}; give an opened causal LM: load_target(name)[0]")
         self.model, self.window = model, window_of(sinks, window)
         self.tree, self.last_run, self.plan = chain_of(gamma), None, None
 
@@ -48,6 +52,9 @@ class WindowedDraft:
                 "transformers' universal assisted generation: generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
             )
         check_drafting(self.model, self.window)
+        limit = self.model.config.get_text_config().max_position_embeddings
+        if not turns(self.model) and limit < target.config.get_text_config().max_position_embeddings:
+            raise ValueError(f"the draft model knows {limit} positions, fewer than the target; draft with a model of RoPE, or a longer one")
         if self.model.device != target.device:
             raise ValueError(f"the target is on {target.device} and the draft model on {self.model.device}; move one")
 
@@ -79,6 +86,11 @@ class SelfSpeculation:
         return SelfDrafter(target, cache, self.tree, watch, self.window)
 
 
+def turns(model) -> bool:
+    """Whether a model knows positions by RoPE, and so any; else it has a table of them."""
+    return hasattr(unwrap(model).get_decoder(), "rotary_emb")
+
+
 def window_of(sinks: int, window: int | None) -> Window | None:
     return None if window is None else Window(sinks, window)
 
@@ -97,12 +109,14 @@ def check_drafting(model, window: Window | None) -> None:
 
 
 def check_window(model) -> None:
-    """Raise a ValueError for a model whose sinks cannot be turned to where the window begins."""
+    """Raise a ValueError for a model whose sinks cannot be turned to where the window begins: they need Llama's RoPE in every layer."""
     decoder, config, name = unwrap(model).get_decoder(), unwrap(model).config.get_text_config(), type(unwrap(model)).__name__
     rotary, apply = getattr(decoder, "rotary_emb", None), getattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb", None)
     remedy = "draft with a whole cache: WindowedDraft(model, window=None)"
     if rotary is None or apply is None or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
         raise ValueError(f"{name} has no single rotary embedding, so its attention sinks cannot follow a window; {remedy}")
+    if getattr(config, "kv_lora_rank", None) or not all(getattr(config, "no_rope_layers", None) or [1]):
+        raise ValueError(f"{name} has keys that carry no position, or only in part; {remedy}")
     if (kind := (getattr(config, "rope_parameters", None) or {}).get("rope_type")) in ("dynamic", "longrope"):
         raise ValueError(f"the RoPE of {name} is {kind!r}, whose frequencies change with the text's length; {remedy}")
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -118,7 +132,9 @@ class ModelDrafter(Drafter):
     def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None):
         super().__init__(tree, watch, window)
         self.model, self.decoder = model, unwrap(model).get_decoder()
-        self.vocabulary, self.format = unwrap(model).config.get_text_config().vocab_size, MaskFormat(model)
+        config = unwrap(model).config.get_text_config()
+        self.vocabulary, self.format = config.vocab_size, MaskFormat(model)
+        self.last_position = 2**31 if turns(model) else config.max_position_embeddings - 1
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)
@@ -154,8 +170,9 @@ class ModelDrafter(Drafter):
                 mask = self.format(seen, positions, self.slots.keys)
                 self.cache.turn_sinks(self.slots, getattr(self.decoder, "rotary_emb", None))
                 self.cache.place(slots, seen.shape[-1])
+            positions = positions.clamp(max=self.last_position)  # drafts past the longest row's end go unread
             inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
-            with reading_tree():
+            with reading_tree() if seen is not None else nullcontext():
                 return self.decoder(**inputs, use_cache=True).last_hidden_state
 
 
@@ -189,6 +206,7 @@ class SelfDrafter(ModelDrafter):
         sources = self.prompt + positions - self.counts[:, None]
         sources = sources.clamp(max=self.full.get_seq_length() - 1)
         for layer, full in zip(self.cache.layers, self.full.layers):
-            index = sources[:, None, :, None].expand(-1, full.keys.shape[1], -1, full.keys.shape[-1])
-            layer.write(slots, full.keys.gather(2, index), full.values.gather(2, index), self.slots.held.shape[1])
+            index = sources.to(full.keys.device)[:, None, :, None].expand(-1, full.keys.shape[1], -1, -1)
+            copies = [part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (full.keys, full.values)]
+            layer.write(slots, *copies, self.slots.held.shape[1])
         self.waiting = [((counts > 0).long(), padded_rows([row[-1:] for row in tokens], device))]

@@ -50,10 +50,13 @@ def write_acceptance(path, tree, prompts: list[dict], runs: list[DecodingStats])
     scratch.rename(path)
 
 
-def read_acceptance(path) -> list[DecodingStats]:
-    """The runs that `write_acceptance` kept, in the prompts' order."""
+def read_acceptance(path, like=None) -> list[DecodingStats]:
+    """The runs that `write_acceptance` kept, in the prompts' order; a ValueError unless prompts and tree are those of the file `like`."""
     names = {field.name for field in fields(DecodingStats)}
-    rows = json.loads(Path(path).read_text())["rows"]
+    read = json.loads(Path(path).read_text())
+    rows, other = read["rows"], json.loads(Path(like or path).read_text())
+    if [row["id"] for row in rows] != [row["id"] for row in other["rows"]] or read["tree"] != other["tree"]:
+        raise ValueError(f"{path} and {like} were measured on different prompts or trees ({read['tree']}, {other['tree']}); measure them alike")
     return [DecodingStats(**{name: value for name, value in row.items() if name in names}) for row in rows]
 
 

@@ -33,7 +33,7 @@ def grouped_attention(query, key, value, mask, scale: float | None = None) -> to
     query [B, h, S, D]; key, value [B, g, T, D]; mask, bool or additive: [B, 1, h / g * S, T], the tokens' own once per head.
     """
     packed = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
-    return F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).view(query.shape)
+    return F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(query.shape)
 
 
 def ttt_attention(query, keys: list, values: list, implementation: str = "sdpa", lengths: list[int] | None = None) -> torch.Tensor:

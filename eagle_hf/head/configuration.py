@@ -120,12 +120,14 @@ class TreeConfig:
     def parse(cls, text: str) -> "TreeConfig":
         """The tree of policy:depth:top_k:nodes, which is what `str(tree)` gives; a fixed shape has no such text."""
         policy, *numbers = text.split(":")
+        rule = {"acceptance": numbers.pop()} if len(numbers) == 4 else {}
         if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
             raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4")
-        return cls(policy, *map(int, numbers))
+        return cls(policy, *map(int, numbers), **rule)
 
     def __str__(self) -> str:
-        return f"{self.policy}:{self.depth}:{self.top_k}:{self.nodes}"
+        rule = "" if self.acceptance == "sample_match" else f":{self.acceptance}"
+        return f"{self.policy}:{self.depth}:{self.top_k}:{self.nodes}{rule}"
 
 
 @strict

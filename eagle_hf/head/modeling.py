@@ -5,6 +5,7 @@ and the embedding of token p + 1, and predicts token p + 2. Embeddings are the t
 Module names are the names on disk, so weights are never renamed.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Callable
@@ -255,8 +256,11 @@ class Eagle3DraftHead(PreTrainedModel):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """The layout that vLLM and SGLang load, and the head's plan beside it."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        beside = Path(self.name_or_path or ".", "plan.json")
         if self.plan is not None:
             self.plan.save(save_directory)
+        elif self.name_or_path and beside.is_file() and beside.parent.resolve() != Path(save_directory).resolve():
+            shutil.copy(beside, save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

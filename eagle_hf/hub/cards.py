@@ -94,7 +94,7 @@ def reading(metrics: dict, tree: str) -> str:
         f"tau: tokens per forward of the target, with its 95 % interval over prompts; the tree is `{tree}`. alpha: acceptance of the chain's k-th "
         "draft where those before it were accepted. Speed: tokens per second of whole calls, prompt included, one request at a time, over plain "
         "`generate` in whichever dtype was faster. identical: answers equal to plain `generate`'s token by token. "
-        f"Prompts: {counts}, none of which the head was trained or chosen on, {first['max_new_tokens']} new tokens each. "
+        f"Prompts: {counts}, {first['max_new_tokens']} new tokens each{', none of which the head was chosen on' if first['left_out'] else ''}. "
         f"Machine: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}."
     )
 
@@ -111,6 +111,6 @@ def eval_results(metrics: dict, tree: str) -> list[EvalResult]:
     for category, (name, dataset) in BENCHMARKS.items():
         if category in results[dtype]:
             place = dict(task_type="text-generation", dataset_name=name, dataset_type=dataset)
-            values = {"tau": ("tokens per round", results[dtype][category]["tau"]), "speedup": (f"speed in {dtype}", speed(results, dtype, category))}
+            values = {"tau": ("tokens per round", results[dtype][category]["tau"]), "speedup": (f"speed in {dtype}", results[dtype][category]["speedup"])}
             found += [EvalResult(**place, metric_type=kind, metric_name=label, metric_value=round(value, 3)) for kind, (label, value) in values.items()]
     return found

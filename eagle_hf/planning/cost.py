@@ -25,6 +25,11 @@ class Cell:
     draft: numpy.ndarray
     overhead: float = 0.0
 
+    @property
+    def rounds(self) -> numpy.ndarray:
+        """Seconds [N] of a round without its draft forwards, by the drafts read; entry 0 is plain decoding."""
+        return self.target + self.overhead * (numpy.arange(len(self.target)) > 0)
+
     def draft_seconds(self, width: int) -> float:
         """Of a draft forward over `width` nodes a row; the widest measured one for wider levels, in proportion."""
         if width <= len(self.draft):

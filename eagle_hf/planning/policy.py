@@ -32,9 +32,9 @@ class FixedPlan:
     def __init__(self, depth: int, k: int, nodes: int, shape: tuple[Sequence[int], Sequence[int]] | None = None):
         self.depth, self.k, self.nodes, self.shape = depth, k, nodes, shape
 
-    def begin(self, lengths: Sequence[int]) -> bool:
-        """Whether to draft for unfinished rows of these lengths at all."""
-        return True
+    def begin(self, lengths: Sequence[int], depth: int) -> bool:
+        """Whether to draft at all, for unfinished rows of these lengths, of which a tree may be `depth` levels deep."""
+        return depth > 0
 
     def confidence(self, log_probs: torch.Tensor, depth: int) -> torch.Tensor:
         """Log-probabilities of acceptance, given that the parent was accepted, of drafts at a depth (1: below the root)."""
@@ -58,7 +58,7 @@ class PlainPlan(FixedPlan):
     def __init__(self):
         super().__init__(0, 1, 0)
 
-    def begin(self, lengths):
+    def begin(self, lengths, depth):
         return False
 
 
@@ -72,13 +72,13 @@ class SequoiaPlan(FixedPlan):
         super().__init__(depth, numpy.shape(shares)[1], min(nodes, table.tokens[-1] - 1))
         self.table, self.shares, self._at = table, shares, None
 
-    def begin(self, lengths):
+    def begin(self, lengths, depth):
         at = len(lengths), max(lengths) // GRAIN
         if at != self._at:
             self._at, cell = at, self.table.at(len(lengths), max(lengths))
-            self.tree, _ = best_tree_for(self.shares, cell.target, cell.draft_seconds, self.nodes, self.depth)
+            self.tree, _ = best_tree_for(self.shares, cell.rounds, cell.draft_seconds, self.nodes, self.depth)
             self.shape = self.tree.parents, self.tree.ranks
-        return self.tree.size > 0
+        return depth > 0 and self.tree.size > 0
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,32 @@ def fit_calibration(logs: Sequence[tuple[int, float, bool]], depths: int, steps:
 
     Newton's method with a light pull towards slope 1, offset 0, which is what a depth without drafts gets.
     """
-    slopes, offsets = [], []
+    found = []
     for depth in range(1, depths + 1):
         rows = numpy.array([(log_prob, accepted) for at, log_prob, accepted in logs if at == depth], dtype=float).reshape(-1, 2)
         log_probs = numpy.clip(rows[:, 0], *CERTAIN)
         features = numpy.stack([log_probs - numpy.log(-numpy.expm1(log_probs)), numpy.ones(len(rows))], axis=1)
-        weights = numpy.array([1.0, 0.0])
-        for _ in range(steps):
-            chance = 1 / (1 + numpy.exp(-features @ weights))
-            gradient = features.T @ (chance - rows[:, 1]) + weights - (1.0, 0.0)
-            curvature = features.T @ (features * (chance * (1 - chance))[:, None]) + numpy.eye(2)
-            weights = weights - numpy.linalg.solve(curvature, gradient)
-        slopes.append(float(weights[0]))
-        offsets.append(float(weights[1]))
-    return Calibration(tuple(slopes), tuple(offsets))
+        found.append(_logistic(features, rows[:, 1], steps))
+    return Calibration(*(tuple(float(weights[i]) for weights in found) for i in range(2)))
+
+
+def _logistic(features: numpy.ndarray, outcomes: numpy.ndarray, steps: int) -> numpy.ndarray:
+    """Weights (slope, offset) of P(outcome) = sigmoid(features @ weights), pulled towards (1, 0)."""
+    start = numpy.array([1.0, 0.0])
+    weights, signs = start, 1 - 2 * outcomes
+
+    def misfit(weights):
+        return numpy.logaddexp(0, signs * (features @ weights)).sum() + ((weights - start) ** 2).sum() / 2
+
+    for _ in range(steps):
+        chance = 1 / (1 + numpy.exp(-features @ weights))
+        gradient = features.T @ (chance - outcomes) + weights - start
+        curvature = features.T @ (features * (chance * (1 - chance))[:, None]) + numpy.eye(2)
+        step = numpy.linalg.solve(curvature, gradient)
+        while numpy.abs(step).max() > 1e-9 and misfit(weights - step) > misfit(weights):
+            step = step / 2  # far from the solution Newton's step overshoots
+        weights = weights - step
+    return weights
 
 
 class AdaptivePlan:
@@ -131,23 +143,29 @@ class AdaptivePlan:
     def __init__(self, table: CostTable, shares: numpy.ndarray, calibration: Calibration, depth: int, k: int, nodes: int):
         self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
         self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
-        self.cell, self._at, self._pause, self._losses, self._next_pause = None, None, 0, 0, PAUSE
-        self._emitted = self._spent = 0.0
+        self.cell = self._at = None
 
-    def begin(self, lengths):
-        self.rows, length = len(lengths), max(lengths)
-        if self._at != (self.rows, length // GRAIN):
-            self._at, self.cell = (self.rows, length // GRAIN), self.table.at(self.rows, length)
-            _, rate = best_tree_for(self.shares, self.cell.target, self.cell.draft_seconds, self.nodes, self.depth)
-            self.pays = rate * self.cell.target[0] > 1
-            if not self._spent:
-                self._emitted, self._spent = rate * self.rows, 1.0
-        self.read, self.widths = 0, []
+    def begin(self, lengths, depth):
+        self._find_cell(len(lengths), max(lengths))
         self._pause = max(0, self._pause - 1)
-        if not self.pays or self._pause:
-            return False
-        self.widths = [1]
-        return True
+        self.read, self.widths = 0, [1] if depth > 0 and self.pays and not self._pause else []
+        return bool(self.widths)
+
+    def _find_cell(self, rows: int, length: int) -> None:
+        """The costs of this batch; where its size has changed, lambda begins anew."""
+        before, self._at = self._at, (rows, length // GRAIN)
+        if before == self._at:
+            return
+        self.rows, self.cell = rows, self.table.at(rows, length)
+        _, rate = best_tree_for(self.shares, self.cell.rounds, self.cell.draft_seconds, self.nodes, self.depth)
+        self.pays = rate * self.cell.target[0] > 1
+        if before is None or before[0] != rows:
+            self._expect(rate * rows)
+            self._pause, self._losses, self._next_pause = 0, 0, PAUSE
+
+    def _expect(self, rate: float) -> None:
+        """Let lambda begin at this rate, with the weight of one round."""
+        self._emitted, self._spent = rate * self.cell.target[0], self.cell.target[0]
 
     @property
     def rate(self) -> float:
@@ -171,7 +189,7 @@ class AdaptivePlan:
         most = min(chances.shape[1], self.nodes)
         ordered = -numpy.sort(-chances, axis=1)[:, :most]
         tokens = numpy.concatenate([[0.0], ordered.sum(0).cumsum()])
-        return tokens - self.rate * self.cell.target[: most + 1]
+        return tokens - self.rate * self.cell.rounds[: most + 1]
 
     def size(self, scores):
         self.read = int(self.gain(_chances(scores)).argmax())
@@ -184,7 +202,7 @@ class AdaptivePlan:
             self._losses = self._losses + 1 if self.rate * self.cell.target[0] < self.rows else 0
         if self._losses >= PATIENCE:
             self._pause, self._next_pause, self._losses = self._next_pause, 2 * self._next_pause, 0
-            self._emitted, self._spent = self.rows / self.cell.target[0], 1.0
+            self._expect(self.rows / self.cell.target[0])
 
 
 def _chances(log_probs: torch.Tensor) -> numpy.ndarray:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.decoding import loop
@@ -50,6 +51,14 @@ def copies(target, assistant, monkeypatch):
 def test_no_round_copies_the_prefix(target, trained_head, name, monkeypatch):
     assistant = {"head": trained_head, "model": WindowedDraft(target, window=None), "itself": SelfSpeculation(2, 300)}[name]
     assert copies(target, assistant, monkeypatch) == []
+
+
+def test_compiled_models_are_left_alone(target):
+    """The registered attention disappears under torch.compile, as before the import."""
+    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 5, 8)
+    attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    run = torch.compile(lambda query, key: attention(target.model.layers[0].self_attn, query, key, key, None)[0], fullgraph=True, backend="eager")
+    assert torch.allclose(run(query, key), attention(target.model.layers[0].self_attn, query, key, key, None)[0])
 
 
 def test_the_librarys_own_attention_would_copy_it_in_every_layer(target, trained_head, monkeypatch):

@@ -63,6 +63,12 @@ def test_a_stop_string_ends_the_text(target, trained_head):
     assert out.shape[1] < 7 + 60 and tokenizer.decode(out[0]).endswith(text[20:22])
 
 
+@pytest.mark.parametrize("offset", [5, 50])
+def test_positions_of_the_users_own_are_kept(target, trained_head, offset):
+    inputs = left_padded(target, [12]) | {"position_ids": torch.arange(12)[None] + offset}
+    equal(target, trained_head, inputs, max_new_tokens=30, do_sample=False, eos_token_id=None)
+
+
 @pytest.mark.parametrize("new", [1, 2, 3])
 def test_very_few_new_tokens(target, trained_head, new):
     out = equal(target, trained_head, left_padded(target, [7, 3]), max_new_tokens=new, eos_token_id=None)
@@ -323,6 +329,25 @@ def test_a_broken_rejection_fails_the_distribution_test(tiny_vocabulary, monkeyp
     head.tree = REJECTION[1]
     monkeypatch.setattr(verify, "reject", lambda target_probs, draft_probs, token: (target_probs, draft_probs))
     assert sampled_p(target, head)[0] < 1e-6
+
+
+def test_siblings_are_tried_in_the_order_of_their_draws(tiny_vocabulary):
+    """A shape may list them in any order."""
+    target, head = tiny_vocabulary[0], copy.deepcopy(tiny_vocabulary[1])
+    head.tree = TreeConfig("sequoia", parents=(0, 0, 0, 0), ranks=(0, 2, 0, 1), acceptance="rejection")
+    assert sampled_p(target, head)[0] > 1e-3
+
+
+def test_a_broken_head_is_never_believed(target, trained_head):
+    """NaN everywhere: rejection emits what the target may choose, and nothing else."""
+    head, allowed = copy.deepcopy(trained_head), 0
+    head.tree = TreeConfig("chain", depth=3, acceptance="rejection")
+    with torch.no_grad():
+        head.lm_head.weight.fill_(torch.nan)
+    inputs = left_padded(target, [7])
+    ids = target.generate(**inputs, assistant_model=head, max_new_tokens=30, do_sample=True, top_k=2, eos_token_id=None)
+    logits = target(ids).logits[0, 6:-1]
+    assert all(token in row.topk(2).indices for token, row in zip(ids[0, 7:], logits)) and not sum(head.last_run.accepted)
 
 
 def test_rejection_repeats_under_a_seed_and_is_plain_when_greedy(target, trained_head):

@@ -168,6 +168,22 @@ def test_draft_models_that_cannot_serve_are_refused(target):
         target.generate(**inputs, assistant_model=WindowedDraft(partly), max_new_tokens=4)
     plain, fast = both(target, WindowedDraft(learnt, window=None), inputs, do_sample=False, eos_token_id=None)
     assert torch.equal(plain, fast)
+    short = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=32, n_layer=2, n_head=2, n_positions=40)).double().eval()
+    with pytest.raises(ValueError, match="knows 40 positions, fewer than the target"):
+        target.generate(**inputs, assistant_model=WindowedDraft(short, window=None), max_new_tokens=4)
+    with pytest.raises(ValueError, match="give an opened causal LM"):
+        WindowedDraft("someone/their-model")
+
+
+def test_drafts_past_the_end_of_a_table_of_positions_are_harmless():
+    """The depth of a batch's trees follows its shortest row: the longest drafts beyond its end."""
+    torch.manual_seed(0)
+    target, draft = (GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=32, n_layer=layers, n_head=2, n_positions=40)).double().eval() for layers in (3, 2))
+    for seed in range(4):
+        inputs = left_padded(target, [20, 3], seed)
+        plain = target.generate(**inputs, max_length=40, do_sample=False, eos_token_id=None, pad_token_id=0)
+        fast = target.generate(**inputs, max_length=40, do_sample=False, eos_token_id=None, pad_token_id=0, assistant_model=WindowedDraft(draft, window=None, gamma=6))
+        assert torch.equal(plain, fast)
 
 
 def test_a_head_sees_a_window_beyond_its_trained_length_only(target, trained_head):

@@ -28,7 +28,7 @@ def result(tau, plain, fast, identical=1.0):
 def setting(dtype, tree, temperature, tau, plain, fast, **more):
     results = {"code": result(tau, plain, fast, **more), "all": result(tau, plain, fast, **more)}
     machine = {"device": "a processor", "threads": 2, "dtype": dtype, "torch": "2.13.0", "transformers": "5.23.0"}
-    return dict(dtype=dtype, tree=tree, temperature=temperature, max_new_tokens=64, machine=machine, results=results)
+    return dict(dtype=dtype, tree=tree, temperature=temperature, max_new_tokens=64, left_out=20, machine=machine, results=results)
 
 
 METRICS = {"settings": [
@@ -68,5 +68,6 @@ def test_the_recipe_assembles_the_whole_folder(tmp_path):
     assert head.dtype == torch.bfloat16 and str(head.tree) == TREE
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert results_table(METRICS, TREE) in card.text and "response tokens: 1,234,567" in card.text and "More helps." in card.text
+    assert "none of which the head was chosen on" in card.text
     assert card.data.base_model == "someone/their-model" and card.data.license == "mit"
     assert {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results} == {("HumanEval", "tau"): 2.4, ("HumanEval", "speedup"): 1.6}

@@ -8,7 +8,7 @@ import torch
 
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig
 from eagle_hf.decoding.drafters import EagleDrafter
-from eagle_hf.decoding.timing import identity
+from eagle_hf.decoding.timing import identity, measure_costs
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import Calibration, FixedPlan
 from tiny import left_padded
@@ -42,6 +42,21 @@ def test_policies_that_choose_by_cost_are_lossless(target, trained_head, policy,
         assert torch.equal(*outputs) and sum(head.last_run.trials) > head.last_run.rounds / 2
 
 
+@pytest.mark.parametrize("new", [1, 2, 3])
+def test_very_few_tokens_leave_no_room_to_draft(target, trained_head, new):
+    for policy in ("sequoia", "adaptive"):
+        head, inputs = planned(target, trained_head, policy), left_padded(target, [7])
+        plain = target.generate(**inputs, max_new_tokens=new, do_sample=False)
+        assert torch.equal(plain, target.generate(**inputs, assistant_model=head, max_new_tokens=new, do_sample=False))
+
+
+def test_a_head_that_needs_a_plan_can_be_measured_for_one(target, trained_head):
+    head = copy.deepcopy(trained_head)
+    head.tree = TreeConfig("adaptive", depth=4, top_k=4, nodes=20)
+    costs = measure_costs(target, head, batches=(1,), lengths=(16,), tokens=(1, 8), widths=(1, 4), repeats=1)
+    assert costs.at(1, 16).overhead > 0 and head.tree.policy == "adaptive"
+
+
 def test_dear_drafts_are_not_drafted(target, trained_head):
     head = planned(target, trained_head, "adaptive", more=3.0, draft=3.0)
     target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=60, eos_token_id=None)
@@ -64,7 +79,7 @@ def test_rounds_without_drafts_are_caught_up_with(target, trained_head, window, 
     found = []
     for pause in (1, 9):  # draft every round, or every ninth
         rounds = iter(range(1000))
-        monkeypatch.setattr(FixedPlan, "begin", lambda self, lengths: next(rounds) % pause == 0)
+        monkeypatch.setattr(FixedPlan, "begin", lambda self, lengths, depth: next(rounds) % pause == 0 and depth > 0)
         target.generate(**left_padded(target, [7, 4]), assistant_model=head, max_new_tokens=100, do_sample=False, eos_token_id=None)
         found.append(dict(kept))
         kept.clear()

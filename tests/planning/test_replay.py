@@ -99,4 +99,6 @@ def test_calibration_finds_the_curve_that_drew_the_data():
         logs += [(depth, p, bool(drawn)) for p, drawn in zip(log_probs, generator.uniform(size=4000) < chances)]
     found = fit_calibration(logs, depths=3)
     assert found.slopes == pytest.approx((0.8, 1.5, 1.0), abs=0.12) and found.offsets == pytest.approx((-0.5, 0.3, 0.0), abs=0.12)
+    sure = [(1, float(p), bool(drawn)) for p, drawn in zip(log_probs, generator.uniform(size=4000) < 1 / (1 + numpy.exp(-0.3 * (log_probs - numpy.log(-numpy.expm1(log_probs))) + 2)))]
+    assert fit_calibration(sure, depths=1).slopes == pytest.approx((0.3,), abs=0.12)  # a head that is far too sure of itself
     assert Calibration()(torch.tensor([0.3]).log(), 1).exp().item() == pytest.approx(0.3)

@@ -37,6 +37,9 @@ class Eagle3TrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}
     )
     ttt_decay: float = field(default=0.8, metadata={"help": "Weight of pass k is ttt_decay ** k."})
+    feature_dropout: float = field(
+        default=0.0, metadata={"help": "Share of the target's states set to 0 while training, so that a small corpus is not learnt by heart."}
+    )
     learn_prompts: bool = field(
         default=False, metadata={"help": "Learn from prompt tokens too: more text where responses are few (below some 200,000 tokens)."}
     )
@@ -75,5 +78,7 @@ class Eagle3TrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        if not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"feature_dropout is {self.feature_dropout}; it is a share of the target's states, at least 0 and below 1")
         if self.ttt_curriculum is not None and (not self.ttt_curriculum or min(self.ttt_curriculum) < 1):
             raise ValueError(f"ttt_curriculum is {self.ttt_curriculum}; give pass counts of at least 1, e.g. [1, 2, 4]")

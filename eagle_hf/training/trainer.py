@@ -164,10 +164,8 @@ class Eagle3Trainer(Trainer):
             teacher = ask_teacher(inputs, self._rows, head.draft_to_target)
         if isinstance(self.train_dataset, StreamedExamples) and model.training:
             self._note_length(head, max(map(len, separate(inputs, "input_ids"))))
-        outputs = model(
-            embeddings.to(head.dtype), inputs["aux_hidden_states"].to(head.dtype), ttt_length=self.ttt_length(),
-            position_ids=inputs.get("position_ids"),
-        )
+        aux = torch.nn.functional.dropout(inputs["aux_hidden_states"].to(head.dtype), self.args.feature_dropout, training=model.training)
+        outputs = model(embeddings.to(head.dtype), aux, ttt_length=self.ttt_length(), position_ids=inputs.get("position_ids"))
         with self.accelerator.autocast():  # the LM head is run here, outside the wrapped forward
             loss, hits, trials = ttt_loss(head, outputs, teacher, self.args.loss_type, self.args.ttt_decay)
         self._stop_at_nan(loss, inputs)

@@ -126,7 +126,7 @@ def test_evaluation_always_unrolls_every_pass(target, head, examples, tmp_path, 
     assert "acc_1" not in first
 
 
-@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True), ("loss_type", "log_alpha"), ("loss_type", "lk_hybrid"), ("loss_normaliser", "slots"), ("train_sampling_strategy", "group_by_length")])
+@pytest.mark.parametrize("field, value", [("ttt_decay", 0.1), ("ttt_length", 1), ("adam_beta2", 0.5), ("max_grad_norm", 1e-3), ("max_length", 25), ("learn_prompts", True), ("feature_dropout", 0.3), ("loss_type", "log_alpha"), ("loss_type", "lk_hybrid"), ("loss_normaliser", "slots"), ("train_sampling_strategy", "group_by_length")])
 def test_every_argument_changes_the_run(target, examples, tmp_path, field, value, trained):
     runs = [trained(target, tiny_head(target), examples, tmp_path, max_steps=4, **change) for change in ({}, {field: value})]
     assert not all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))

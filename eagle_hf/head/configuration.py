@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
+from eagle_hf.head.dialects import recognise, translate_config
 from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
 
 
@@ -70,6 +72,9 @@ class TreeConfig:
         chains and fixed shapes while sampling, "rejection" (drafts are drawn, and accepted by the ratio of probabilities:
         the target's distribution, but other tokens than plain generate's).
 
+    compile: every round computes on tensors of the same sizes, and on a GPU the forwards of target and drafter are compiled and
+        captured as CUDA graphs. The same tokens; caches of full size from the start; the first rounds wait for the compiler.
+
     The default was the fastest but one of eight shapes for SmolLM2-135M in bf16 on 2 CPU cores (1.28x; a chain of 4
     gave 1.13x, 16 nodes 1.17x); large GPUs want more (EAGLE-3: depth 8, top_k 10, 60 nodes).
     """
@@ -81,6 +86,7 @@ class TreeConfig:
     parents: tuple[int, ...] | None = None
     ranks: tuple[int, ...] | None = None
     acceptance: str = "sample_match"
+    compile: bool = False
 
     def __post_init__(self):
         if self.policy not in POLICIES:
@@ -91,6 +97,8 @@ class TreeConfig:
             raise ValueError(f'tree acceptance is {self.acceptance!r}; choose "sample_match" or "rejection"')
         if self.acceptance == "rejection" and self.policy not in ("chain", "sequoia"):
             raise ValueError(f'acceptance by rejection needs a tree whose shape does not follow the draws; policy is {self.policy!r}, use "chain" or "sequoia"')
+        if self.compile and self.needs_plan:
+            raise ValueError(f'compile=True needs a tree of one shape, and {self.policy!r} chooses it by cost; use "dynamic", "chain" or parents and ranks')
         for field in ("depth", "top_k", "nodes"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
@@ -111,6 +119,11 @@ class TreeConfig:
     def needs_plan(self) -> bool:
         """Whether measured costs choose the shape."""
         return self.policy == "adaptive" or (self.policy == "sequoia" and self.parents is None)
+
+    @property
+    def run(self) -> int:
+        """How many nodes a drafter runs at most, the root not counted: those that may have children."""
+        return (self.depth - 1) * self.top_k if self.parents is None else len(set(self.parents) - {0})
 
     def _set(self, **values) -> None:
         for name, value in values.items():
@@ -178,6 +191,14 @@ class Eagle3Config(LlamaConfig):
             raise ValueError(f"num_hidden_layers is {self.num_hidden_layers}; an EAGLE-3 head has exactly one layer")
         if self.norm_before_fc:
             raise ValueError("norm_before_fc is set; this variant is not implemented, use fc_norm (EAGLE-3.1) instead")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Read the config.json of any dialect (see dialects); one that describes no head is a ValueError."""
+        try:
+            return super().from_dict(translate_config(config_dict, recognise(config_dict, ())), **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"this config.json describes no head that can be built: {error}") from error
 
     @classmethod
     def from_target(cls, target, draft_vocab_size: int | None = None, **overrides) -> "Eagle3Config":

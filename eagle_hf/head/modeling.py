@@ -5,13 +5,10 @@ and the embedding of token p + 1, and predicts token p + 2. Embeddings are the t
 Module names are the names on disk, so weights are never renamed.
 """
 
-import shutil
 from functools import partial
-from pathlib import Path
 from typing import Callable
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import (
@@ -23,6 +20,8 @@ from transformers.models.llama.modeling_llama import (
 
 from eagle_hf.head.attention import ttt_attention
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.opening import open_head
+from eagle_hf.head.sidecars import choose_sidecars, copy_sidecars
 from eagle_hf.head.vocabulary import draft_to_target_ids, vocabulary_buffers
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -121,6 +120,7 @@ class Eagle3DraftHead(PreTrainedModel):
     config_class = Eagle3Config
     base_model_prefix = ""
     main_input_name = "aux_hidden_states"
+    dialect = "eagle_hf"  # of the folder it was opened from
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _no_split_modules = ["Eagle3DecoderLayer"]
@@ -253,44 +253,26 @@ class Eagle3DraftHead(PreTrainedModel):
             outputs.append(hidden_states)
         return outputs
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """The layout that vLLM and SGLang load, and the head's plan beside it."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        beside = Path(self.name_or_path or ".", "plan.json")
-        if self.plan is not None:
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, **kwargs):
+        """The layout that vLLM and SGLang load, the head's plan and what else lies beside it: see sidecars.py."""
+        if push_to_hub:  # it would write transformers' own card over the head's
+            raise ValueError('save_pretrained was called with push_to_hub=True; save first, then call head.push_to_hub("user/name")')
+        beside = choose_sidecars(self, save_directory, state_dict or self.state_dict()) if is_main_process else {}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+        copy_sidecars(beside, save_directory)
+        if self.plan is not None and is_main_process:
             self.plan.save(save_directory)
-        elif self.name_or_path and beside.is_file() and beside.parent.resolve() != Path(save_directory).resolve():
-            shutil.copy(beside, save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Open a saved head; every weight must be there, none may be left over."""
-        if Path(str(pretrained_model_name_or_path), "adapter_config.json").is_file():
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a PEFT adapter, not a head; merge it: eagle-hf merge --head HEAD "
-                f"--adapter {pretrained_model_name_or_path} --out NEW_FOLDER"
-            )
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, and refused, below
-        try:
-            head, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except (SafetensorError, EOFError) as error:
-            raise ValueError(
-                f"the weight file of {pretrained_model_name_or_path} cannot be read ({error}); "
-                "it is truncated or damaged: copy or download it again"
-            ) from error
-        except OSError as error:
-            if Path(str(pretrained_model_name_or_path), "config.json").is_file():
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} holds a config.json but no readable weight file ({error}); "
-                    "copy or download model.safetensors again"
-                ) from error
-            raise
-        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-        problems = [f"{kind}: {sorted(map(str, info[kind]))}" for kind in kinds if info[kind]]
-        if problems:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} does not hold the weights its config.json announces ({'; '.join(problems)}); "
-                "a head with random weights would draft garbage, so it is not opened: save or export it again"
-            )
-        return (head, info) if wants_info else head
+        """Open a saved head of any dialect (dialects.DIALECTS); `head.dialect` says of which, saved again it is ours.
+
+        pretrained_model_name_or_path: a folder or hub id. Every weight must be there and none may be left over, pickles that are more
+        than tensors are refused: ValueError or OSError.
+        """
+        opened = open_head(cls, pretrained_model_name_or_path, kwargs)
+        loaded = super().from_pretrained(None, *args, config=opened.config, state_dict=opened.weights, **kwargs)
+        head = loaded[0] if isinstance(loaded, tuple) else loaded
+        head.name_or_path = head.config.name_or_path = str(pretrained_model_name_or_path)
+        head.dialect = opened.dialect
+        return loaded

@@ -42,7 +42,10 @@ def test_config_is_what_the_engines_parse(target, tmp_path):
 
 def test_other_layers_are_written_where_engines_look(target, tmp_path):
     tiny_head(target, eagle_hf={"aux_layer_ids": [1, 2, 6]}).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["eagle_aux_hidden_state_layer_ids"] == [1, 2, 6]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["eagle_aux_hidden_state_layer_ids"] == [1, 2, 6]  # vLLM, llama.cpp: HF indices
+    assert config["eagle_config"]["eagle_aux_hidden_state_layer_ids"] == [0, 1, 5]  # SGLang: one lower
+    assert Eagle3DraftHead.from_pretrained(tmp_path).config.aux_layer_ids == [1, 2, 6]
 
 
 def test_weights_have_the_names_and_shapes_the_engines_load(target, tmp_path):

@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
-    package_data={"eagle_hf.data": ["bundled/*"], "eagle_hf.hub": ["*.jinja"]},
+    package_data={"eagle_hf.data": ["bundled/*"], "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",

@@ -17,6 +17,7 @@ from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.hub.publish import push_to_hub
 from eagle_hf.planning.plan import Plan
 from eagle_hf.target import load_target
 from eagle_hf.training.arguments import Eagle3TrainingArguments
@@ -59,3 +60,4 @@ __all__ = [
 ]
 
 register()
+Eagle3DraftHead.push_to_hub = push_to_hub  # set here: the head's floor must not import the Hub's

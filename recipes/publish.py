@@ -1,8 +1,9 @@
-"""Assemble the folder that `push_to_hub` uploads: weights in bf16, tree, metrics.json, plots and the card built from them.
+"""Assemble a head's Hub folder: weights in bf16, tree, metrics.json, plots and the card built from them; upload it where asked to.
 
 Hardware: any, seconds. First: train.py, evaluate.py and, for the scaling plot, ablations.py and scaling.py.
-Command:  python recipes/publish.py --config recipes/configs/smollm2_publish.yaml
-Expected: OUTPUT with config.json, model.safetensors, metrics.json, acceptance.png, scaling.png and README.md.
+Command:  python recipes/publish.py --config recipes/configs/smollm2_publish.yaml [--push_to user/name]
+Expected: OUTPUT with config.json, model.safetensors, metrics.json, acceptance.png, scaling.png, README.md, custom_generate/ and the
+tokenizer files that lie beside the head. Nothing leaves the machine without --push_to; who pushes is `hf auth login` or HF_TOKEN.
 """
 
 import json
@@ -17,6 +18,7 @@ from eagle_hf import Eagle3DraftHead, TreeConfig, write_run
 from eagle_hf.evaluation.offline import Summary
 from eagle_hf.evaluation.report import plot
 from eagle_hf.hub.cards import results_of, write_card
+from eagle_hf.hub.publish import add_custom_generate, check_name, push_folder
 
 
 @dataclass
@@ -33,7 +35,15 @@ class PublishArguments:
     license: str | None = field(default=None, metadata={"help": "Hub id of the license."})
     scaling: str | None = field(default=None, metadata={"help": "Folder that scaling.py wrote."})
     tree: str | None = field(default=None, metadata={"help": "policy:depth:top_k:nodes to save; default: the head's own."})
+    datasets: list[str] = field(default_factory=list, metadata={"help": "Hub ids of the data it was trained on."})
+    push_to: str | None = field(default=None, metadata={"help": "Upload the folder to this repository, user/name, made where it is new."})
+    private: bool | None = field(default=None, metadata={"help": "Make that repository private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to push to, made where it is new; default: main."})
     max_steps: int = field(default=-1, metadata={"help": "Nothing here takes steps."})
+
+    def __post_init__(self):
+        if self.push_to is not None:
+            check_name(self.push_to)
 
 
 def collect_metrics(arguments: PublishArguments) -> dict:
@@ -56,11 +66,18 @@ def main():
     head.save_pretrained(folder)
     metrics = collect_metrics(arguments)
     write_run(folder, asdict(arguments), metrics)
-    write_card(folder, title=arguments.title, base_model=arguments.base_model, limits=arguments.limits, license=arguments.license)
+    add_custom_generate(folder)
+    write_card(
+        folder, title=arguments.title, base_model=arguments.base_model, limits=arguments.limits, license=arguments.license,
+        datasets=arguments.datasets,
+    )
     summaries = next(iter(results_of(metrics, str(head.tree)).values()))
     plot(folder / "acceptance.png", {name: Summary(**summary) for name, summary in summaries.items()})
     if arguments.scaling:
         shutil.copy(Path(arguments.scaling, "scaling.png"), folder)
+    if arguments.push_to:
+        commit = push_folder(folder, arguments.push_to, private=arguments.private, revision=arguments.revision)
+        print(json.dumps({"pushed": commit.commit_url}))
 
 
 if __name__ == "__main__":

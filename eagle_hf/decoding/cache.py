@@ -4,6 +4,8 @@ B batch, T slots in use, N nodes, D head width. Every row's committed keys are c
 the longest row, so shorter rows have unused slots in between, which masks hide until the next commit fills them.
 """
 
+from functools import partial
+
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.models.llama.modeling_llama import rotate_half
@@ -23,17 +25,30 @@ def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
 
 
 class TreeLayer(DynamicLayer):
-    """One layer's keys and values in place: appending copies the new slots only, not the prefix."""
+    """One layer's keys and values in place: appending copies the new slots only, not the prefix.
+
+    capacity: slots to begin with. Once `place` [N] is set, new keys go to those slots and attention is given all the layer has:
+    tensors of the same sizes every round.
+    """
+
+    def __init__(self, capacity: int = 0):
+        super().__init__()
+        self.capacity, self.place = capacity, None
 
     def lazy_initialization(self, key_states, value_states=None):
         super().lazy_initialization(key_states, value_states)
         self.length = 0
-        self._keys = key_states.new_zeros(*key_states.shape[:2], 0, key_states.shape[-1])
-        self._values = value_states.new_zeros(*value_states.shape[:2], 0, value_states.shape[-1])
+        self._keys, self._values = (
+            part.new_zeros(*part.shape[:2], self.capacity, part.shape[-1]) for part in (key_states, value_states)
+        )
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.place is not None:
+            self._keys.index_copy_(2, self.place, key_states)
+            self._values.index_copy_(2, self.place, value_states)
+            return self._keys, self._values
         start, end = self.length, self.length + key_states.shape[2]
         self._keys, self._values = _grown(self._keys, end), _grown(self._values, end)
         self._keys[:, :, start:end] = key_states
@@ -59,10 +74,20 @@ class TreeLayer(DynamicLayer):
 
 
 class TreeCache(Cache):
-    """The target's cache of one run: a `TreeLayer` for every layer."""
+    """The target's cache of one run: a `TreeLayer` for every layer, of `capacity` slots from the start and for good, or growing."""
 
-    def __init__(self):
-        super().__init__(layer_class_to_replicate=TreeLayer)
+    def __init__(self, capacity: int | None = None):
+        super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0))
+        self.capacity = capacity
+
+    def place(self, base: int, nodes: int) -> None:
+        """The next keys are a tree's, in the slots from `base` on; nothing to do for a cache that grows."""
+        if self.capacity is None:
+            return
+        assert base + nodes <= self.capacity, f"a tree of {nodes} nodes at slot {base} of a cache of {self.capacity}"
+        for layer in self.layers:
+            layer.place = torch.arange(base, base + nodes, device=layer._keys.device)
+            layer.set_length(base + nodes)
 
     def commit(self, base: int, ends: list[int], paths: list[list[int]]) -> None:
         """Keep one branch per row of the tree that occupies the slots from `base` on, and drop the rest.
@@ -170,8 +195,9 @@ class SlotLayer(DynamicLayer):
         self._sinks = None if self._sinks is None else self._sinks[indices]
 
     def keep(self, keys: torch.Tensor, values: torch.Tensor, kept: torch.Tensor) -> None:
-        """Hold the numbers `kept` [B, C] of a prompt's keys and values."""
-        index = kept.to(keys.device)[:, None, :, None].expand(-1, keys.shape[1], -1, -1)
+        """Hold the numbers `kept` [B, C], or [B, groups, C], of a prompt's keys and values."""
+        kept = kept.to(keys.device)
+        index = (kept if kept.dim() == 3 else kept[:, None].expand(-1, keys.shape[1], -1))[..., None]
         self.keys, self.values = (part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (keys, values))
         self.is_initialized = True
 

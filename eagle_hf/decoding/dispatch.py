@@ -175,7 +175,10 @@ def check_rope(config, max_length: int) -> None:
 
 
 def check_mask(config, attention_mask) -> None:
-    """Refuse a mask with holes for sliding windows: the library measures windows by slot, trees by position."""
+    """Refuse padding on the right, and a mask with holes for sliding windows: the library measures windows by slot, trees by position."""
+    if attention_mask is not None and (attention_mask[:, -1] == 0).any():
+        rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
+        raise ValueError(f'attention_mask ends with zeros in rows {rows}: the batch is padded on the right; pad on the left: padding_side="left"')
     if attention_mask is None or "sliding_attention" not in layer_kinds(config):
         return
     if (attention_mask.diff(dim=1) < 0).any():

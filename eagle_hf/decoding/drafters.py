@@ -4,9 +4,12 @@ B batch, M newly committed tokens (padded), k expanded nodes, H hidden, U draft 
 the head holds the state of token p and the embedding of token p + 1, at RoPE position p.
 """
 
+from contextlib import nullcontext
+
 import torch
 
 from eagle_hf.decoding.cache import DraftCache, TreeCache
+from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.growth import grow
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, root_alone
@@ -23,9 +26,9 @@ def left_aligned(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (~visible).long().argsort(dim=1, stable=True), visible.sum(1)
 
 
-def padded_rows(rows: list[list[int]], device) -> torch.Tensor:
-    """Rows of different lengths as one tensor [B, M], zeros behind the shorter ones; M is 1 at least."""
-    width = max(1, max(len(row) for row in rows))
+def padded_rows(rows: list[list[int]], device, least: int = 1) -> torch.Tensor:
+    """Rows of different lengths as one tensor [B, M], zeros behind the shorter ones; M is at least `least`."""
+    width = max(least, max(len(row) for row in rows))
     return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
 
 
@@ -72,12 +75,18 @@ class Drafter:
 
     aux_layer_ids: list[int] = []  # the target's streams that `start` and `accept` are given, side by side
 
-    def __init__(self, tree: TreeConfig, watch: Stopwatch, window: Window | None = None):
-        self.tree, self.watch = tree, watch
+    def __init__(self, tree: TreeConfig, watch: Stopwatch, window: Window | None = None, capacity: int | None = None):
+        """capacity: slots that its cache begins with and keeps; None lets it grow."""
+        self.tree, self.watch, self.capacity = tree, watch, capacity
+        self.least = 1 if capacity is None else tree.depth + 1  # tokens of a round, padding included
         self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
-        self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1))
+        self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1), capacity and (capacity, tree.run))
         self.drawing = self.draft_to_target = None  # a Drawing where drafts are drawn; target ids [U] of what log_probs are for
         self.waiting = []  # of every round not yet read: counts [B], tokens [B, M] and what else the drafter reads
+
+    def watching(self, visible: torch.Tensor):
+        """The block in which the target reads the prompt, whose real slots are bool [B, S]."""
+        return nullcontext()
 
     def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor | None, first: torch.Tensor) -> None:
         """Take the prompt [B, S], which of its slots are real (bool [B, S]), its states, and the first token [B]."""
@@ -122,7 +131,7 @@ class Drafter:
 
     def draft_tree(self, root: torch.Tensor, max_depth: int, lengths: list[int] = ()) -> Tree:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep; lengths: of the rows still running."""
-        depth = min(self.tree.depth, max_depth)
+        depth = min(self.tree.depth, max_depth) if self.capacity is None else self.tree.depth
         if not self.plan.begin(lengths, depth):
             if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
                 self.extend()  # before more wait than a ring has room for
@@ -133,11 +142,12 @@ class Drafter:
 class EagleDrafter(Drafter):
     """The draft head on top of the target's own states (EAGLE-3), growing EAGLE-2's trees."""
 
-    def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch):
-        super().__init__(tree, watch, Window(*head.window) if head.window else None)
+    def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch, capacity: int | None = None):
+        super().__init__(tree, watch, Window(*head.window) if head.window else None, capacity)
         self.head, self.embed = head, unwrap(target).get_input_embeddings()
         self.aux_layer_ids = aux_layer_ids(target, head.config)
         self.draft_to_target = head.draft_to_target
+        self._step = self._forward if capacity is None else compiled(self._forward, head.device)
         self.vocabulary = len(self.draft_to_target)
 
     def start(self, input_ids, visible, aux, first):
@@ -147,9 +157,9 @@ class EagleDrafter(Drafter):
         self.waiting = [(counts, tokens, aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])))]
 
     def accept(self, aux, paths, tokens):
-        nodes, counts = padded_rows(paths, aux.device), torch.tensor([len(path) for path in paths], device=aux.device)
+        nodes, counts = padded_rows(paths, aux.device, self.least), torch.tensor([len(path) for path in paths], device=aux.device)
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
-        self.waiting.append((counts, padded_rows(tokens, aux.device), states))
+        self.waiting.append((counts, padded_rows(tokens, aux.device, self.least), states))
 
     def log_probs(self, hidden):
         return self.head.logits(hidden).float().log_softmax(-1)
@@ -162,23 +172,27 @@ class EagleDrafter(Drafter):
         if self.slots.lengths is None:
             self.cache.place_prompt(self.slots.start(counts))
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-            output = self._run_head(tokens, hidden, positions, None)
+            output = self._run_head(self._forward, tokens, hidden, positions, None)
         else:
             slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
             self._place(slots, seen)
-            output = self._run_head(tokens, hidden, positions, seen)
+            output = self._run_head(self._step, tokens, hidden, positions, seen)
         return newest(output, counts)
 
     def step(self, tokens, hidden, level, ancestors):
         slots, positions, seen = self.slots.level(level, ancestors)
         self._place(slots, seen)
-        return self._run_head(tokens, hidden, positions, seen)
+        return self._run_head(self._step, tokens, hidden, positions, seen)
 
     def _place(self, slots, seen) -> None:
         self.cache.turn_sinks(self.slots, self.head.rotary_emb)
         self.cache.place(slots, seen.shape[-1])
 
-    def _run_head(self, tokens, hidden, positions, seen) -> torch.Tensor:
+    def _run_head(self, forward, tokens, hidden, positions, seen) -> torch.Tensor:
+        with self.watch.phase("head"):
+            return forward(tokens, hidden, positions, seen)
+
+    def _forward(self, tokens, hidden, positions, seen) -> torch.Tensor:
         """One pass of the head; seen: bool [B, M, T], None for a prompt, whose rows are padded on the right."""
         implementation = self.head.config._attn_implementation
 
@@ -188,15 +202,14 @@ class EagleDrafter(Drafter):
                 return ttt_attention(query, [key], [value], implementation)
             return tree_attention(query, key, value, seen[:, None], implementation)
 
-        with self.watch.phase("head"):
-            embeddings = self.embed(tokens).to(hidden.device, hidden.dtype)
-            return self.head.step(embeddings, hidden, positions, attend)
+        embeddings = self.embed(tokens).to(hidden.device, hidden.dtype)
+        return self.head.step(embeddings, hidden, positions, attend)
 
 
 def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
     """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`."""
     if isinstance(assistant, Eagle3DraftHead):
-        drafter = EagleDrafter(assistant, target, assistant.tree, watch)
+        drafter = EagleDrafter(assistant, target, assistant.tree, watch, cache.capacity)
     else:
         drafter = assistant.drafter(target, cache, watch)
     if assistant.tree.acceptance == "rejection":

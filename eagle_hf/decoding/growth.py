@@ -65,9 +65,10 @@ def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequ
     ancestors = ancestors_of([place[parents[node]] for node in shape])
     offers, inner, outputs, run = {}, [0], drafter.extend()[:, None], []  # inner: nodes whose outputs [B, k, H] `outputs` are
     for level, below in enumerate(levels[1:]):
-        rank = torch.tensor([ranks[node] for node in below], device=root.device)
+        wanted = [ranks[node] for node in below]
+        rank = torch.tensor(wanted, device=root.device)
         parent = torch.tensor([inner.index(parents[node]) for node in below], device=root.device)
-        _, guesses = drafter.propose(outputs, int(rank.max()) + 1)  # [B, k, W]
+        _, guesses = drafter.propose(outputs, max(wanted) + 1)  # [B, k, W]
         if drafter.drawing is not None:
             offers |= {place[node]: drafter.drawing.offered[:, number] for number, node in enumerate(inner)}
         start = place[below[0]]

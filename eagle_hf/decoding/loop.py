@@ -12,10 +12,12 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
+from eagle_hf.decoding.compiling import begin_round, compiled
 from eagle_hf.decoding.drafters import Drawing, bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
+from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_drawn
 from eagle_hf.target import AuxStates, capture_aux
 
@@ -23,54 +25,71 @@ from eagle_hf.target import AuxStates, capture_aux
 def speculate(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
     """What `target.generate` would return for these prepared arguments; the run's statistics go to `assistant.last_run`."""
     run = Run(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
-    layer_ids = run.drafter.aux_layer_ids
-    with capture_aux(target, layer_ids) if layer_ids else nullcontext(AuxStates([])) as aux:
-        run.prefill(aux, inputs)
-        while not all(run.finished):
-            run.round(aux)
+    run.prefill(inputs)
+    while not all(run.finished):
+        run.round()
     assistant.last_run = run.statistics()
     return run.output()
+
+
+def read(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The target's logits, and the streams entering these layers side by side (None where there are none to give)."""
+    with capture_aux(target, layer_ids) if layer_ids else nullcontext(AuxStates([])) as aux:
+        logits = target(**inputs, return_dict=True).logits
+    return logits, aux.take()
+
+
+def read_whole(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`read` without hooks, for graphs: asks for all streams, of which a compiler computes those that are used."""
+    outputs = target(**inputs, return_dict=True, output_hidden_states=bool(layer_ids))
+    return outputs.logits, torch.cat([outputs.hidden_states[i] for i in layer_ids], dim=-1) if layer_ids else None
 
 
 class Run:
     """The state of one `generate` call."""
 
-    def __init__(self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer):
+    def __init__(self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None):
         rows, prompt = input_ids.shape
         self.target, self.config, self.streamer = target, generation_config, streamer
         self.choice = TargetChoice(logits_processor, generation_config, rows)
-        self.stopping_criteria = stopping_criteria
-        self.watch, self.stats = Stopwatch(), DecodingStats(rows=rows)
-        self.cache = TreeCache()
+        self.stopping = Stopping(stopping_criteria)
+        fixed, device = assistant.tree.compile, input_ids.device
+        self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
+        self.cache = TreeCache(generation_config.max_length + assistant.tree.nodes + 1 if fixed else None)
         self.drafter = bind(assistant, target, self.cache, self.watch)
+        self.read = partial(read, target, self.drafter.aux_layer_ids)
+        self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device) if fixed else self.read
         if assistant.tree.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
-            self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, input_ids.device)
+            self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)
         self.ids[:, :prompt] = input_ids
+        self.last = [0] * rows  # every row's newest token
         self.lengths, self.finished = [prompt] * rows, [False] * rows
         self.rows = list(range(rows))  # those still in the batch
 
-    def prefill(self, aux, inputs: dict) -> None:
+    def prefill(self, inputs: dict) -> None:
         """The target reads the prompts and chooses every row's first token, as plain generate does."""
         input_ids = self.ids[:, : self.lengths[0]]
         inputs["past_key_values"] = self.cache
-        with self.watch.phase("prefill"):
+        self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
+        with self.watch.phase("prefill"), self.drafter.watching(self.masks.visible):
             prepared = self.target.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
-            logits = self.target(**prepared, return_dict=True).logits[:, -1]
+            logits, states = self.read(**prepared)
+            logits = logits[:, -1]
         with self.watch.phase("accept"):
-            self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
             first = [[self._choose(row, logits[row])] for row in range(len(logits))]
             for row, (token,) in enumerate(first):
                 self._emit(row, token)
-        self.drafter.start(input_ids, self.masks.visible, aux.take(), self._newest())
+        self.drafter.start(input_ids, self.masks.visible, states, self._newest())
         self._drop_finished()
         self._stream(first)
 
-    def round(self, aux) -> None:
+    def round(self) -> None:
         """One draft-verify-commit cycle of every unfinished row."""
+        begin_round()
         tree = self._draft()
-        logits = self._read(tree)
+        logits, states = self._read(tree)
         with self.watch.phase("accept"):
             verdicts = self._verify(tree, logits)
             paths = [verdict.path if verdict else [] for verdict in verdicts]
@@ -78,15 +97,15 @@ class Run:
         with self.watch.phase("commit"):
             ends = [self.lengths[row] - 1 - len(emitted) for row, emitted in zip(self.rows, tokens)]
             self.cache.commit(max(ends), ends, paths)
-            self.drafter.accept(aux.take(), paths, tokens)
+            self.drafter.accept(states, paths, tokens)
             self.drafter.plan.end(sum(map(len, tokens)))
             self._drop_finished()
         self._stream(tokens)
 
     def _drop_finished(self) -> None:
-        """Finished rows leave the batch; only a cache that is to be returned keeps them."""
+        """Finished rows leave the batch; only a cache that is to be returned, or keeps its size, keeps them."""
         kept = [place for place, row in enumerate(self.rows) if not self.finished[row]]
-        if not kept or len(kept) == len(self.rows) or self.config.return_dict_in_generate:
+        if not kept or len(kept) == len(self.rows) or self.config.return_dict_in_generate or self.cache.capacity:
             return
         self.rows = [self.rows[place] for place in kept]
         index = torch.tensor(kept, device=self.ids.device)
@@ -100,20 +119,20 @@ class Run:
             running = [length for length, done in zip(self.lengths, self.finished) if not done]
             return self.drafter.draft_tree(self._newest(), self.config.max_length - min(running) - 1, running)
 
-    def _read(self, tree) -> torch.Tensor:
-        """The target's logits [B, N, V] at every node."""
+    def _read(self, tree) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The target's logits [B, N, V] at every node, and its streams [B, N, 3H]."""
         with self.watch.phase("accept"):
             ends = [self.lengths[row] - 1 for row in self.rows]
-            mask, positions = self.masks.of(tree, ends, limit=self.config.max_length)
+            mask, positions = self.masks.of(tree, ends, self.config.max_length, self.cache.capacity)
+            self.cache.place(max(ends), tree.tokens.shape[1])
         with self.watch.phase("target"), reading_tree():
-            return self.target(
-                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache,
-                use_cache=True, return_dict=True,
-            ).logits
+            return self.read_tree(
+                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True
+            )
 
     def _verify(self, tree, logits):
         """A verdict for every row of the batch, None for finished ones; emitted tokens are in `ids` afterwards."""
-        decided = logits.max(-1).indices.tolist() if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
+        decided = tree.fetch(logits.max(-1).indices) if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
         verdicts = [None] * len(self.rows)
         for place, row in [(place, row) for place, row in enumerate(self.rows) if not self.finished[row]]:
             if self.drafter.drawing is not None:
@@ -150,15 +169,15 @@ class Run:
 
     def _emit(self, row: int, token: int) -> bool:
         """Append a row's token; whether the row ends with it."""
-        self.ids[row, self.lengths[row]] = token
+        self.ids[row, self.lengths[row]] = self.last[row] = token
         self.lengths[row] += 1
         scores = None if self.choice.scores is None else tuple(score[None] for score in self.choice.scores[row])
-        self.finished[row] = bool(self.stopping_criteria(self.ids[row : row + 1, : self.lengths[row]], scores))
+        self.finished[row] = self.stopping(self.ids[row : row + 1, : self.lengths[row]], token, scores)
         return self.finished[row]
 
     def _newest(self) -> torch.Tensor:
         """The newest token [B] of every row in the batch."""
-        return torch.stack([self.ids[row, self.lengths[row] - 1] for row in self.rows])
+        return torch.tensor([self.last[row] for row in self.rows], device=self.ids.device)
 
     def _stream(self, tokens: list[list[int]]) -> None:
         if self.streamer is not None:

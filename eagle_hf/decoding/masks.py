@@ -1,6 +1,6 @@
 """What a tree's nodes may see: the row's committed tokens and their own ancestors, by position where layers slide.
 
-B batch, N nodes, T cache slots before the tree. A mask is True where attention is allowed.
+B batch, N nodes, T cache slots, the tree's own among them. A mask is True where attention is allowed.
 """
 
 import inspect
@@ -82,17 +82,18 @@ class TreeMask:
         """Let only these rows stay."""
         self.visible, self.prompt, self.offset = (part[index] for part in (self.visible, self.prompt, self.offset))
 
-    def of(self, tree, ends: list[int], limit: int):
+    def of(self, tree, ends: list[int], limit: int, capacity: int | None = None):
         """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
 
-        The mask is what the target takes. Positions stay below `limit`: nodes past the last allowed token are never emitted.
+        The mask is what the target takes, over all slots of a cache of `capacity`. Positions stay below `limit`: nodes past the
+        last allowed token are never emitted.
         """
-        device, prompt = tree.tokens.device, self.prompt.shape[1]
+        device, prompt, base, nodes = tree.tokens.device, self.prompt.shape[1], max(ends), tree.tokens.shape[1]
+        slots = torch.arange(prompt, capacity or base + nodes, device=device)
         ends = torch.tensor(ends, device=device)
-        slots = torch.arange(prompt, int(ends.max()), device=device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
         positions = (ends[:, None] + tree.depths).clamp(max=limit - 1) + self.offset[:, None]
         keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
-        committed = (keys >= 0)[:, None].expand(-1, tree.tokens.shape[1], -1)
-        seen = torch.cat([committed, tree.ancestors], dim=-1)
-        return self.format(seen, positions, torch.cat([keys, positions], dim=1)), positions
+        seen = (keys >= 0)[:, None].repeat(1, nodes, 1)
+        seen[:, :, base : base + nodes], keys[:, base : base + nodes] = tree.ancestors, positions
+        return self.format(seen, positions, keys), positions

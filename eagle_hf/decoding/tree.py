@@ -26,15 +26,25 @@ class Tree:
     def ancestors(self) -> torch.Tensor:
         """Bool [B, N, N]: [b, i, j] tells whether node j is node i or one of its ancestors."""
         batch, nodes = self.parents.shape
-        mask = torch.eye(nodes, dtype=torch.bool, device=self.parents.device).expand(batch, -1, -1)
-        index = self.parents[:, :, None].expand(-1, -1, nodes)
-        for _ in range(int(self.depths.max())):
-            mask = mask | mask.gather(1, index)
+        mask, above = torch.eye(nodes, dtype=torch.bool, device=self.parents.device).expand(batch, -1, -1), self.parents
+        for _ in range((nodes - 1).bit_length()):  # each turn doubles how far up the mask and `above` reach
+            mask = mask | mask.gather(1, above[:, :, None].expand(-1, -1, nodes))
+            above = above.gather(1, above)
         return mask
+
+    @cached_property
+    def lists(self) -> list:
+        """tokens and parents as lists."""
+        return torch.stack([self.tokens, self.parents]).tolist()
+
+    def fetch(self, decided: torch.Tensor) -> list[list[int]]:
+        """An int64 tensor [B, N] as lists, brought to the host together with `lists`: one wait for a GPU."""
+        *self.lists, decided = torch.stack([self.tokens, self.parents, decided]).tolist()
+        return decided
 
     def children(self, row: int) -> list[dict[int, int]]:
         """For every node of a row, its children: token -> node."""
-        tokens, parents = self.tokens[row].tolist(), self.parents[row].tolist()
+        tokens, parents = (part[row] for part in self.lists)
         children = [{} for _ in tokens]
         for node in range(1, len(tokens)):
             children[parents[node]][tokens[node]] = node
@@ -42,7 +52,7 @@ class Tree:
 
     def drawn(self, row: int) -> list[list[tuple[int, int]]]:
         """For every node of a row, its children (token, node) in the order in which they were drawn."""
-        tokens, parents = self.tokens[row].tolist(), self.parents[row].tolist()
+        tokens, parents = (part[row] for part in self.lists)
         children = [[] for _ in tokens]
         for node in range(1, len(tokens)):
             children[parents[node]].append((tokens[node], node))

@@ -14,9 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.decoding.cache import TreeCache, rotated
+from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.drafters import Drafter, joined, left_aligned, newest, padded_rows
 from eagle_hf.decoding.masks import MaskFormat, check_trees
 from eagle_hf.decoding.reading import reading_tree
+from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
@@ -28,14 +30,15 @@ class WindowedDraft:
     """`generate(assistant_model=WindowedDraft(small_model))`: a smaller causal LM with the target's vocabulary drafts.
 
     sinks, window: its cache keeps a text's first `sinks` tokens and its newest `window`; window=None keeps them all.
+    snapkv: instead of the first tokens keep so many of the prompt's in every layer and key head, those its end attends to (SnapKV).
     gamma: tokens drafted a round, as a chain; setting `tree` drafts a tree instead, with a `plan` where its policy needs one.
     `last_run` holds the last call's statistics.
     """
 
-    def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4):
+    def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4, snapkv: int | None = None):
         if not isinstance(unwrap(model), PreTrainedModel):
             raise ValueError(f"WindowedDraft was given {model!r:.60}; give an opened causal LM: load_target(name)[0]")
-        self.model, self.window = model, window_of(sinks, window)
+        self.model, self.window = model, window_of(sinks, window, snapkv)
         self.tree, self.last_run, self.plan = chain_of(gamma), None, None
 
     @property
@@ -60,17 +63,19 @@ class WindowedDraft:
 
     def drafter(self, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
         """Bound to a target for one call of generate."""
-        return ModelDrafter(self.model, self.tree, watch, self.window)
+        return ModelDrafter(self.model, self.tree, watch, self.window, cache.capacity)
 
 
 class SelfSpeculation:
     """`generate(assistant_model=SelfSpeculation())`: the target drafts with its own weights on a window of its own cache.
 
-    sinks, window, gamma, `tree`, `plan`, `last_run`: as in `WindowedDraft`.
+    sinks, window, snapkv, gamma, `tree`, `plan`, `last_run`: as in `WindowedDraft`, but there must be a window.
     """
 
-    def __init__(self, sinks: int = 16, window: int = 496, gamma: int = 4):
-        self.window, self.tree, self.last_run, self.plan = window_of(sinks, window), chain_of(gamma), None, None
+    def __init__(self, sinks: int = 16, window: int = 496, gamma: int = 4, snapkv: int | None = None):
+        if window is None:
+            raise ValueError("SelfSpeculation was given window=None; on its whole cache the target drafts no faster than it decodes")
+        self.window, self.tree, self.last_run, self.plan = window_of(sinks, window, snapkv), chain_of(gamma), None, None
 
     @property
     def identity(self) -> str:
@@ -91,8 +96,12 @@ def turns(model) -> bool:
     return hasattr(unwrap(model).get_decoder(), "rotary_emb")
 
 
-def window_of(sinks: int, window: int | None) -> Window | None:
-    return None if window is None else Window(sinks, window)
+def window_of(sinks: int, window: int | None, snapkv: int | None) -> Window | None:
+    if snapkv is None:
+        return None if window is None else Window(sinks, window)
+    if window is None:
+        raise ValueError(f"snapkv is {snapkv} and window None: with the whole cache there is nothing to select; give a window, e.g. 48")
+    return Window(snapkv, window, selected=True)
 
 
 def chain_of(gamma: int) -> TreeConfig:
@@ -104,8 +113,12 @@ def chain_of(gamma: int) -> TreeConfig:
 def check_drafting(model, window: Window | None) -> None:
     """Raise a ValueError for a model that cannot draft trees, or not behind this window."""
     check_trees(model)
-    if window is not None:
+    if window is None:
+        return
+    if not window.selected:
         check_window(model)
+    elif (kind := unwrap(model).config.get_text_config()._attn_implementation) != "sdpa":
+        raise ValueError(f'snapkv reads the queries of "sdpa" attention and {type(unwrap(model)).__name__} has {kind!r}; load it with "sdpa"')
 
 
 def check_window(model) -> None:
@@ -129,11 +142,12 @@ def check_window(model) -> None:
 class ModelDrafter(Drafter):
     """A causal LM that reads what the target committed and drafts on."""
 
-    def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None):
-        super().__init__(tree, watch, window)
+    def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None, capacity: int | None = None):
+        super().__init__(tree, watch, window, capacity)
         self.model, self.decoder = model, unwrap(model).get_decoder()
         config = unwrap(model).config.get_text_config()
         self.vocabulary, self.format = config.vocab_size, MaskFormat(model)
+        self._forward = self.decoder if capacity is None else compiled(self.decoder, model.device)
         self.last_position = 2**31 if turns(model) else config.max_position_embeddings - 1
 
     def start(self, input_ids, visible, aux, first):
@@ -143,17 +157,30 @@ class ModelDrafter(Drafter):
 
     def accept(self, aux, paths, tokens):
         device = self.model.device
-        self.waiting.append((torch.tensor([len(row) for row in tokens], device=device), padded_rows(tokens, device)))
+        self.waiting.append((torch.tensor([len(row) for row in tokens], device=device), padded_rows(tokens, device, self.least)))
 
     def extend(self):
         counts, tokens = joined(self.waiting)
         self.waiting = []
         if self.slots.lengths is None:
-            self.cache.place_prompt(self.slots.start(counts))
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-            return newest(self._run(tokens, positions, None), counts)
+            return newest(self._read_prompt(counts, tokens), counts)
         slots, positions, seen = self.slots.extend(counts, tokens.shape[1])
         return newest(self._run(tokens, positions, seen, slots), counts)
+
+    def _read_prompt(self, counts, tokens) -> torch.Tensor:
+        """Outputs [B, M, H] of prompts; the cache then holds what the window keeps of them."""
+        kept = self.slots.start(counts)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        if not (self.slots.window and self.slots.window.selected):
+            self.cache.place_prompt(kept)
+            return self._run(tokens, positions, None)
+        selection = Selection(self.slots.window, positions < counts[:, None])
+        self.cache.place_prompt(positions)
+        with selection.watching():
+            output = self._run(tokens, positions, None)
+        for number, layer in enumerate(self.cache.layers):
+            layer.keep(layer.keys, layer.values, selection.kept(number, layer.keys, kept))
+        return output
 
     def step(self, tokens, hidden, level, ancestors):
         slots, positions, seen = self.slots.level(level, ancestors)
@@ -172,24 +199,33 @@ class ModelDrafter(Drafter):
                 self.cache.place(slots, seen.shape[-1])
             positions = positions.clamp(max=self.last_position)  # drafts past the longest row's end go unread
             inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
-            with reading_tree() if seen is not None else nullcontext():
+            if seen is None:
                 return self.decoder(**inputs, use_cache=True).last_hidden_state
+            with reading_tree():
+                return self._forward(**inputs, use_cache=True).last_hidden_state
 
 
 class SelfDrafter(ModelDrafter):
     """The target itself, on the keys and values of its own committed tokens as far as the window keeps them."""
 
     def __init__(self, target, cache: TreeCache, tree: TreeConfig, watch: Stopwatch, window: Window):
-        super().__init__(target, tree, watch, window)
-        self.full = cache
+        super().__init__(target, tree, watch, window, cache.capacity)
+        self.full, self.selection = cache, None
         self.order = None  # [B, S] the prompt's slots in the target's cache, the real ones first
+
+    def watching(self, visible):
+        if not self.slots.window.selected:
+            return nullcontext()
+        self.selection = Selection(self.slots.window, visible)
+        return self.selection.watching()
 
     def start(self, input_ids, visible, aux, first):
         self.order, counts = left_aligned(visible)
         self.counts, self.prompt = counts, input_ids.shape[1]
         kept = self.order.gather(1, self.slots.start(counts))
-        for layer, full in zip(self.cache.with_layers(len(self.full.layers)), self.full.layers):
-            layer.keep(full.keys, full.values, kept)
+        for number, (layer, full) in enumerate(zip(self.cache.with_layers(len(self.full.layers)), self.full.layers)):
+            layer.keep(full.keys, full.values, self.selection.kept(number, full.keys, kept) if self.selection else kept)
+        self.selection = None
         self.waiting = [(torch.ones_like(counts), first[:, None])]
 
     def keep_rows(self, index):
@@ -202,9 +238,9 @@ class SelfDrafter(ModelDrafter):
         counts = torch.tensor([len(path) for path in paths], device=device)
         if not self.waiting:  # the root was read by the drafter itself; now it is copied
             self.slots.lengths = self.slots.lengths - (counts > 0).long()
-        slots, positions, _ = self.slots.extend(counts, max(1, int(counts.max())))
+        slots, positions, _ = self.slots.extend(counts, max(self.least, *map(len, paths)))
         sources = self.prompt + positions - self.counts[:, None]
-        sources = sources.clamp(max=self.full.get_seq_length() - 1)
+        sources = sources.clamp(max=self.full.get_seq_length() - 1)  # of entries that only fill up
         for layer, full in zip(self.cache.layers, self.full.layers):
             index = sources.to(full.keys.device)[:, None, :, None].expand(-1, full.keys.shape[1], -1, -1)
             copies = [part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (full.keys, full.values)]

@@ -36,9 +36,9 @@ def copies(target, assistant, monkeypatch):
     """What each round but the first, which begins with the drafter's own prefill, copies."""
     found, original = [], loop.Run.round
 
-    def watched(run, aux):
+    def watched(run):
         with NewTensors() as mode:
-            original(run, aux)
+            original(run)
         found.append(mode.found)
 
     monkeypatch.setattr(loop.Run, "round", watched)

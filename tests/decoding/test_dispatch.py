@@ -80,6 +80,13 @@ def test_rope_that_follows_the_longest_position_is_refused_beyond_its_limit():
         target.generate(**inputs, assistant_model=head, max_new_tokens=13)
 
 
+def test_a_batch_padded_on_the_right_is_refused(target, head):
+    inputs = left_padded(target, [9, 7])
+    flipped = {name: part.flip(1) for name, part in inputs.items()}
+    with pytest.raises(ValueError, match=r"zeros in rows \[1\]: the batch is padded on the right"):
+        target.generate(**flipped, assistant_model=head, max_new_tokens=4)
+
+
 def test_a_mask_with_holes_is_refused_for_sliding_windows():
     from transformers import MistralConfig
 

@@ -1,0 +1,164 @@
+"""compile=True: the same tokens from tensors that never change their size, which a compiler takes whole."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.decoding import drafters, loop, stats, windowed
+from tiny import left_padded, tiny_target
+
+SHAPES = {
+    "dynamic": TreeConfig(depth=4, top_k=4, nodes=11),
+    "chain": TreeConfig("chain", depth=3),
+    "fixed": TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 2, 3), ranks=(0, 0, 1, 0, 1, 0, 0)),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tiny_target(layers=2, seed=3)
+
+
+def assistant_of(name, head, small):
+    return {"head": head, "model": WindowedDraft(small, window=None), "window": WindowedDraft(small, 2, 9), "itself": SelfSpeculation(2, 9)}[name]
+
+
+@contextmanager
+def compiling(assistant, tree):
+    own, assistant.tree = assistant.tree, replace(tree, compile=True)
+    yield assistant
+    assistant.tree = own
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["head", "model", "window", "itself"])
+def test_the_same_tokens_and_acceptance_as_with_growing_caches(target, trained_head, small, name, shape):
+    assistant, inputs = assistant_of(name, trained_head, small), left_padded(target, [9, 1, 40])
+    settings, runs = dict(max_new_tokens=50, do_sample=False, eos_token_id=5, pad_token_id=0), []
+    plain = target.generate(**inputs, **settings)
+    for tree in (SHAPES[shape], replace(SHAPES[shape], compile=True)):
+        own, assistant.tree = assistant.tree, tree
+        assert torch.equal(plain, target.generate(**inputs, **settings, assistant_model=assistant))
+        assistant.tree = own
+        runs.append(assistant.last_run)
+    assert runs[0].tokens == runs[1].tokens and runs[0].tau == pytest.approx(runs[1].tau, rel=0.03)  # at the end trees stay whole
+
+
+def test_sampled_tokens_are_those_of_the_target_alone(target, trained_head):
+    settings, outputs = dict(max_new_tokens=60, do_sample=True, top_k=0, eos_token_id=None), []
+    with compiling(trained_head, SHAPES["dynamic"]) as head:
+        for assistant in (None, head):
+            torch.manual_seed(3)
+            outputs.append(target.generate(**left_padded(target, [8]), **settings, assistant_model=assistant))
+    assert torch.equal(*outputs)
+
+
+def shapes_of(value):
+    return tuple(tuple(part.shape) for part in torch.utils._pytree.tree_leaves(value) if isinstance(part, torch.Tensor))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["head", "window"])
+def test_every_round_computes_on_the_same_sizes(target, trained_head, small, name, shape, monkeypatch):
+    seen, original = [], loop.Run.round
+
+    def watched(function, device):
+        def call(*args, **kwargs):
+            cache = kwargs.get("past_key_values")
+            seen[-1].append((shapes_of(args), shapes_of(kwargs), getattr(cache, "_length", None)))
+            return function(*args, **kwargs)
+
+        return call
+
+    for module in (loop, drafters, windowed):
+        monkeypatch.setattr(module, "compiled", watched)
+    monkeypatch.setattr(loop.Run, "round", lambda run: (seen.append([]), original(run)))
+    with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
+        target.generate(**left_padded(target, [7, 3]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=None)
+    assert len(seen) > 8 and all(calls == seen[1] for calls in seen[1:])  # the first round reads the drafter's prompt
+
+
+class Waits(TorchDispatchMode):
+    """Operations that make the host wait for a GPU: values read, sizes that follow from values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+            self.found.append(str(function))
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["head", "model", "window", "itself"])
+def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, name, shape, monkeypatch):
+    waits, original, read = [], loop.Run.round, torch.Tensor.tolist
+
+    def watched(run):
+        with Waits() as mode:
+            waits.append(mode.found)
+            original(run)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (waits[-1].append("tolist"), read(tensor))[1])
+    monkeypatch.setattr(loop.Run, "round", watched)
+    with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
+        waits.append([])  # of the prefill
+        target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=5)
+    assert len(waits) > 8 and all(found == ["tolist"] for found in waits[2:])
+
+
+@pytest.mark.parametrize("name", ["head", "window"])
+def test_forwards_compile_whole_and_once(target, trained_head, small, name, monkeypatch):
+    """No graph breaks (fullgraph), and nothing compiled anew once a run has seen its shapes."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for module in (loop, drafters, windowed):
+        monkeypatch.setattr(module, "compiled", lambda function, device: torch.compile(function, fullgraph=True, dynamic=False, backend=backend))
+    inputs, settings = left_padded(target, [7, 3]), dict(do_sample=False, eos_token_id=None, max_new_tokens=40)
+    with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
+        counts, original = [], loop.Run.round
+        monkeypatch.setattr(loop.Run, "round", lambda run: (original(run), counts.append(len(graphs))))
+        fast = target.generate(**inputs, **settings, assistant_model=assistant)
+    assert torch.equal(fast, target.generate(**inputs, **settings))
+    assert len(counts) > 8 and counts[1] == counts[-1] > 1, counts
+
+
+def test_trees_that_follow_costs_have_no_fixed_shape():
+    with pytest.raises(ValueError, match="compile=True needs a tree of one shape, and 'adaptive'"):
+        TreeConfig("adaptive", compile=True)
+
+
+def test_on_a_gpu_phases_are_timed_by_events_read_at_the_end(monkeypatch):
+    clock, waited = iter(range(100)), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(clock)
+
+        def elapsed_time(self, end):
+            assert waited, "an event was read before the GPU had come to it"
+            return 1000.0 * (end.at - self.at)
+
+        def synchronize(self):
+            waited.append(self)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = stats.Stopwatch(torch.device("cuda"))
+    with watch.phase("draft"):
+        with watch.phase("head"):
+            pass
+    assert not waited and watch.seconds["head"] == 1.0 and watch.seconds["draft"] == 2.0

@@ -6,17 +6,16 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a sub-command; errors that a caller can mend are one line on stderr and exit status 2."""
+    """Run a sub-command: its exit status, 0 unless it says otherwise; errors that a caller can mend are one line on stderr and 2."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError) as error:
         print(f"eagle-hf {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last finished step", file=sys.stderr)
         return 130
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +52,32 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
     plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8000], help="context lengths to measure, in tokens")
-    plan.add_argument("--out", type=Path, help="folder for plan.json (default: the head's)")
+    plan.add_argument("--trace", type=Path, help="keep in this .npz what the head proposed along the answers, to replay policies on")
+    plan.add_argument("--repeats", type=int, default=3, help="afterwards decode so many times in every cell, promised against measured; 0: do not (default: 3)")
+    plan.add_argument("--out", type=Path, help="folder for plan.json and plan.png (default: the head's)")
     plan.set_defaults(run=run_plan)
+
+    check = commands.add_parser("check", help="what eagle_hf, vLLM, SGLang, llama.cpp and OpenVINO will do with a saved head; exit status 1 for an error")
+    check.add_argument("head", metavar="FOLDER_OR_ID", help="folder or hub id of a head, in any dialect")
+    check.add_argument("--target", help="its target, to compare with: hub id, folder, .gguf file, or smollm2")
+    check.add_argument("--fix", type=Path, metavar="OUT", help="write the head, corrected, to this new folder; the exit status is then its")
+    check.set_defaults(run=run_check)
+
+    export = commands.add_parser("export", help="write a head as one engine reads it")
+    export.add_argument("head", metavar="HEAD", help="folder or hub id of a draft head, in any dialect")
+    export.add_argument("--to", required=True, choices=["speculators", "vllm", "sglang", "llamacpp", "openvino"])
+    export.add_argument("--target", help="hub id or folder of the target: speculators names it, SGLang may need it, and the head is held against its config")
+    export.add_argument("--out", type=Path, required=True, help="new folder")
+    export.set_defaults(run=run_export)
+
+    serve = commands.add_parser("serve-command", help="print how to serve a target with a drafter, and what to know before")
+    serve.add_argument("head", metavar="HEAD", nargs="?", help="folder or hub id of the draft head, or of the smaller model; none for ngram")
+    serve.add_argument("--engine", required=True, choices=["vllm", "sglang", "llamacpp", "openvino"])
+    serve.add_argument("--method", default="eagle3", choices=["eagle3", "draft-model", "ngram"])
+    serve.add_argument("--target", help="hub id or folder of the target (default: what the head's card names)")
+    serve.add_argument("--tree", help="policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4 (default: the head's own)")
+    serve.add_argument("--tp", type=int, default=1, help="GPUs that share the target (default: 1)")
+    serve.set_defaults(run=run_serve_command)
 
     merge = commands.add_parser("merge", help="write a head with a LoRA merged in, as engines load it")
     merge.add_argument("--head", required=True, help="folder or hub id of the head that the adapter was trained on")
@@ -107,7 +130,8 @@ def run_plan(options) -> None:
     import torch
 
     from eagle_hf.decoding.timing import check_lengths
-    from eagle_hf.evaluation.plans import describe, make_plan, record_answers
+    from eagle_hf.evaluation.clock import draw_speeds
+    from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, record_answers
     from eagle_hf.evaluation.suites import load_suite
     from eagle_hf.head.modeling import Eagle3DraftHead
     from eagle_hf.target import load_target
@@ -118,11 +142,58 @@ def run_plan(options) -> None:
     out = options.out or Path(options.head)
     if not out.is_dir():
         raise ValueError(f"{out} is not a folder; give --out an existing one for plan.json")
+    if options.repeats < 0:
+        raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
     trace = record_answers(target, tokenizer, head, load_suite(options.categories, options.per_category), options.max_new_tokens)
+    if options.trace:
+        trace.save(options.trace)
     plan = make_plan(target, head, trace, options.batches, options.lengths, progress=print)
     plan.save(out)
-    print(f'\n{describe(plan)}\n\nthe plan is in {out}; use it: head.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
+    print(f"\n{describe(plan)}\n", flush=True)
+    if options.repeats:
+        draw_speeds(out / "plan.png", measure_plan(target, tokenizer, head, plan, options.max_new_tokens, options.repeats, progress=print))
+    print(f'\nthe plan is in {out}; use it: head.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
+
+
+def run_check(options) -> int:
+    from eagle_hf.hub.check import check
+
+    report = check(options.head, options.target)
+    print(report.text())
+    if options.fix:
+        from eagle_hf.hub.fix import fix
+
+        changes = fix(options.head, options.fix, options.target) or ["nothing had to be changed"]
+        print("\n".join(["", f"{options.fix} holds the head, corrected:", *(f"  {change}" for change in changes)]))
+        report = check(options.fix, options.target)
+    return int(report.failed)
+
+
+def run_export(options) -> None:
+    from transformers import AutoConfig
+
+    from eagle_hf.head.modeling import Eagle3DraftHead
+    from eagle_hf.hub.export import export_head, named_target
+
+    name = named_target(options.head) if options.to == "speculators" and not options.target else options.target
+    target = AutoConfig.from_pretrained(name) if name else None
+    export_head(Eagle3DraftHead.from_pretrained(options.head, dtype="auto"), options.out, options.to, name, target)
+    print(f"the head is in {options.out}")
+
+
+def run_serve_command(options) -> None:
+    from eagle_hf.head.configuration import TreeConfig
+    from eagle_hf.hub.export import named_target
+    from eagle_hf.hub.serve import head_settings, serve_command
+
+    eagle3 = options.method == "eagle3" and options.head is not None
+    config, dialect = head_settings(options.head) if eagle3 else (None, "eagle_hf")
+    target = options.target or (named_target(options.head) if eagle3 else None)
+    if target is None:
+        raise ValueError("the target is missing; name it: --target")
+    tree = TreeConfig.parse(options.tree) if options.tree else None
+    print(serve_command(target, options.head, options.engine, options.method, config, dialect, tree, options.tp).text())
 
 
 def run_merge(options) -> None:

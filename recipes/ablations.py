@@ -129,7 +129,8 @@ def main():
     if arguments.only:
         return run(arguments, arguments.only)
     waiting = [name for name in arguments.runs if not Path(arguments.output_dir, name, "tau.json").is_file()]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // arguments.jobs))}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # those this process may use
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // arguments.jobs))}
     command = [sys.executable, *sys.argv, "--only"]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for name, done in zip(waiting, pool.map(lambda name: subprocess.run([*command, name], env=environment), waiting)):

@@ -25,6 +25,12 @@ def tau_difference(ours: Sequence[DecodingStats], theirs: Sequence[DecodingStats
     return middle(resampled_tau(ours, seed) - resampled_tau(theirs, seed))
 
 
+def ratio_interval(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the ratio of two medians; repetition i of both ran side by side, and they are drawn together."""
+    drawn = numpy.random.default_rng(seed).integers(len(ours), size=(DRAWS, len(ours)))
+    return middle(numpy.median(numpy.array(ours)[drawn], axis=1) / numpy.median(numpy.array(theirs)[drawn], axis=1))
+
+
 def resampled_tau(runs: Sequence[DecodingStats], seed: int) -> numpy.ndarray:
     """Tau of as many prompts drawn with replacement, DRAWS times; the same prompts for one seed and count."""
     if not runs:

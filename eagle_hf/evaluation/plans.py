@@ -1,5 +1,6 @@
 """Making a plan: real answers for the acceptance, timed forwards for the costs, and what follows from both."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy
@@ -7,7 +8,9 @@ import torch
 
 from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
 from eagle_hf.decoding.trace import Trace, record, replay
-from eagle_hf.evaluation.suites import first_turn_ids
+from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
+from eagle_hf.evaluation.suites import first_turn_ids, long_prompts
+from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policy import FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
@@ -38,6 +41,21 @@ def make_plan(
     calibration = fit_calibration(trace.logs(), depths=known)
     costs = measure_costs(target, head, batches=batches, lengths=lengths, repeats=repeats, progress=progress)
     return Plan(costs, tuple(map(tuple, shares.tolist())), calibration)
+
+
+def measure_plan(
+    target, tokenizer, head, plan: Plan, new_tokens: int = 64, repeats: int = 3, progress: Callable[[str], None] = lambda text: None
+) -> list[Speed]:
+    """How fast the plan's policies decode in each of its cells, beside what it promises."""
+    trees = {policy: TreeConfig(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES) for policy in ("sequoia", "adaptive")}
+    rows, head.plan = [], plan
+    progress(HEADER)
+    for batch, length in itertools.product(plan.costs.batches, plan.costs.lengths):
+        ids = long_prompts(tokenizer, length, batch).to(target.device)
+        for row in measure_cell(target, head, trees, ids, new_tokens, repeats, plan.costs):
+            progress(str(row))
+            rows.append(row)
+    return rows
 
 
 def predict(plan: Plan, trace: Trace, batch: int, length: int, tree) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
-from eagle_hf.data.template import chat_template
+from eagle_hf.data.template import SENTINEL, chat_template, render_text
 
 SUITES = {
     "chat": "eval_chat_mt_bench",
@@ -39,3 +41,22 @@ def first_turn_ids(tokenizer, prompt: dict):
     if prompt.get("system"):
         messages.insert(0, {"role": "system", "content": prompt["system"]})
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+
+
+def long_prompts(tokenizer, length: int, count: int, names=DEFAULT) -> torch.Tensor:
+    """`count` prompts of `length` tokens each [count, length]: a suite's first turns one after another, each beginning at another, as one user turn.
+
+    What models make of so much is of little use; it is text to read that no model of ours was trained on.
+    """
+    turns = [prompt["turns"][0] for prompt in load_suite(names)]
+    before, after = render_text(tokenizer, [{"role": "user", "content": SENTINEL}], add_generation_prompt=True).split(SENTINEL)
+    before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+    rows = []
+    for number in range(count):
+        start = number * len(turns) // count
+        body = tokenizer("\n\n".join(turns[start:] + turns[:start]), add_special_tokens=False)["input_ids"]
+        room = length - len(before) - len(after)
+        if not 0 < room <= len(body):
+            raise ValueError(f"length is {length} tokens; these turns and the template allow {len(before) + len(after) + 1} to {len(before) + len(after) + len(body)}")
+        rows.append(before + body[:room] + after)
+    return torch.tensor(rows)

@@ -1,0 +1,69 @@
+"""Decoding speed by batch and length against plain generate, and against what the cost table promised.
+
+Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
+Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
+          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation
+Expected: a table on the screen and OUTPUT/metrics.json. With a head: its own tree, the best fixed tree for the cell (sequoia) and
+`adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
+length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from trl import TrlParser
+
+from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, load_target, write_run
+from eagle_hf.decoding.timing import measure_costs
+from eagle_hf.evaluation.clock import HEADER, measure_cell
+from eagle_hf.evaluation.suites import long_prompts
+from eagle_hf.identity import machine
+from eagle_hf.planning.plan import Plan
+
+
+@dataclass
+class BenchmarkArguments:
+    """Who drafts for whom, in which cells."""
+
+    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
+    output_dir: str = field(metadata={"help": "Folder for metrics.json."})
+    head: str | None = field(default=None, metadata={"help": "Folder of a head with its plan.json; without one the target drafts for itself."})
+    gammas: list[int] = field(default_factory=lambda: [1, 2, 3, 4], metadata={"help": "Chains that the target drafts for itself."})
+    sinks: int = field(default=16, metadata={"help": "First tokens that the target's window keeps."})
+    window: int = field(default=240, metadata={"help": "Newest tokens that it keeps."})
+    batches: list[int] = field(default_factory=lambda: [1, 4, 8], metadata={"help": "Rows."})
+    lengths: list[int] = field(default_factory=lambda: [256, 2048, 8000], metadata={"help": "Prompt tokens of each row."})
+    new_tokens: int = field(default=64, metadata={"help": "Tokens decoded after them."})
+    repeats: int = field(default=7, metadata={"help": "Times that every way decodes."})
+    dtype: str = field(default="bfloat16", metadata={"help": "Of target and head."})
+    max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})
+
+
+def drafting(arguments, device) -> tuple:
+    """Who drafts, and the trees by name."""
+    if arguments.head is None:
+        chains = {f"gamma {gamma}": TreeConfig("chain", depth=gamma) for gamma in arguments.gammas}
+        return SelfSpeculation(arguments.sinks, arguments.window), chains
+    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, arguments.dtype)).to(device).eval()
+    head.plan = Plan.load(arguments.head)
+    return head, {str(head.tree): head.tree} | {policy: TreeConfig(policy, depth=6, top_k=8, nodes=63) for policy in ("sequoia", "adaptive")}
+
+
+def main():
+    (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target, tokenizer = load_target(arguments.target, dtype=getattr(torch, arguments.dtype), device=device)
+    (assistant, trees), rows = drafting(arguments, device), []
+    cells = [(batch, length) for batch in arguments.batches for length in arguments.lengths]
+    print(HEADER, flush=True)
+    for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:
+        ids = long_prompts(tokenizer, length, batch).to(device)
+        costs = assistant.plan.costs if assistant.plan else measure_costs(target, assistant, [batch], [length], tokens=(1, 2, 4, 8), widths=(1,))
+        for row in measure_cell(target, assistant, trees, ids, arguments.new_tokens, arguments.repeats, costs):
+            rows.append(row)
+            print(row, flush=True)
+    write_run(arguments.output_dir, asdict(arguments), {"machine": machine(target), "rows": [asdict(row) for row in rows]})
+
+
+if __name__ == "__main__":
+    main()

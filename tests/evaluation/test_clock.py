@@ -1,0 +1,54 @@
+"""Decoding timed from behind the prefill: the same tokens every time, and the table's seconds for the same rounds."""
+
+import pytest
+import torch
+
+from eagle_hf import SelfSpeculation, TreeConfig
+from eagle_hf.evaluation.clock import Started, finish, interleaved, measure_cell, plain
+from eagle_hf.evaluation.intervals import ratio_interval
+from eagle_hf.planning.cost import CostTable
+from tiny import left_padded
+
+COSTS = CostTable((1,), (8,), (1, 40), (1, 8), (((1.0, 1.0),),), (((0.25, 0.25),),), (0.5,), {})  # a round of a chain: 1.5 + 0.25 a level
+
+
+@pytest.mark.parametrize("assistant", ["head", "itself"])
+def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, trained_head, assistant):
+    assistant = {"head": trained_head, "itself": SelfSpeculation(2, 9)}[assistant]
+    ids = left_padded(target, [12, 12])["input_ids"]
+    expected = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
+    started = Started(target, assistant, ids, 30)
+    for _ in range(2):
+        run = started.again()
+        finish(run)
+        assert torch.equal(run.ids, expected)
+    seconds, tokens = started.decode()
+    assert seconds > 0 and tokens == 2 * (12 + 30) - sum(started.run.lengths)
+
+
+def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, trained_head):
+    ids = left_padded(target, [12])["input_ids"]
+    (row,) = measure_cell(target, trained_head, {"chain of 2": TreeConfig("chain", depth=2)}, ids, 40, 2, COSTS)
+    own, trained_head.tree = trained_head.tree, TreeConfig("chain", depth=2)
+    started = Started(target, trained_head, ids, 40)
+    trained_head.tree = own
+    rate, stats = started.promised(COSTS)
+    assert rate == pytest.approx(row.promised) and stats.tau == row.tau and row.achieved == row.speed / row.promised
+    tokens, rounds = 52 - started.run.lengths[0], stats.rounds - 1  # the first round is behind the start
+    assert 1.5 * rounds <= tokens / rate <= 2.0 * rounds and str(row).startswith("| 1 | 12 | chain of 2 |")
+
+
+def test_plain_decoding_emits_what_was_asked_for(target):
+    seconds, tokens = plain(target, left_padded(target, [9, 9])["input_ids"], 5)()
+    assert seconds > 0 and tokens == 10
+
+
+def test_ways_take_turns_and_the_first_turn_only_warms_up():
+    calls = []
+    rates = interleaved({"a": lambda: (calls.append("a"), (1.0, len(calls)))[1], "b": lambda: (calls.append("b"), (2.0, 2))[1]}, 3)
+    assert calls == ["a", "b"] * 4 and rates == {"a": [3.0, 5.0, 7.0], "b": [1.0] * 3}
+
+
+def test_the_interval_of_a_ratio_pairs_the_repetitions():
+    slow_and_fast = [1.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0]
+    assert ratio_interval([2 * rate for rate in slow_and_fast], slow_and_fast) == (2.0, 2.0)

@@ -75,7 +75,7 @@ def main():
                 scratch = kept.with_suffix(".tmp")
                 scratch.write_text(json.dumps(measured))
                 scratch.rename(kept)
-    write_run(arguments.output_dir, asdict(arguments), {"settings": measured["settings"]})
+    write_run(arguments.output_dir, asdict(arguments), {"head_sha256": asked["head_sha256"], "settings": measured["settings"]})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from eagle_hf.evaluation.offline import Summary
 from eagle_hf.evaluation.report import plot
 from eagle_hf.hub.cards import results_of, write_card
 from eagle_hf.hub.publish import add_custom_generate, check_name, push_folder
+from eagle_hf.identity import weights_sha256
 
 
 @dataclass
@@ -46,12 +47,14 @@ class PublishArguments:
             check_name(self.push_to)
 
 
-def collect_metrics(arguments: PublishArguments) -> dict:
-    """metrics.json of the published folder, from those of the steps before."""
+def collect_metrics(arguments: PublishArguments, sha256: str) -> dict:
+    """metrics.json of the published folder, from those of the steps before; ValueError where they are of a head with another fingerprint."""
     run = json.loads(Path(arguments.head, "metrics.json").read_text())
     names = ("conversations", "response_tokens", "steps", "epoch")
     metrics = {"trained": arguments.trained | {name: run[name] for name in names if name in run}}
     metrics |= json.loads(Path(arguments.evaluation, "metrics.json").read_text())
+    if metrics["head_sha256"] != sha256:
+        raise ValueError(f"{arguments.evaluation} measured another head than {arguments.head}; measure this one: recipes/evaluate.py")
     if arguments.scaling:
         metrics["scaling"] = json.loads(Path(arguments.scaling, "metrics.json").read_text())
     return metrics
@@ -63,8 +66,8 @@ def main():
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.bfloat16)
     if arguments.tree:
         head.tree = TreeConfig.parse(arguments.tree)
+    metrics = collect_metrics(arguments, weights_sha256(head))
     head.save_pretrained(folder)
-    metrics = collect_metrics(arguments)
     write_run(folder, asdict(arguments), metrics)
     add_custom_generate(folder)
     write_card(

@@ -3,15 +3,18 @@
 A difference counts unless the plain run stood within 1e-4 of choosing otherwise; such ties are counted and printed.
 """
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from eagle_hf import TreeConfig, load_target, new_head
+from eagle_hf import Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target, new_head
 from eagle_hf.decoding import loop
+from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.equality import first_difference
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
+from eagle_hf.planning.policy import Calibration
 from eagle_hf.training.loss import ttt_loss
 from tiny import told
 
@@ -148,6 +151,35 @@ def test_greedy_batches_of_four_lengths_equal_the_target_alone(smollm2, heads, p
     check_batches(smollm2, heads, prompts[:48])
 
 
+def ways(target, head):
+    """Every drafter and policy: assistants by name, heads with a tree of their own."""
+    costs = measure_costs(target, head, batches=[1, 4], lengths=[100], tokens=[1, 4, 8], widths=[1, 4], repeats=1)
+    plan = Plan(costs, ((0.6, 0.2, 0.1, 0.05), (0.5, 0.2, 0.1, 0.05)), Calibration())
+    trees = {
+        "chain": TreeConfig("chain", depth=3), "dynamic": TreeConfig(depth=3, top_k=3, nodes=6), "compiled": TreeConfig(depth=3, top_k=3, nodes=6, compile=True),
+        "fixed shape": TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 3), ranks=(0, 0, 1, 0, 1, 0)),
+        "sequoia": TreeConfig("sequoia", depth=3, top_k=4, nodes=7), "adaptive": TreeConfig("adaptive", depth=3, top_k=4, nodes=7),
+    }
+    made = {name: copy.copy(head) for name in trees}
+    for name, one in made.items():
+        one.config, one.plan = copy.deepcopy(head.config), plan
+        one.tree = trees[name]
+    made["head behind a window"] = copy.copy(head)
+    made["head behind a window"].config = copy.deepcopy(head.config)
+    made["head behind a window"].window = (4, 40)
+    return made | {
+        "itself": SelfSpeculation(4, 60, 3), "itself, SnapKV": SelfSpeculation(window=40, snapkv=24, gamma=3), "model": WindowedDraft(target, 4, 60, 3),
+    }
+
+
+@pytest.mark.slow
+def test_batches_with_every_drafter_and_policy_equal_the_target_alone(smollm2, heads, prompts):
+    for name, assistant in ways(smollm2[0], heads["trained"]).items():
+        check_batches(smollm2, {name: assistant}, prompts[::13][:4])
+        print(f"{name}: tau {assistant.last_run.tau:.2f}")
+        assert assistant.last_run.rounds > 0
+
+
 def test_the_trained_head_gets_drafts_accepted_on_a_real_model(smollm2, heads, prompts):
     target, tokenizer = smollm2
     target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
@@ -158,11 +190,10 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prom
     target, tokenizer = smollm2
     worst, original = [], loop.Run.round
 
-    def checked(run, aux):
-        original(run, aux)
+    def checked(run):
+        original(run)
         ids = run.ids[:, : run.lengths[0] - 1]
         fresh = target(ids, use_cache=True).past_key_values
-        aux._seen.clear()
         for ours, theirs in zip(run.cache.layers, fresh.layers):
             for name in ("keys", "values"):
                 truth = getattr(theirs, name)

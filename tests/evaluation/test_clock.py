@@ -6,8 +6,9 @@ import torch
 from eagle_hf import SelfSpeculation, TreeConfig
 from eagle_hf.evaluation.clock import Started, finish, interleaved, measure_cell, plain
 from eagle_hf.evaluation.intervals import ratio_interval
+from eagle_hf.evaluation.suites import long_prompts
 from eagle_hf.planning.cost import CostTable
-from tiny import left_padded
+from tiny import left_padded, word_tokenizer
 
 COSTS = CostTable((1,), (8,), (1, 40), (1, 8), (((1.0, 1.0),),), (((0.25, 0.25),),), (0.5,), {})  # a round of a chain: 1.5 + 0.25 a level
 
@@ -52,3 +53,10 @@ def test_ways_take_turns_and_the_first_turn_only_warms_up():
 def test_the_interval_of_a_ratio_pairs_the_repetitions():
     slow_and_fast = [1.0, 1.0, 1.0, 8.0, 8.0, 8.0, 8.0]
     assert ratio_interval([2 * rate for rate in slow_and_fast], slow_and_fast) == (2.0, 2.0)
+
+
+def test_long_prompts_have_the_length_asked_for_and_end_where_an_answer_begins():
+    rows = long_prompts(word_tokenizer(), 50, 3)
+    assert rows.shape == (3, 50) and rows[:, 0].tolist() == [3] * 3 and rows[:, -2:].tolist() == [[2, 4]] * 3  # user ... end, assistant
+    with pytest.raises(ValueError, match="length is 3 tokens; these turns and the template allow 4 to"):
+        long_prompts(word_tokenizer(), 3, 1)

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, constants
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.cards import results_table, write_card
+from eagle_hf.identity import weights_sha256
 from tiny import tiny_head, tiny_target
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "publish.py"
@@ -108,8 +109,10 @@ def test_what_is_no_hub_id_is_refused(tmp_path, words):
 
 
 def test_the_recipe_assembles_the_whole_folder(tmp_path, monkeypatch):
-    tiny_head(tiny_target(dtype=torch.float32)).save_pretrained(tmp_path / "head")
-    for folder, metrics in (("head", {"response_tokens": 1234567, "steps": 9}), ("evaluation", METRICS), ("curve", {"summary": "More helps."})):
+    head = tiny_head(tiny_target(dtype=torch.float32))
+    head.save_pretrained(tmp_path / "head")
+    measured = METRICS | {"head_sha256": weights_sha256(head)}
+    for folder, metrics in (("head", {"response_tokens": 1234567, "steps": 9}), ("evaluation", measured), ("curve", {"summary": "More helps."})):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "curve" / "scaling.png").write_bytes(b"a picture")
@@ -133,3 +136,6 @@ def test_the_recipe_assembles_the_whole_folder(tmp_path, monkeypatch):
     assert "none of which the head was chosen on" in card.text
     assert card.data.base_model == "someone/their-model" and card.data.license == "mit"
     assert {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results} == {("HumanEval", "tau"): 2.4, ("HumanEval", "speedup"): 1.6}
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(METRICS | {"head_sha256": "another"}))
+    with pytest.raises(ValueError, match="evaluation measured another head than head"):
+        runpy.run_path(str(RECIPE), run_name="__main__")

@@ -17,6 +17,7 @@ from huggingface_hub.utils import close_session
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, push_folder
+from eagle_hf.identity import weights_sha256
 from hub_server import LocalHub
 from test_cards import METRICS, RECIPE
 from tiny import tiny_head, word_tokenizer
@@ -194,7 +195,8 @@ def test_a_token_is_nowhere_but_in_requests(hub, saved, tmp_path, monkeypatch, c
 
 
 def test_the_recipe_pushes_as_whoever_is_logged_in(hub, saved, tmp_path, monkeypatch, capfd):
-    for folder, metrics in (("head", {"steps": 9}), ("evaluation", METRICS)):
+    measured = METRICS | {"head_sha256": weights_sha256(Eagle3DraftHead.from_pretrained(tmp_path / "head"))}
+    for folder, metrics in (("head", {"steps": 9}), ("evaluation", measured)):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "metrics.json").write_text(json.dumps(metrics))
     settings = dict(head="head", evaluation="evaluation", output_dir="out", title="A head", base_model="someone/model", limits="Only for tests.")

@@ -79,13 +79,14 @@ def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -
     seconds = [[] for _ in settings]
     for turn in range(repeats + 1):
         for setting, times in zip(settings, seconds):
-            times.append(_timed(setting, target.device))
+            times.append(timed(setting, target.device))
     medians = [statistics.median(times[1:]) for times in seconds]  # the first ones warm up
     progress(f"batch {batch}, length {length}: {1000 * medians[0]:.1f} ms a token, {1000 * medians[len(tokens) - 1]:.1f} ms for {tokens[-1]}")
     return medians[: len(tokens)], medians[len(tokens) :]
 
 
-def _timed(function, device) -> float:
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, its work on a GPU included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

@@ -6,7 +6,6 @@ turns, so that long prompts cost their reading once and a slow moment of the mac
 
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Ma
 
 from eagle_hf.decoding.loop import Run
 from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.timing import timed
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.cost import CostTable
@@ -42,7 +42,7 @@ class Started:
     def decode(self) -> tuple[float, int]:
         """(seconds, tokens emitted) of the rounds that are left."""
         run = self.again()
-        return timed(run.ids.device, lambda: finish(run)), sum(run.lengths) - sum(self.run.lengths)
+        return timed(lambda: finish(run), run.ids.device), sum(run.lengths) - sum(self.run.lengths)
 
     @torch.no_grad()
     def promised(self, table: CostTable) -> tuple[float, DecodingStats]:
@@ -79,6 +79,7 @@ class Log:
         drafter.extend, drafter.step, run._read = logged_extend, logged_step, logged_read
 
 
+@torch.no_grad()
 def finish(run: Run) -> None:
     """Every round that is left."""
     while not all(run.finished):
@@ -95,21 +96,9 @@ def plain(target, input_ids: torch.Tensor, new_tokens: int) -> Callable[[], tupl
 
     def decode():
         start = copy.deepcopy(cache)
-        return timed(ids.device, lambda: target.generate(ids, past_key_values=start, **settings)), len(ids) * new_tokens
+        return timed(lambda: target.generate(ids, past_key_values=start, **settings), ids.device), len(ids) * new_tokens
 
     return decode
-
-
-@torch.no_grad()
-def timed(device: torch.device, function: Callable) -> float:
-    """Seconds of a call, its work on a GPU included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def interleaved(ways: dict[str, Callable[[], tuple[float, int]]], repeats: int) -> dict[str, list[float]]:

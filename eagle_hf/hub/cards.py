@@ -170,7 +170,8 @@ def reading(metrics: dict, tree: str) -> str:
 
 def trained(facts: dict) -> str:
     """The facts of the training run as a list."""
-    return "\n".join(f"- {name.replace('_', ' ')}: {f'{value:,}' if isinstance(value, int) else value}" for name, value in facts.items())
+    shown = {int: "{:,}", float: "{:.1f}"}
+    return "\n".join(f"- {name.replace('_', ' ')}: {shown.get(type(value), '{}').format(value)}" for name, value in facts.items())
 
 
 def eval_results(metrics: dict, tree: str) -> list[EvalResult]:

@@ -1,0 +1,55 @@
+"""The head that ships with the project: whole, small, and every figure told of it is one that was measured."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from eagle_hf import Eagle3DraftHead
+from eagle_hf.hub.cards import results_table, write_card
+from eagle_hf.hub.check import check
+from eagle_hf.identity import weights_sha256
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "model_cards" / "smollm2-135m-instruct-eagle3"
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return json.loads((FOLDER / "metrics.json").read_text())
+
+
+def test_it_opens_in_bfloat16_and_is_small_enough_to_ship():
+    head = Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
+    assert head.dtype == torch.bfloat16 and head.dialect == "eagle_hf"
+    assert (FOLDER / "model.safetensors").stat().st_size <= 32e6
+
+
+def test_no_engine_refuses_it():
+    report = check(FOLDER)
+    assert not report.failed, report.text()
+
+
+def test_the_weights_are_those_that_were_measured(metrics):
+    assert metrics["head_sha256"] == weights_sha256(Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto"))
+
+
+def test_the_readmes_table_is_what_was_measured(metrics):
+    tree = str(Eagle3DraftHead.from_pretrained(FOLDER).tree)
+    assert results_table(metrics, tree) in (ROOT / "README.md").read_text()
+
+
+def test_the_card_is_built_from_its_metrics(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "head")
+    asked = json.loads((FOLDER / "run.json").read_text())["settings"]
+    write_card(folder, **{name: asked[name] for name in ("title", "base_model", "limits", "license", "datasets")})
+    assert (folder / "README.md").read_text() == (FOLDER / "README.md").read_text()
+
+
+def test_it_was_not_measured_on_what_it_was_chosen_or_trained_on(metrics):
+    assert all(setting["left_out"] == 20 for setting in metrics["settings"])
+    assert {setting["dtype"] for setting in metrics["settings"]} == {"bfloat16", "float32"}
+    exact = [setting["results"]["all"]["identical"] for setting in metrics["settings"] if setting["dtype"] == "float32"]
+    assert exact and all(share == 1.0 for share in exact)

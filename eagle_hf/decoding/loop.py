@@ -53,13 +53,13 @@ class Run:
         self.target, self.config, self.streamer = target, generation_config, streamer
         self.choice = TargetChoice(logits_processor, generation_config, rows)
         self.stopping = Stopping(stopping_criteria)
-        fixed, device = assistant.tree.compile, input_ids.device
+        tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
-        self.cache = TreeCache(generation_config.max_length + assistant.tree.nodes + 1 if fixed else None)
+        self.cache = TreeCache(generation_config.max_length + max(tree.nodes, tree.depth) + 1 if tree.compile else None)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.read = partial(read, target, self.drafter.aux_layer_ids)
-        self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device) if fixed else self.read
-        if assistant.tree.acceptance == "rejection" and generation_config.do_sample:
+        self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device) if tree.compile else self.read
+        if tree.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
             self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)

@@ -14,6 +14,7 @@ from tiny import left_padded, tiny_target
 SHAPES = {
     "dynamic": TreeConfig(depth=4, top_k=4, nodes=11),
     "chain": TreeConfig("chain", depth=3),
+    "deep": TreeConfig(depth=7, top_k=2, nodes=3),
     "fixed": TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 2, 3), ranks=(0, 0, 1, 0, 1, 0, 0)),
 }
 

@@ -1,12 +1,13 @@
 # make quickstart   set up and train a head on this machine     (MINUTES=5 of training)
 # make test         the default tests                            make test-slow: on the real target, test-oldest
+# make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own (9 GB)
 PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart test test-slow test-oldest install
+.PHONY: quickstart test test-slow test-oldest engines install
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -25,6 +26,11 @@ test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
 	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q tests/head tests/decoding tests/training tests/test_target.py
+
+# an engine whose environment cannot be made is skipped, with the reason
+engines: install
+	$(BIN)/python tests/engines/environments.py
+	$(BIN)/python -m pytest -q -rs -m engine tests/engines
 
 install: $(VENV)/installed
 

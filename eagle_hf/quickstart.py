@@ -169,5 +169,5 @@ def last_screen(saved: Path, fast: Summary, exact: Summary, answers, seconds: fl
     print(f"outputs identical: {'no' if errors else 'yes'} ({len(answers)} answers in float32)")
     for answer in differing:
         print(f"  {answer.prompt['id']} parts at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
-    print(f"head saved in: {saved}  ({seconds / 60:.1f} minutes so far)")
+    print(f"the head: {saved}  ({seconds / 60:.1f} minutes so far)")
     print(f'use it: target.generate(**inputs, assistant_model=Eagle3DraftHead.from_pretrained("{saved}"))')

@@ -40,7 +40,7 @@ def test_quickstart_trains_measures_and_says_so(small, tmp_path, capsys):
     quickstart(tmp_path, minutes=0.05, prompts=9)
     screen = capsys.readouterr().out
     assert "not in this installation" in screen
-    for line in ("tau: ", "speed: ", "outputs identical: yes (4 answers in float32)", f"head saved in: {tmp_path / 'head'}"):
+    for line in ("tau: ", "speed: ", "outputs identical: yes (4 answers in float32)", f"the head: {tmp_path / 'head'}"):
         assert line in screen
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["all"]["prompts"] == 8
     quickstart(tmp_path, minutes=0.05, prompts=9)
@@ -53,11 +53,11 @@ def test_the_head_of_the_project_comes_first_and_alone_where_asked(small, tmp_pa
     tiny_head(tiny_target()).save_pretrained(tmp_path / "shipped")
     quickstart(tmp_path / "run", train=False)
     screen = capsys.readouterr().out
-    assert f"head saved in: {tmp_path / 'shipped'}" in screen and "outputs identical: yes (2 answers in float32)" in screen
+    assert f"the head: {tmp_path / 'shipped'}" in screen and "outputs identical: yes (2 answers in float32)" in screen
     assert small == {"magpie": 0, "train": 0} and (tmp_path / "run" / "reference" / "metrics.json").exists()
     quickstart(tmp_path / "run", minutes=0.02, prompts=9)
     screen = capsys.readouterr().out
-    assert screen.index(f"head saved in: {tmp_path / 'shipped'}") < screen.index(f"head saved in: {tmp_path / 'run' / 'head'}")
+    assert screen.index(f"the head: {tmp_path / 'shipped'}") < screen.index(f"the head: {tmp_path / 'run' / 'head'}")
 
 
 def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, capsys):

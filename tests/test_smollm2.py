@@ -106,8 +106,8 @@ def compare(smollm2, heads, prompts, setting):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_six_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
-    wrong, ties = compare(smollm2, heads, prompts[::9][:6], SETTINGS[setting])
+def test_three_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
+    wrong, ties = compare(smollm2, heads, prompts[::18][:3], SETTINGS[setting])
     assert wrong == [] and ties <= 1
 
 

@@ -16,6 +16,7 @@ from trl import TrlParser
 from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, load_target, write_run
 from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.clock import HEADER, measure_cell
+from eagle_hf.evaluation.plans import TREES
 from eagle_hf.evaluation.suites import long_prompts
 from eagle_hf.identity import machine
 from eagle_hf.planning.plan import Plan
@@ -46,7 +47,7 @@ def drafting(arguments, device) -> tuple:
         return SelfSpeculation(arguments.sinks, arguments.window), chains
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, arguments.dtype)).to(device).eval()
     head.plan = Plan.load(arguments.head)
-    return head, {str(head.tree): head.tree} | {policy: TreeConfig(policy, depth=6, top_k=8, nodes=63) for policy in ("sequoia", "adaptive")}
+    return head, {str(head.tree): head.tree} | TREES
 
 
 def main():

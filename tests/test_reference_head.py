@@ -10,6 +10,7 @@ import torch
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.cards import results_table, write_card
 from eagle_hf.hub.check import check
+from eagle_hf.hub.publish import GENERATE, OWN_GENERATE
 from eagle_hf.identity import weights_sha256
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,10 @@ def test_the_card_is_built_from_its_metrics(tmp_path):
     asked = json.loads((FOLDER / "run.json").read_text())["settings"]
     write_card(folder, **{name: asked[name] for name in ("title", "base_model", "limits", "license", "datasets")})
     assert (folder / "README.md").read_text() == (FOLDER / "README.md").read_text()
+
+
+def test_its_custom_generate_is_the_packages_own():
+    assert (FOLDER / GENERATE).read_bytes() == OWN_GENERATE.read_bytes()
 
 
 def test_it_was_not_measured_on_what_it_was_chosen_or_trained_on(metrics):

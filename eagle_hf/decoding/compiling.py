@@ -16,5 +16,5 @@ def compiled(function: Callable, device: torch.device) -> Callable:
 
 
 def begin_round() -> None:
-    """What captured graphs wrote in the last round may be written over."""
+    """What captured graphs wrote in the last round may be written over. Only for those: the first call loads the compiler, for seconds."""
     torch.compiler.cudagraph_mark_step_begin()

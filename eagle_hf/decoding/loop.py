@@ -57,6 +57,7 @@ class Run:
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
         self.cache = TreeCache(generation_config.max_length + max(tree.nodes, tree.depth) + 1 if tree.compile else None)
         self.drafter = bind(assistant, target, self.cache, self.watch)
+        self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)
         self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device) if tree.compile else self.read
         if tree.acceptance == "rejection" and generation_config.do_sample:
@@ -87,7 +88,8 @@ class Run:
 
     def round(self) -> None:
         """One draft-verify-commit cycle of every unfinished row."""
-        begin_round()
+        if self.is_captured:
+            begin_round()
         tree = self._draft()
         logits, states = self._read(tree)
         with self.watch.phase("accept"):

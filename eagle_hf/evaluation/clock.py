@@ -33,7 +33,6 @@ class Started:
         self.run.round()  # reads the prompt with the drafter too
         models = [target, assistant, getattr(assistant, "model", None)]
         self.shared = {id(part): part for model in models if model is not None for part in getattr(model, "modules", lambda: [model])()}
-        self.shared |= {id(assistant): assistant}
 
     def again(self) -> Run:
         """A copy of the run as it stands; models are shared."""

@@ -16,6 +16,7 @@ from eagle_hf.planning.policy import FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
 
 DEPTH, CHILDREN, NODES = 6, 8, 63
+TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
@@ -47,22 +48,20 @@ def measure_plan(
     target, tokenizer, head, plan: Plan, new_tokens: int = 64, repeats: int = 3, progress: Callable[[str], None] = lambda text: None
 ) -> list[Speed]:
     """How fast the plan's policies decode in each of its cells, beside what it promises."""
-    trees = {policy: TreeConfig(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES) for policy in ("sequoia", "adaptive")}
     rows, head.plan = [], plan
     progress(HEADER)
     for batch, length in itertools.product(plan.costs.batches, plan.costs.lengths):
         ids = long_prompts(tokenizer, length, batch).to(target.device)
-        for row in measure_cell(target, head, trees, ids, new_tokens, repeats, plan.costs):
+        for row in measure_cell(target, head, TREES, ids, new_tokens, repeats, plan.costs):
             progress(str(row))
             rows.append(row)
     return rows
 
 
-def predict(plan: Plan, trace: Trace, batch: int, length: int, tree) -> dict[str, float]:
+def predict(plan: Plan, trace: Trace, batch: int, length: int, tree: TreeConfig) -> dict[str, float]:
     """Tokens per second, simulated on the trace with the plan's costs: plain, the best fixed tree, `tree`'s own policy, adaptive."""
     policies = {"plain": PlainPlan(), "fixed": FixedPlan(tree.depth, tree.top_k, tree.nodes)}
-    for policy in ("sequoia", "adaptive"):
-        policies[policy] = plan.policy(type(tree)(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES))
+    policies |= {name: plan.policy(chosen) for name, chosen in TREES.items()}
     return {name: replay(trace, policy, plan.costs, batch, length)[0] for name, policy in policies.items()}
 
 

@@ -135,6 +135,15 @@ def test_forwards_compile_whole_and_once(target, trained_head, small, name, monk
     assert len(counts) > 8 and counts[1] == counts[-1] > 1, counts
 
 
+@pytest.mark.parametrize("compile", [False, True])
+def test_without_a_gpu_no_round_loads_the_compiler(target, head, compile, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: pytest.fail("torch's compiler was called"))
+    with compiling(head, SHAPES["dynamic"]):
+        head.tree = replace(head.tree, compile=compile)
+        target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert head.last_run.rounds > 0
+
+
 def test_trees_that_follow_costs_have_no_fixed_shape():
     with pytest.raises(ValueError, match="compile=True needs a tree of one shape, and 'adaptive'"):
         TreeConfig("adaptive", compile=True)

@@ -123,7 +123,8 @@ def run_evaluate(options) -> None:
         if answer.difference is not None:
             kind = "a tie" if answer.difference.is_tie else "a difference"
             print(f"{answer.prompt['id']}: {kind} at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
-    print(f"a round costs {summaries['all'].overhead_ms:.1f} ms besides the forwards of target and head; report in {options.out}")
+    whole = summaries["all"]
+    print(f"a round costs {whole.overhead_ms:.1f} ms, {whole.overhead_share:.1%} of it, besides the forwards of target and head; report in {options.out}")
 
 
 def run_plan(options) -> None:

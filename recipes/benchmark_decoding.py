@@ -1,4 +1,4 @@
-"""Decoding speed by batch and length against plain generate, and against what the cost table promised.
+"""Decoding speed by batch and length against plain decoding, and against what the cost table promised.
 
 Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
 Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
@@ -6,6 +6,8 @@ Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_car
 Expected: a table on the screen and OUTPUT/metrics.json. With a head: its own tree, the best fixed tree for the cell (sequoia) and
 `adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
 length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.
+Plain decoding is `generate`, and a loop over the target's forwards alone: `generate` copies its cache with every token, so that the promise,
+which is relative to one forward, is held against the loop.
 """
 
 from dataclasses import asdict, dataclass, field

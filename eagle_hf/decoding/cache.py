@@ -61,6 +61,10 @@ class TreeLayer(DynamicLayer):
         self.length = length
         self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest slots, a negative number of them as in `Cache.crop`."""
+        self.set_length(self.length + tokens_to_remove)
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Let only these rows stay."""
         self._keys, self._values = (part[indices.to(part.device)] for part in (self._keys, self._values))

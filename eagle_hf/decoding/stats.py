@@ -85,6 +85,12 @@ class DecodingStats:
         """Seconds per round outside the forwards of target and head."""
         return sum(self.seconds[phase] for phase in ("draft", "accept", "commit")) / max(self.rounds, 1)
 
+    @property
+    def overhead_share(self) -> float:
+        """`overhead` as a share of a round."""
+        rounds = sum(self.seconds.values()) - self.seconds.get("prefill", 0.0)
+        return self.overhead * self.rounds / rounds if rounds else float("nan")
+
     def count(self, trials: int, accepted: int, tokens: int) -> None:
         """Add one row's round."""
         self.rounds += 1

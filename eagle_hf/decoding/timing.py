@@ -7,9 +7,10 @@ machine hits all of them; medians are kept.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from transformers import Cache
 
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter, bind
@@ -74,7 +75,7 @@ def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -
     """(seconds of the target's forwards, seconds of the drafter's), by `tokens` and `widths`."""
     cache = noise_cache(target, batch, length)
     drafter = bind(assistant, target, cache, Stopwatch())
-    settings = [target_forward(target, cache, batch, length, count) for count in tokens]
+    settings = [target_forward(target, cache, batch, length, count, reading_tree) for count in tokens]
     settings += [draft_forward(drafter, target, batch, length, width) for width in widths]
     seconds = [[] for _ in settings]
     for turn in range(repeats + 1):
@@ -107,18 +108,17 @@ def noise_cache(target, batch: int, length: int) -> TreeCache:
     return cache
 
 
-def target_forward(target, cache: TreeCache, batch: int, length: int, count: int) -> Callable[[], None]:
-    """A function that lets the target read `count` tokens a row on top of the cache, and forgets them."""
+def target_forward(target, cache: Cache, batch: int, length: int, count: int, reading: Callable[[], AbstractContextManager]) -> Callable[[], None]:
+    """A function that lets the target read `count` tokens a row on top of the cache, inside `reading()`, and forgets them."""
     ids = torch.randint(0, unwrap(target).config.get_text_config().vocab_size, (batch, count), device=target.device)
     positions = torch.arange(length, length + count, device=target.device).expand(batch, -1)
     seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(length)
     mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
 
     def run():
-        with reading_tree():
+        with reading():
             target(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
-        for layer in cache.layers:
-            layer.set_length(length)
+        cache.crop(-count)
 
     return run
 

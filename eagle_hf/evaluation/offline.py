@@ -46,6 +46,7 @@ class Summary:
     identical: float
     ties: int
     overhead_ms: float
+    overhead_share: float
 
 
 def evaluate(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
@@ -105,7 +106,7 @@ def summarise(answers: list[Answer]) -> Summary:
         plain_tokens_per_second=plain, fast_tokens_per_second=fast,
         speedup=fast / plain, identical=sum(answer.difference is None for answer in answers) / len(answers),
         ties=sum(answer.difference is not None and answer.difference.is_tie for answer in answers),
-        overhead_ms=1000 * stats.overhead,
+        overhead_ms=1000 * stats.overhead, overhead_share=stats.overhead_share,
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eagle_hf import SelfSpeculation, TreeConfig
-from eagle_hf.evaluation.clock import Started, finish, interleaved, measure_cell, plain
+from eagle_hf.evaluation.clock import Prompt, Started, _one_by_one, alone, finish, generating, interleaved, measure_cell
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.evaluation.suites import long_prompts
 from eagle_hf.planning.cost import CostTable
@@ -18,7 +18,7 @@ def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, train
     assistant = {"head": trained_head, "itself": SelfSpeculation(2, 9)}[assistant]
     ids = left_padded(target, [12, 12])["input_ids"]
     expected = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
-    started = Started(target, assistant, ids, 30)
+    started = Started(Prompt(target, assistant, ids), assistant, 30)
     for _ in range(2):
         run = started.again()
         finish(run)
@@ -31,17 +31,26 @@ def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, t
     ids = left_padded(target, [12])["input_ids"]
     (row,) = measure_cell(target, trained_head, {"chain of 2": TreeConfig("chain", depth=2)}, ids, 40, 2, COSTS)
     own, trained_head.tree = trained_head.tree, TreeConfig("chain", depth=2)
-    started = Started(target, trained_head, ids, 40)
+    started = Started(Prompt(target, trained_head, ids), trained_head, 40)
     trained_head.tree = own
     rate, stats = started.promised(COSTS)
-    assert rate == pytest.approx(row.promised) and stats.tau == row.tau and row.achieved == row.speed / row.promised
+    assert rate == pytest.approx(row.promised) and stats.tau == row.tau and row.achieved == row.over_plain / row.promised
     tokens, rounds = 52 - started.run.lengths[0], stats.rounds - 1  # the first round is behind the start
     assert 1.5 * rounds <= tokens / rate <= 2.0 * rounds and str(row).startswith("| 1 | 12 | chain of 2 |")
 
 
-def test_plain_decoding_emits_what_was_asked_for(target):
-    seconds, tokens = plain(target, left_padded(target, [9, 9])["input_ids"], 5)()
+@pytest.mark.parametrize("way", [generating, alone])
+def test_plain_decoding_emits_what_was_asked_for(target, trained_head, way):
+    seconds, tokens = way(Prompt(target, trained_head, left_padded(target, [9, 9])["input_ids"]), 5)()
     assert seconds > 0 and tokens == 10
+
+
+def test_the_plain_loop_writes_generates_tokens(target, trained_head):
+    ids = left_padded(target, [9, 9])["input_ids"]
+    expected = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=13, do_sample=False, eos_token_id=None, pad_token_id=0)
+    prompt = Prompt(target, trained_head, ids)
+    tokens = _one_by_one(target, prompt.cache, prompt.first, 12)
+    assert torch.equal(torch.cat([ids, prompt.first, tokens], dim=1), expected)
 
 
 def test_ways_take_turns_and_the_first_turn_only_warms_up():

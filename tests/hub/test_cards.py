@@ -23,7 +23,7 @@ TREE = "dynamic:4:6:24"
 def result(tau, plain, fast, identical=1.0):
     return dict(
         prompts=20, tau=tau, tau_interval=[tau - 0.1, tau + 0.1], alpha=[0.6, 0.5], plain_tokens_per_second=plain, fast_tokens_per_second=fast,
-        speedup=fast / plain, identical=identical, ties=0, overhead_ms=2.0,
+        speedup=fast / plain, identical=identical, ties=0, overhead_ms=2.0, overhead_share=0.05,
     )
 
 

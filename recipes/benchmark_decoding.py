@@ -3,7 +3,7 @@
 Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
 Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
           python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation
-Expected: a table on the screen and OUTPUT/metrics.json. With a head: its own tree, the best fixed tree for the cell (sequoia) and
+Expected: a table on the screen and OUTPUT/metrics.json. With a head: the best fixed tree for the cell (sequoia) and
 `adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
 length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.
 Plain decoding is `generate`, and a loop over the target's forwards alone: `generate` copies its cache with every token, so that the promise,
@@ -49,7 +49,7 @@ def drafting(arguments, device) -> tuple:
         return SelfSpeculation(arguments.sinks, arguments.window), chains
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, arguments.dtype)).to(device).eval()
     head.plan = Plan.load(arguments.head)
-    return head, {str(head.tree): head.tree} | TREES
+    return head, TREES
 
 
 def main():

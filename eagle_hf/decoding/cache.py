@@ -14,12 +14,14 @@ from transformers.models.llama.modeling_llama import rotate_half
 SLACK = 128  # slots beyond the prompt: room for the first rounds
 
 
-def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
-    """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear."""
+def _grown(buffer: torch.Tensor, slots: int, limit: int | None = None) -> torch.Tensor:
+    """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear; not beyond `limit` where that is enough."""
     if slots <= buffer.shape[2]:
         return buffer
     batch, heads, capacity, width = buffer.shape
-    bigger = buffer.new_zeros(batch, heads, max(slots + SLACK, 2 * capacity), width)  # zeros: unused slots are read, masked
+    room = max(slots + SLACK, 2 * capacity)
+    room = room if limit is None else max(slots, min(room, limit))
+    bigger = buffer.new_zeros(batch, heads, room, width)  # zeros: unused slots are read, masked
     bigger[:, :, :capacity] = buffer
     return bigger
 
@@ -27,13 +29,13 @@ def _grown(buffer: torch.Tensor, slots: int) -> torch.Tensor:
 class TreeLayer(DynamicLayer):
     """One layer's keys and values in place: appending copies the new slots only, not the prefix.
 
-    capacity: slots to begin with. Once `place` [N] is set, new keys go to those slots and attention is given all the layer has:
+    capacity: slots to begin with; limit: the most it will be asked for, if known. Once `place` [N] is set, new keys go to those slots and attention is given all the layer has:
     tensors of the same sizes every round.
     """
 
-    def __init__(self, capacity: int = 0):
+    def __init__(self, capacity: int = 0, limit: int | None = None):
         super().__init__()
-        self.capacity, self.place = capacity, None
+        self.capacity, self.limit, self.place = capacity, limit, None
 
     def lazy_initialization(self, key_states, value_states=None):
         super().lazy_initialization(key_states, value_states)
@@ -50,7 +52,7 @@ class TreeLayer(DynamicLayer):
             self._values.index_copy_(2, self.place, value_states)
             return self._keys, self._values
         start, end = self.length, self.length + key_states.shape[2]
-        self._keys, self._values = _grown(self._keys, end), _grown(self._values, end)
+        self._keys, self._values = (_grown(part, end, self.limit) for part in (self._keys, self._values))
         self._keys[:, :, start:end] = key_states
         self._values[:, :, start:end] = value_states
         self.set_length(end)
@@ -78,10 +80,10 @@ class TreeLayer(DynamicLayer):
 
 
 class TreeCache(Cache):
-    """The target's cache of one run: a `TreeLayer` for every layer, of `capacity` slots from the start and for good, or growing."""
+    """The target's cache of one run: a `TreeLayer` for every layer, of `capacity` slots from the start and for good, or growing to `limit`."""
 
-    def __init__(self, capacity: int | None = None):
-        super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0))
+    def __init__(self, capacity: int | None = None, limit: int | None = None):
+        super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0, limit))
         self.capacity = capacity
 
     def place(self, base: int, nodes: int) -> None:

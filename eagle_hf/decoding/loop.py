@@ -55,7 +55,8 @@ class Run:
         self.stopping = Stopping(stopping_criteria)
         tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
-        self.cache = TreeCache(generation_config.max_length + max(tree.nodes, tree.depth) + 1 if tree.compile else None)
+        most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
+        self.cache = TreeCache(most if tree.compile else None, limit=most)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)

@@ -87,6 +87,22 @@ def test_a_finished_row_keeps_its_cache():
     assert cache.layers[0].keys[1, 0, :2, 0].tolist() == [6, 7]
 
 
+@pytest.mark.parametrize("limit, slots", [(300, 300), (None, 556)])
+def test_a_growing_cache_doubles_up_to_what_a_call_may_need(limit, slots):
+    cache, keys = TreeCache(limit=limit), torch.arange(290.0).view(1, 1, 290, 1)
+    cache.update(keys[:, :, :150], keys[:, :, :150], 0)  # room for 128 more
+    cache.update(keys[:, :, 150:], keys[:, :, 150:], 0)
+    assert cache.layers[0]._keys.shape[2] == slots and torch.equal(cache.layers[0].keys, keys)
+
+
+def test_a_cache_forgets_its_newest_slots():
+    cache, keys = TreeCache(), torch.arange(7.0).view(1, 1, 7, 1)
+    cache.update(keys, keys, 0)
+    cache.crop(-3)
+    cache.update(keys[:, :, :1] + 9, keys[:, :, :1] + 9, 0)
+    assert cache.layers[0].keys.flatten().tolist() == [0, 1, 2, 3, 9] and cache.get_seq_length() == 5
+
+
 def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, head, monkeypatch):
     """Every proposal's score is the sum of the head's log-probabilities along its path, computed path by path."""
     inputs, pools = left_padded(target, [8]), []

@@ -3,7 +3,7 @@
 Hardware: any; for SmolLM2-135M on 2 CPU cores about a quarter of an hour.
 Command:  python recipes/long_context.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/long-context
 Expected: a table on the screen and OUTPUT/metrics.json: tau by length for every window, with 95 % intervals over prompts, and the
-difference to the whole cache prompt by prompt.
+difference to the whole cache prompt by prompt. A prompt is read once, for all windows.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,6 +12,7 @@ import torch
 from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, load_target, write_run
+from eagle_hf.evaluation.clock import Prompt, Started, finish
 from eagle_hf.evaluation.intervals import tau_difference, tau_interval
 from eagle_hf.evaluation.suites import long_prompts
 
@@ -31,14 +32,12 @@ class LongContextArguments:
     max_steps: int = field(default=-1, metadata={"help": "Only this many prompts (smoke tests)."})
 
 
-def runs_behind(target, head, rows: torch.Tensor, window: tuple[int, int] | None, new_tokens: int) -> list[DecodingStats]:
-    """What the head did on every row of `rows` [N, S], seeing this much of it."""
-    head.window, runs = window, []
-    for ids in rows:
-        inputs = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
-        target.generate(**inputs, assistant_model=head, max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
-        runs.append(head.last_run)
-    return runs
+def behind(prompt: Prompt, head, window: tuple[int, int] | None, new_tokens: int) -> DecodingStats:
+    """What the head did after a prompt, seeing this much of it."""
+    head.window = window
+    run = Started(prompt, head, new_tokens).run
+    finish(run)
+    return run.statistics()
 
 
 def main():
@@ -49,10 +48,11 @@ def main():
     count, found = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts, []
     print("| length | window | tau | 95 % | against the whole cache, 95 % |\n|---|---|---|---|---|", flush=True)
     for length in arguments.lengths:
-        rows, whole = long_prompts(tokenizer, length, count).to(device), None
-        for window in [None, *((4, size - 4) for size in arguments.windows if size < length)]:
-            runs = runs_behind(target, head, rows, window, arguments.max_new_tokens)
-            whole = whole or runs
+        windows = [None, *((4, size - 4) for size in arguments.windows if size < length)]
+        prompts = (Prompt(target, head, ids[None]) for ids in long_prompts(tokenizer, length, count).to(device))
+        rows = [[behind(prompt, head, window, arguments.max_new_tokens) for window in windows] for prompt in prompts]
+        whole, *others = zip(*rows)
+        for window, runs in zip(windows, (whole, *others)):
             entry = {"length": length, "window": window, "tau": sum(runs, DecodingStats(rows=0)).tau, "interval": tau_interval(runs)}
             entry["difference"] = tau_difference(runs, whole) if window else None
             found.append(entry)

@@ -4,13 +4,13 @@ Every prompt is answered with and without the head right after each other, the o
 moment of the machine hits both. Only ratios of one run mean anything on a busy machine.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
 from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.timing import timed
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.evaluation.intervals import tau_interval
 from eagle_hf.evaluation.suites import first_turn_ids
@@ -83,11 +83,11 @@ def _answer(target, tokenizer, head, prompt, settings, seed, swap) -> Answer:
     kept = {"return_dict_in_generate": True, "output_scores": True}  # to judge a difference by; costs the plain run nothing
     for assistant in (head, None) if swap else (None, head):
         torch.manual_seed(seed)
-        started = time.perf_counter()
-        outputs[assistant] = target.generate(**inputs, assistant_model=assistant, **settings, **({} if assistant else kept))
-        if target.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds[assistant] = time.perf_counter() - started
+
+        def answer():
+            outputs[assistant] = target.generate(**inputs, assistant_model=assistant, **settings, **({} if assistant else kept))
+
+        seconds[assistant] = timed(answer, target.device)
     plain, fast, start = outputs[None], outputs[head], inputs["input_ids"].shape[1]
     replayed = settings["do_sample"] and target.device.type == "cpu"  # a GPU draws its noise in another way
     difference = first_difference(plain, fast, seed if replayed else None)

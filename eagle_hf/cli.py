@@ -42,8 +42,13 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="folder of report.md, metrics.json and the plot")
     measure.set_defaults(run=run_evaluate)
 
-    plan = commands.add_parser("plan", help="measure this machine and a head's acceptance; choose trees by cost")
-    plan.add_argument("--head", required=True, help="folder of the draft head; plan.json is written there unless --out says otherwise")
+    plan = commands.add_parser("plan", help="measure this machine and a drafter's acceptance; choose trees by cost")
+    drafter = plan.add_mutually_exclusive_group(required=True)
+    drafter.add_argument("--head", help="folder of the draft head; plan.json is written there unless --out says otherwise")
+    drafter.add_argument("--draft", help="instead: a smaller model, hub id, folder or .gguf file")
+    drafter.add_argument("--self-speculation", action="store_true", help="instead: the target itself behind a window")
+    plan.add_argument("--sinks", type=int, default=16, help="first tokens that such a window keeps (default: 16)")
+    plan.add_argument("--window", type=int, default=496, help="newest tokens that it keeps (default: 496); 0: a draft model's whole cache")
     plan.add_argument("--target", required=True, help="hub id, folder, .gguf file, or smollm2")
     plan.add_argument("--adapter", help="PEFT adapter laid over the target")
     plan.add_argument("--categories", nargs="+", default=["chat", "code", "math"], help="bundled categories or .jsonl files")
@@ -54,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8000], help="context lengths to measure, in tokens")
     plan.add_argument("--trace", type=Path, help="keep in this .npz what the head proposed along the answers, to replay policies on")
     plan.add_argument("--repeats", type=int, default=3, help="afterwards decode so many times in every cell, promised against measured; 0: do not (default: 3)")
-    plan.add_argument("--out", type=Path, help="folder for plan.json and plan.png (default: the head's)")
+    plan.add_argument("--out", type=Path, help="folder for plan.json and plan.png (default: the head's; needed without one)")
     plan.set_defaults(run=run_plan)
 
     check = commands.add_parser("check", help="what eagle_hf, vLLM, SGLang, llama.cpp and OpenVINO will do with a saved head; exit status 1 for an error")
@@ -134,27 +139,40 @@ def run_plan(options) -> None:
     from eagle_hf.evaluation.clock import draw_speeds
     from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, record_answers
     from eagle_hf.evaluation.suites import load_suite
-    from eagle_hf.head.modeling import Eagle3DraftHead
     from eagle_hf.target import load_target
 
+    out = options.out or Path(options.head or "")
+    if not (options.out or options.head) or not out.is_dir():
+        raise ValueError(f"{str(options.out or options.head)!r} is not a folder; give --out an existing one for plan.json")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
-    head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
-    out = options.out or Path(options.head)
-    if not out.is_dir():
-        raise ValueError(f"{out} is not a folder; give --out an existing one for plan.json")
+    assistant = drafter_of(options, dtype, device)
     if options.repeats < 0:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
-    trace = record_answers(target, tokenizer, head, load_suite(options.categories, options.per_category), options.max_new_tokens)
+    trace = record_answers(target, tokenizer, assistant, load_suite(options.categories, options.per_category), options.max_new_tokens)
     if options.trace:
         trace.save(options.trace)
-    plan = make_plan(target, head, trace, options.batches, options.lengths, progress=print)
+    plan = make_plan(target, assistant, trace, options.batches, options.lengths, progress=print)
     plan.save(out)
     print(f"\n{describe(plan)}\n", flush=True)
     if options.repeats:
-        draw_speeds(out / "plan.png", measure_plan(target, tokenizer, head, plan, options.max_new_tokens, options.repeats, progress=print))
-    print(f'\nthe plan is in {out}; use it: head.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
+        draw_speeds(out / "plan.png", measure_plan(target, tokenizer, assistant, plan, options.max_new_tokens, options.repeats, progress=print))
+    loaded = "" if options.head else f"assistant.plan = eagle_hf.Plan.load({str(out)!r}); "
+    print(f'\nthe plan is in {out}; use it: {loaded}assistant.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
+
+
+def drafter_of(options, dtype, device):
+    """The assistant that a plan is for."""
+    from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
+    from eagle_hf.head.modeling import Eagle3DraftHead
+    from eagle_hf.target import load_target
+
+    if options.head:
+        return Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
+    if options.draft:
+        return WindowedDraft(load_target(options.draft, dtype=dtype, device=device)[0], options.sinks, options.window or None)
+    return SelfSpeculation(options.sinks, options.window)
 
 
 def run_check(options) -> int:

@@ -16,9 +16,14 @@ def machine(target) -> dict:
     """Where a figure was measured."""
     device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
     return {
-        "device": device, "threads": torch.get_num_threads(), "dtype": str(target.dtype).removeprefix("torch."),
+        "device": device, "threads": torch.get_num_threads(), "dtype": dtype_name(target),
         "torch": torch.__version__, "transformers": transformers.__version__,
     }
+
+
+def dtype_name(model) -> str:
+    """As "bfloat16"."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def cpu_name() -> str:

@@ -149,6 +149,13 @@ def unwrap(model) -> PreTrainedModel:
             return model
 
 
+def position_limit(model) -> int:
+    """How many positions a model knows: without end where it turns its keys by RoPE, else as many as its table holds."""
+    if hasattr(unwrap(model).get_decoder(), "rotary_emb"):
+        return 2**31
+    return getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+
 def decoder_layers(target) -> nn.ModuleList:
     """The target's decoder layers, in order."""
     decoder = unwrap(target).get_decoder()

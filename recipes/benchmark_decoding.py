@@ -2,7 +2,7 @@
 
 Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
 Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
-          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation
+          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation [--plan FOLDER]
 Expected: a table on the screen and OUTPUT/metrics.json. With a head: the best fixed tree for the cell (sequoia) and
 `adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
 length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.
@@ -10,13 +10,14 @@ Plain decoding is `generate`, and a loop over the target's forwards alone: `gene
 which is relative to one forward, is held against the loop.
 """
 
+import statistics
 from dataclasses import asdict, dataclass, field
 
 import torch
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, load_target, write_run
-from eagle_hf.decoding.timing import measure_costs
+from eagle_hf.decoding.timing import identity, measure_costs
 from eagle_hf.evaluation.clock import HEADER, measure_cell
 from eagle_hf.evaluation.plans import TREES
 from eagle_hf.evaluation.suites import long_prompts
@@ -31,6 +32,7 @@ class BenchmarkArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json."})
     head: str | None = field(default=None, metadata={"help": "Folder of a head with its plan.json; without one the target drafts for itself."})
+    plan: str | None = field(default=None, metadata={"help": "Folder of a plan for that (eagle-hf plan --self-speculation): its policies are measured too."})
     gammas: list[int] = field(default_factory=lambda: [1, 2, 3, 4], metadata={"help": "Chains that the target drafts for itself."})
     sinks: int = field(default=16, metadata={"help": "First tokens that the target's window keeps."})
     window: int = field(default=240, metadata={"help": "Newest tokens that it keeps."})
@@ -42,13 +44,17 @@ class BenchmarkArguments:
     max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})
 
 
-def drafting(arguments, device) -> tuple:
+def drafting(arguments, target) -> tuple:
     """Who drafts, and the trees by name."""
     if arguments.head is None:
-        chains = {f"gamma {gamma}": TreeConfig("chain", depth=gamma) for gamma in arguments.gammas}
-        return SelfSpeculation(arguments.sinks, arguments.window), chains
-    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, arguments.dtype)).to(device).eval()
+        chains, assistant = {f"gamma {gamma}": TreeConfig("chain", depth=gamma) for gamma in arguments.gammas}, SelfSpeculation(arguments.sinks, arguments.window)
+        if arguments.plan:
+            assistant.plan = Plan.load(arguments.plan)
+            assistant.plan.costs.check(identity(target, assistant))
+        return assistant, chains | TREES if arguments.plan else chains
+    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype).to(target.device).eval()
     head.plan = Plan.load(arguments.head)
+    head.plan.costs.check(identity(target, head))
     return head, TREES
 
 
@@ -56,7 +62,7 @@ def main():
     (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     target, tokenizer = load_target(arguments.target, dtype=getattr(torch, arguments.dtype), device=device)
-    (assistant, trees), rows = drafting(arguments, device), []
+    (assistant, trees), rows = drafting(arguments, target), []
     cells = [(batch, length) for batch in arguments.batches for length in arguments.lengths]
     print(HEADER, flush=True)
     for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:
@@ -65,6 +71,9 @@ def main():
         for row in measure_cell(target, assistant, trees, ids, arguments.new_tokens, arguments.repeats, costs):
             rows.append(row)
             print(row, flush=True)
+    for way in dict.fromkeys(row.way for row in rows):
+        achieved, most = zip(*((row.achieved, row.interval[1] / row.promised) for row in rows if row.way == way))
+        print(f"{way}: {statistics.median(achieved):.2f} of the promise in the median cell; in the worst at most {min(most):.2f}", flush=True)
     write_run(arguments.output_dir, asdict(arguments), {"machine": machine(target), "rows": [asdict(row) for row in rows]})
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from eagle_hf import Eagle3DraftHead, TreeConfig, cli, merge_adapter
+from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, cli, merge_adapter
+from eagle_hf.decoding.trace import Trace
 from eagle_hf.evaluation import suites
 from tiny import tiny_head, tiny_target, word_tokenizer
 
@@ -24,6 +25,38 @@ def test_evaluate_prints_a_table_and_writes_the_report(tmp_path, capsys):
     assert status == 0 and "| mine | 1 |" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["results"]["all"]["identical"] == 1.0 and "chain" in metrics["facts"]["tree"]
+
+
+@pytest.mark.parametrize("drafter", ["head", "draft", "itself"])
+def test_plan_measures_a_drafter_and_generate_uses_the_plan(tmp_path, capsys, drafter):
+    target, small = tiny_target(dtype=torch.float32), tiny_target(dtype=torch.float32, layers=2, seed=3)
+    for name, part in (("target", target), ("draft", small), ("head", tiny_head(target))):
+        part.save_pretrained(tmp_path / name)
+        word_tokenizer().save_pretrained(tmp_path / name)
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"turns": ["w5 w6"], "category": "mine"}) + "\n")
+    out = tmp_path / ("head" if drafter == "head" else "out")
+    out.mkdir(exist_ok=True)
+    whose = {
+        "head": ["--head", str(tmp_path / "head")], "draft": ["--draft", str(tmp_path / "draft"), "--window", "0", "--out", str(out)],
+        "itself": ["--self-speculation", "--sinks", "2", "--window", "9", "--out", str(out)],
+    }
+    status = cli.main(
+        ["plan", "--target", str(tmp_path / "target"), *whose[drafter], "--categories", str(tmp_path / "asked.jsonl"), "--dtype", "float32",
+         "--max-new-tokens", "20", "--batches", "1", "2", "--lengths", "16", "40", "--repeats", "1", "--trace", str(tmp_path / "trace.npz")]
+    )
+    printed = capsys.readouterr().out
+    assert status == 0 and all(f"| {batch} | {length} | " in printed for batch in (1, 2) for length in (16, 40)) and "adaptive" in printed
+    assert (out / "plan.png").is_file() and Trace.load(tmp_path / "trace.npz").tokens.shape[2] == (24 if drafter == "head" else 31)
+    assistant = {"head": lambda: Eagle3DraftHead.from_pretrained(out), "draft": lambda: WindowedDraft(small, window=None), "itself": lambda: SelfSpeculation(2, 9)}[drafter]()
+    assistant.plan, assistant.tree = Plan.load(out), TreeConfig("adaptive", depth=6, top_k=8, nodes=63)
+    ids = torch.tensor([[3, 5, 6, 2, 4]])
+    plain, fast = (target.generate(ids, assistant_model=one, max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0) for one in (None, assistant))
+    assert torch.equal(plain, fast) and len(assistant.plan.shares[0]) > 8
+
+
+def test_plan_without_a_folder_says_so(capsys):
+    assert cli.main(["plan", "--target", "smollm2", "--self-speculation"]) == 2
+    assert "give --out an existing one" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_status_2(capsys):

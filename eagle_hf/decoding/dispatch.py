@@ -72,6 +72,9 @@ def _ours(assistant):
 def check_call(target, assistant, generation_config, mode_kwargs) -> None:
     """Raise a ValueError for a call that our assistants cannot serve losslessly."""
     config = generation_config
+    other_tokenizer = ""
+    if isinstance(assistant, WindowedDraft):
+        other_tokenizer = ", or, for a draft model with another tokenizer, pass the model itself: transformers' universal assisted generation"
     refused = [
         (config.num_beams > 1, f"num_beams={config.num_beams}", "use num_beams=1"),
         (config.num_return_sequences > 1, f"num_return_sequences={config.num_return_sequences}", "repeat the prompt in the batch"),
@@ -88,7 +91,7 @@ def check_call(target, assistant, generation_config, mode_kwargs) -> None:
         (config.output_attentions, "output_attentions", "trees have no per-token attentions; leave it False"),
         (config.output_hidden_states, "output_hidden_states", "trees have no per-token states; leave it False"),
         (mode_kwargs.get("synced_gpus"), "synced_gpus", "generate with the unsharded target"),
-        (mode_kwargs.get("assistant_tokenizer"), "assistant_tokenizer", "a draft head shares the target's vocabulary; leave it out"),
+        (mode_kwargs.get("assistant_tokenizer"), "assistant_tokenizer", f"it shares the target's vocabulary; leave it out{other_tokenizer}"),
     ]
     for is_set, what, remedy in refused:
         if is_set:
@@ -110,6 +113,9 @@ def check_target(target, assistant) -> None:
         check_head(target, assistant)
     else:
         assistant.check(target)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and assistant.tree.nodes >= context:
+        raise ValueError(f"the tree has {assistant.tree.nodes} nodes and the target's context is {context} tokens; take a smaller tree: assistant.tree = TreeConfig(...)")
     if assistant.tree.needs_plan:
         check_plan(target, assistant)
 
@@ -121,8 +127,8 @@ def check_plan(target, assistant) -> None:
         assistant.plan = Plan.load(folder)
     if assistant.plan is None:
         raise ValueError(
-            f"the tree policy {assistant.tree.policy!r} needs a plan and there is none; make one (for a head: eagle-hf plan --target T "
-            "--head H) and load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder); or take another policy"
+            f"the tree policy {assistant.tree.policy!r} needs a plan and there is none; make one (eagle-hf plan --target T with --head H, "
+            "--draft MODEL or --self-speculation) and load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder); or take another policy"
         )
     assistant.plan.costs.check(identity(target, assistant))
 

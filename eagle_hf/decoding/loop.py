@@ -19,7 +19,7 @@ from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_drawn
-from eagle_hf.target import AuxStates, capture_aux
+from eagle_hf.target import AuxStates, capture_aux, position_limit
 
 
 def speculate(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
@@ -68,6 +68,7 @@ class Run:
         self.ids[:, :prompt] = input_ids
         self.last = [0] * rows  # every row's newest token
         self.lengths, self.finished = [prompt] * rows, [False] * rows
+        self.limit = min(generation_config.max_length, position_limit(target))  # tokens that trees may reach
         self.rows = list(range(rows))  # those still in the batch
 
     def prefill(self, inputs: dict) -> None:
@@ -120,13 +121,13 @@ class Run:
         """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
         with self.watch.phase("draft"):
             running = [length for length, done in zip(self.lengths, self.finished) if not done]
-            return self.drafter.draft_tree(self._newest(), self.config.max_length - min(running) - 1, running)
+            return self.drafter.draft_tree(self._newest(), self.limit - min(running) - 1, running)
 
     def _read(self, tree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The target's logits [B, N, V] at every node, and its streams [B, N, 3H]."""
         with self.watch.phase("accept"):
             ends = [self.lengths[row] - 1 for row in self.rows]
-            mask, positions = self.masks.of(tree, ends, self.config.max_length, self.cache.capacity)
+            mask, positions = self.masks.of(tree, ends, self.limit, self.cache.capacity)
             self.cache.place(max(ends), tree.tokens.shape[1])
         with self.watch.phase("target"), reading_tree():
             return self.read_tree(

@@ -92,7 +92,7 @@ class TreeMask:
         slots = torch.arange(prompt, capacity or base + nodes, device=device)
         ends = torch.tensor(ends, device=device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
-        positions = (ends[:, None] + tree.depths).clamp(max=limit - 1) + self.offset[:, None]
+        positions = (ends[:, None] + tree.depths).clamp(max=limit - 1).maximum(ends[:, None]) + self.offset[:, None]
         keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
         seen = (keys >= 0)[:, None].repeat(1, nodes, 1)
         seen[:, :, base : base + nodes], keys[:, base : base + nodes] = tree.ancestors, positions

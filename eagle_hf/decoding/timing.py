@@ -19,7 +19,7 @@ from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.identity import machine, weights_sha256
+from eagle_hf.identity import dtype_name, machine, weights_sha256
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.target import unwrap
 
@@ -29,8 +29,10 @@ TOKENS, WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (1, 2, 4, 8, 16)
 
 def identity(target, assistant) -> dict:
     """The facts that a cost table holds for, see planning.cost.IDENTITY."""
-    drafter = weights_sha256(assistant) if isinstance(assistant, Eagle3DraftHead) else assistant.identity
-    return {"target_sha256": weights_sha256(target), "drafter_sha256": drafter} | machine(target)
+    is_head = isinstance(assistant, Eagle3DraftHead)
+    model = assistant if is_head else getattr(assistant, "model", target)
+    facts = {"drafter_sha256": weights_sha256(assistant) if is_head else assistant.identity, "drafter_dtype": dtype_name(model)}
+    return {"target_sha256": weights_sha256(target)} | facts | machine(target)
 
 
 def measure_costs(
@@ -43,7 +45,7 @@ def measure_costs(
     """
     check_lengths(target, lengths, tokens)
     read, drafted, overhead = [], [], []
-    with fixed_tree(assistant):
+    with given_tree(assistant, TreeConfig()):
         for batch in batches:
             rows = [_cell(target, assistant, batch, length, tokens, widths, repeats, progress) for length in lengths]
             read.append([row[0] for row in rows])
@@ -61,9 +63,9 @@ def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS
 
 
 @contextmanager
-def fixed_tree(assistant):
-    """The assistant with the default tree: its own may need the very plan that is being made."""
-    own, assistant.tree = assistant.tree, TreeConfig()
+def given_tree(assistant, tree: TreeConfig):
+    """The assistant with another tree: its own may need the very plan that is being made."""
+    own, assistant.tree = assistant.tree, tree
     try:
         yield
     finally:

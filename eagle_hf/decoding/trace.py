@@ -3,7 +3,7 @@
 The same growth code runs in a replay as in `generate`: a `Recorded` drafter answers it from the trace. So policies can be
 compared to the token, without a model and without a clock.
 
-T positions of all answers, X nodes expanded at each, K children recorded of each. A position is a token of an answer taken
+T positions of all answers, X nodes run at each, K children recorded of each. A position is a token of an answer taken
 as root; what follows it in the answer is what the target chooses.
 """
 
@@ -14,21 +14,23 @@ from pathlib import Path
 import numpy
 import torch
 
-from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.cache import TreeCache
+from eagle_hf.decoding.drafters import bind
 from eagle_hf.decoding.growth import grow, grow_dynamic
+from eagle_hf.decoding.loop import read
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
+from eagle_hf.decoding.timing import given_tree
 from eagle_hf.decoding.tree import root_alone
 from eagle_hf.decoding.verify import verify
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.target import aux_layer_ids, capture_aux
 
 
 @dataclass
 class Trace:
     """answers [T]: which answer a position belongs to; text [T]: its token; tokens, log_probs, nodes [T, X, K].
 
-    Expanded node 0 is the root; nodes[t, x, j] is the expanded node that child j of x is, -1 where it was not expanded.
+    Node 0 is the root; nodes[t, x, j] is the node that child j of x is, -1 where it was not run.
     """
 
     answers: numpy.ndarray
@@ -58,12 +60,17 @@ class Trace:
                 accepted[depth, child] += child >= 0
         return trials, accepted
 
-    def logs(self) -> list[tuple[int, float, bool]]:
-        """(depth from 1, log-probability, accepted) of every draft whose parent was accepted, for planning.policy.fit_calibration."""
+    def logs(self, ranks: int | None = None) -> list[tuple[int, float, bool]]:
+        """(depth from 1, log-probability, accepted) of every draft, or of the `ranks` best, whose parent was accepted: for planning.policy.fit_calibration."""
         return [
             (depth + 1, float(log_prob), rank == child)
-            for depth, position, node, child in self.walks() for rank, log_prob in enumerate(self.log_probs[position, node])
+            for depth, position, node, child in self.walks() for rank, log_prob in enumerate(self.log_probs[position, node, :ranks])
         ]
+
+    def of_answers(self, numbers: Sequence[int]) -> "Trace":
+        """The part of the trace that belongs to these answers."""
+        chosen = numpy.isin(self.answers, numbers)
+        return Trace(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
     def save(self, path: str | Path) -> None:
         """As .npz, log-probabilities in float16."""
@@ -81,51 +88,58 @@ class Trace:
             raise ValueError(f"{path} is no trace ({error}); record one with eagle_hf.decoding.trace.record") from error
 
 
-class Recorder(EagleDrafter):
-    """A head's drafter that keeps what it proposed this round."""
-
-    def begin(self):
-        self.seen = []
-
-    def propose(self, hidden, k):
-        scores, ids = super().propose(hidden, k)
-        self.seen.append((ids.reshape(-1, k), scores.reshape(-1, k)))
-        return scores, ids
-
-
 @torch.no_grad()
-def record(target, head, prompts: Sequence[torch.Tensor], answers: Sequence[torch.Tensor], depth: int = 5, children: int = 8) -> Trace:
-    """What `head` proposes after every token of each answer [n] to its prompt [1, S], in trees of `depth` levels, `children` wide."""
+def record(
+    target, assistant, prompts: Sequence[torch.Tensor], answers: Sequence[torch.Tensor], depth: int = 5, width: int = 8, children: int = 32
+) -> Trace:
+    """What `assistant` proposes after every token of each answer [n] to its prompt [1, S].
+
+    In trees of `depth` levels: `width` nodes are run at each, and `children` of every node that is run are kept.
+    """
     rows = {field.name: [] for field in fields(Trace)}
     for number, (prompt, answer) in enumerate(zip(prompts, answers)):
-        ids = torch.cat([prompt[0], answer]).to(target.device)
-        with capture_aux(target, aux_layer_ids(target, head.config)) as states:
-            target(input_ids=ids[None])
-            aux, start = states.take(), prompt.shape[1]
-        drafter = Recorder(head, target, TreeConfig(depth=depth, top_k=children, nodes=1), Stopwatch())
-        drafter.start(prompt, torch.ones_like(prompt, dtype=torch.bool), aux[:, :start], answer[:1])
+        prompt, answer, cache = prompt.to(target.device), answer.to(target.device), TreeCache()
+        with given_tree(assistant, TreeConfig(depth=depth, top_k=width, nodes=1)):
+            drafter = bind(assistant, target, cache, Stopwatch())
+        seen, visible = keep_proposals(drafter, children), torch.ones_like(prompt, dtype=torch.bool)
+        with drafter.watching(visible):
+            _, aux = read(target, drafter.aux_layer_ids, input_ids=prompt, past_key_values=cache, use_cache=True)
+        drafter.start(prompt, visible, aux, answer[:1])
+        _, aux = read(target, drafter.aux_layer_ids, input_ids=answer[None], past_key_values=cache, use_cache=True)
         for place in range(len(answer)):
-            drafter.begin()
+            seen.clear()
             grow_dynamic(drafter, answer[None, place], drafter.plan, depth)
-            for name, value in (("answers", number), ("text", int(answer[place])), *_expanded(drafter.seen)):
+            for name, value in (("answers", number), ("text", int(answer[place])), *_expanded(seen, min(width, drafter.vocabulary))):
                 rows[name].append(value)
-            drafter.accept(aux[:, start + place, None], [[0]], [answer[place + 1 : place + 2].tolist() or [0]])
+            following = answer[place + 1 : place + 2].tolist() or [0]
+            drafter.accept(None if aux is None else aux[:, place, None], [[0]], [following])
     return Trace(**{name: numpy.array(values) for name, values in rows.items()})
 
 
-def _expanded(seen: list[tuple[torch.Tensor, torch.Tensor]]):
-    """tokens, log_probs and nodes [X, K] of one position, from what was proposed level by level, as grow_dynamic expands it."""
+def keep_proposals(drafter, children: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A list that from now on gets the ids and log-probabilities [n, K] of the `children` best drafts wherever a drafter proposes some."""
+    seen, propose, children = [], drafter.propose, min(children, drafter.vocabulary)
+
+    def kept(hidden, k):
+        scores, ids = propose(hidden, children)
+        seen.append((ids.reshape(-1, children), scores.reshape(-1, children)))
+        return scores[..., :k], ids[..., :k]
+
+    drafter.propose = kept
+    return seen
+
+
+def _expanded(seen: list[tuple[torch.Tensor, torch.Tensor]], k: int):
+    """tokens, log_probs and nodes [X, K] of one position, from what was proposed level by level, as grow_dynamic runs k nodes of each."""
     seen = [tuple(part.cpu() for part in level) for level in seen]
     tokens, log_probs = (torch.cat(parts) for parts in zip(*seen))
-    count, k = tokens.shape
-    nodes, totals, level = torch.full((count, k), -1), seen[0][1], [0]  # totals [n, k]: of the children of the nodes in `level`
+    nodes, totals, level = torch.full_like(tokens, -1), seen[0][1][:, :k], [0]  # totals [n, k]: of the children of the nodes in `level`
     for number, (_, scores) in enumerate(seen[1:]):
-        best = totals.flatten().topk(k) if number else None
-        chosen = torch.arange(k) if best is None else best.indices
+        chosen = totals.flatten().topk(k).indices if number else torch.arange(k)
         first = 1 + number * k
         for place, index in enumerate(chosen.tolist()):
             nodes[level[index // k], index % k] = first + place
-        totals, level = totals.flatten()[chosen][:, None] + scores, list(range(first, first + k))
+        totals, level = totals.flatten()[chosen][:, None] + scores[:, :k], list(range(first, first + k))
     return ("tokens", tokens.numpy()), ("log_probs", log_probs.numpy()), ("nodes", nodes.numpy())
 
 

@@ -23,7 +23,7 @@ from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.identity import weights_sha256
-from eagle_hf.target import target_logits, unwrap
+from eagle_hf.target import position_limit, target_logits, unwrap
 
 
 class WindowedDraft:
@@ -55,8 +55,8 @@ class WindowedDraft:
                 "transformers' universal assisted generation: generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
             )
         check_drafting(self.model, self.window)
-        limit = self.model.config.get_text_config().max_position_embeddings
-        if not turns(self.model) and limit < target.config.get_text_config().max_position_embeddings:
+        limit = position_limit(self.model)
+        if limit < target.config.get_text_config().max_position_embeddings:
             raise ValueError(f"the draft model knows {limit} positions, fewer than the target; draft with a model of RoPE, or a longer one")
         if self.model.device != target.device:
             raise ValueError(f"the target is on {target.device} and the draft model on {self.model.device}; move one")
@@ -89,11 +89,6 @@ class SelfSpeculation:
     def drafter(self, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
         """Bound to a target, and to the cache of its run, for one call of generate."""
         return SelfDrafter(target, cache, self.tree, watch, self.window)
-
-
-def turns(model) -> bool:
-    """Whether a model knows positions by RoPE, and so any; else it has a table of them."""
-    return hasattr(unwrap(model).get_decoder(), "rotary_emb")
 
 
 def window_of(sinks: int, window: int | None, snapkv: int | None) -> Window | None:
@@ -148,7 +143,7 @@ class ModelDrafter(Drafter):
         config = unwrap(model).config.get_text_config()
         self.vocabulary, self.format = config.vocab_size, MaskFormat(model)
         self._forward = self.decoder if capacity is None else compiled(self.decoder, model.device)
-        self.last_position = 2**31 if turns(model) else config.max_position_embeddings - 1
+        self.last_position = position_limit(model) - 1
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)

@@ -12,47 +12,52 @@ from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
 from eagle_hf.evaluation.suites import first_turn_ids, long_prompts
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.plan import Plan
-from eagle_hf.planning.policy import FixedPlan, PlainPlan, fit_calibration
+from eagle_hf.planning.policy import Calibration, FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
 
-DEPTH, CHILDREN, NODES = 6, 8, 63
-TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=CHILDREN, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
+DEPTH, WIDTH, NODES, CHILDREN = 6, 8, 63, 32  # levels, nodes run at each, nodes read, children offered of every node that is run
+TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
-def record_answers(target, tokenizer, head, prompts: list[dict], max_new_tokens: int, depth: int = DEPTH, children: int = CHILDREN) -> Trace:
-    """What the head proposes everywhere along the target's own greedy answers to the first turns of `prompts`."""
+def record_answers(target, tokenizer, assistant, prompts: list[dict], max_new_tokens: int) -> Trace:
+    """What an assistant proposes everywhere along the target's own greedy answers to the first turns of `prompts`."""
     starts, answers = [], []
     for prompt in prompts:
         inputs = {name: tensor.to(target.device) for name, tensor in first_turn_ids(tokenizer, prompt).items()}
         output = target.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         starts.append(inputs["input_ids"])
         answers.append(output[0, inputs["input_ids"].shape[1] :])
-    return record(target, head, starts, answers, depth, children)
+    return record(target, assistant, starts, answers, DEPTH, WIDTH, CHILDREN)
 
 
-def make_plan(
-    target, head, trace: Trace, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, repeats: int = 7,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Plan:
-    """A plan from a trace of this head on this target, and from costs measured here and now: let nothing else run."""
+def learnt(trace: Trace) -> tuple[tuple[tuple[float, ...], ...], Calibration]:
+    """(acceptance [D][W] by depth and rank, calibration of confidences), from what was proposed along real answers."""
     trials, accepted = trace.counts(DEPTH)
     known = max(1, int((trials >= ENOUGH).sum()))
     shares = acceptance_vector((trials[:known], accepted[:known]))
-    calibration = fit_calibration(trace.logs(), depths=known)
-    costs = measure_costs(target, head, batches=batches, lengths=lengths, repeats=repeats, progress=progress)
-    return Plan(costs, tuple(map(tuple, shares.tolist())), calibration)
+    return tuple(map(tuple, shares.tolist())), fit_calibration(trace.logs(WIDTH), depths=known)
+
+
+def make_plan(
+    target, assistant, trace: Trace, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, repeats: int = 7,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """A plan from a trace of this assistant on this target, and from costs measured here and now: let nothing else run."""
+    shares, calibration = learnt(trace)
+    costs = measure_costs(target, assistant, batches=batches, lengths=lengths, repeats=repeats, progress=progress)
+    return Plan(costs, shares, calibration)
 
 
 def measure_plan(
-    target, tokenizer, head, plan: Plan, new_tokens: int = 64, repeats: int = 3, progress: Callable[[str], None] = lambda text: None
+    target, tokenizer, assistant, plan: Plan, new_tokens: int = 64, repeats: int = 3, progress: Callable[[str], None] = lambda text: None
 ) -> list[Speed]:
     """How fast the plan's policies decode in each of its cells, beside what it promises."""
-    rows, head.plan = [], plan
+    rows, assistant.plan = [], plan
     progress(HEADER)
     for batch, length in itertools.product(plan.costs.batches, plan.costs.lengths):
         ids = long_prompts(tokenizer, length, batch).to(target.device)
-        for row in measure_cell(target, head, TREES, ids, new_tokens, repeats, plan.costs):
+        for row in measure_cell(target, assistant, TREES, ids, new_tokens, repeats, plan.costs):
             progress(str(row))
             rows.append(row)
     return rows
@@ -74,7 +79,7 @@ def describe(plan: Plan) -> str:
     for batch in costs.batches:
         for length in costs.lengths:
             cell = costs.at(batch, length)
-            tree, rate = best_tree_for(shares, cell.target, cell.draft_seconds, min(NODES, costs.tokens[-1] - 1), DEPTH)
+            tree, rate = best_tree_for(shares, cell.rounds, cell.draft_seconds, min(NODES, costs.tokens[-1] - 1), DEPTH)
             first = first or tree
             milliseconds = [f"{1000 * cell.target[n - 1]:.1f}" for n in costs.tokens]
             shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"

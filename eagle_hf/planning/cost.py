@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 
-IDENTITY = ("target_sha256", "drafter_sha256", "dtype", "device", "threads")  # a table holds for these and no others
+IDENTITY = ("target_sha256", "drafter_sha256", "dtype", "drafter_dtype", "device", "threads")  # a table holds for these and no others
 
 
 @dataclass(frozen=True)

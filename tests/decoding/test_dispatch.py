@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, StoppingCriteria
 
 from tiny import left_padded, tiny_head, tiny_target
-from eagle_hf import Eagle3Config, Eagle3DraftHead
+from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
 
 REFUSED = {
     "num_beams": dict(num_beams=2),
@@ -31,6 +31,19 @@ def test_a_call_that_cannot_be_lossless_is_refused_by_name(target, head, name, m
     monkeypatch.setattr(target.model, "forward", None)  # nothing may be computed
     with pytest.raises(ValueError, match=name):
         target.generate(**left_padded(target, [5]), assistant_model=head, max_new_tokens=5, **REFUSED[name])
+
+
+def test_another_tokenizer_is_told_where_to_go(target, monkeypatch):
+    monkeypatch.setattr(target.model, "forward", None)
+    settings = dict(left_padded(target, [5]), max_new_tokens=5, tokenizer=object(), assistant_tokenizer=object())
+    with pytest.raises(ValueError, match="assistant_tokenizer.*universal assisted generation"):
+        target.generate(assistant_model=WindowedDraft(tiny_target(layers=2, seed=3)), **settings)
+
+
+def test_a_tree_larger_than_the_context_is_refused(target, monkeypatch):
+    monkeypatch.setattr(target.model, "forward", None)
+    with pytest.raises(ValueError, match="the tree has 512 nodes and the target's context is 512 tokens"):
+        target.generate(**left_padded(target, [5]), assistant_model=SelfSpeculation(2, 9, gamma=512), max_new_tokens=5)
 
 
 def test_a_users_empty_cache_is_refused(target, head):

@@ -186,6 +186,24 @@ def test_drafts_past_the_end_of_a_table_of_positions_are_harmless():
         assert torch.equal(plain, fast)
 
 
+def test_trees_stay_within_a_table_of_positions():
+    """max_length may lie beyond the table: an answer that ends before is what generate writes."""
+    torch.manual_seed(0)
+    target = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=32, n_layer=3, n_head=2, n_positions=40)).double().eval()
+    settings, served = dict(left_padded(target, [20]), do_sample=True, top_k=0, pad_token_id=0), 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        text = target.generate(**settings, max_length=40, eos_token_id=None)[0].tolist()
+        for end in {text[place] for place in range(35, 39) if text[place] not in text[20:place]}:
+            outputs = []
+            for assistant in (None, WindowedDraft(target, window=None, gamma=6)):
+                torch.manual_seed(seed)
+                outputs.append(target.generate(**settings, assistant_model=assistant, max_length=60, eos_token_id=end))
+            assert torch.equal(*outputs)
+            served += 1
+    assert served > 5
+
+
 def test_a_head_sees_a_window_beyond_its_trained_length_only(target, trained_head):
     """Up to the trained length nothing changes; beyond it the drafts do, and the output never does."""
     head, drafted = copy.deepcopy(trained_head), {}

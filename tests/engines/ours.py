@@ -61,7 +61,7 @@ def chains(target, head, prompt: list[int], answer: list[int], depth: int) -> tu
     logits = []
     hook = head.lm_head.register_forward_hook(lambda module, args, output: logits.append(output.flatten(0, -2)))
     try:
-        trace = record(target, head, [torch.tensor([prompt])], [torch.tensor(answer)], depth=depth, children=1)
+        trace = record(target, head, [torch.tensor([prompt])], [torch.tensor(answer)], depth=depth, width=1, children=1)
     finally:
         hook.remove()
     return torch.from_numpy(trace.tokens)[..., 0], torch.cat(logits).unflatten(0, (len(answer), depth))

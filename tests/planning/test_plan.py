@@ -6,12 +6,12 @@ import numpy
 import pytest
 import torch
 
-from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig
+from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.timing import identity, measure_costs
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.planning.policy import Calibration, FixedPlan
-from tiny import left_padded
+from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan
+from tiny import left_padded, tiny_target
 
 
 def plan_for(target, assistant, more=0.01, draft=0.01):
@@ -28,10 +28,17 @@ def planned(target, head, policy, **costs):
     return head
 
 
+DRAFTERS = {
+    "head": lambda head: head, "model": lambda head: WindowedDraft(tiny_target(layers=2, seed=3), sinks=2, window=9),
+    "itself": lambda head: SelfSpeculation(2, 9),
+}
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("policy", ["sequoia", "adaptive"])
 @pytest.mark.parametrize("settings", [dict(do_sample=False), dict(do_sample=True, top_k=0)], ids=["greedy", "sampled"])
-def test_policies_that_choose_by_cost_are_lossless(target, trained_head, policy, settings):
-    head = planned(target, trained_head, policy)
+def test_policies_that_choose_by_cost_are_lossless(target, trained_head, drafter, policy, settings):
+    head = planned(target, DRAFTERS[drafter](trained_head), policy)
     for lengths in ([7], [9, 2, 14]):
         if len(lengths) > 1 and settings["do_sample"]:
             continue
@@ -55,6 +62,30 @@ def test_a_head_that_needs_a_plan_can_be_measured_for_one(target, trained_head):
     head.tree = TreeConfig("adaptive", depth=4, top_k=4, nodes=20)
     costs = measure_costs(target, head, batches=(1,), lengths=(16,), tokens=(1, 8), widths=(1, 4), repeats=1)
     assert costs.at(1, 16).overhead > 0 and head.tree.policy == "adaptive"
+
+
+@pytest.mark.parametrize("drafter", ["model", "itself"])
+def test_drafting_after_rounds_without_is_lossless(target, trained_head, drafter, monkeypatch):
+    """Rows of a batch that end at different times, drafting every third round."""
+    assistant, rounds = planned(target, DRAFTERS[drafter](trained_head), "adaptive"), iter(range(1000))
+    begin = AdaptivePlan.begin
+    monkeypatch.setattr(AdaptivePlan, "begin", lambda self, *state: begin(self, *state) and next(rounds) % 3 == 0)
+    inputs = left_padded(target, [9, 2, 14])
+    outputs = [target.generate(**inputs, assistant_model=one, max_new_tokens=150, do_sample=False) for one in (None, assistant)]
+    assert torch.equal(*outputs) and 0 < assistant.last_run.trials[0] < assistant.last_run.rounds / 2
+
+
+@pytest.mark.parametrize("drafter", ["model", "itself"])
+def test_rejection_draws_from_other_drafters_and_in_planned_shapes(target, trained_head, drafter):
+    """Where the drafter is the target itself, nothing is ever rejected; a planned shape is drawn as well."""
+    assistant = {"model": WindowedDraft(target, window=None), "itself": SelfSpeculation(2, 400)}[drafter]
+    settings = dict(left_padded(target, [7]), assistant_model=assistant, max_new_tokens=60, do_sample=True, top_k=0, eos_token_id=None)
+    assistant.tree = TreeConfig("chain", depth=3, acceptance="rejection")
+    target.generate(**settings)
+    assert assistant.last_run.accepted == assistant.last_run.trials and assistant.last_run.tau > 3.5
+    assistant.tree, assistant.plan = TreeConfig("sequoia", depth=4, top_k=4, nodes=20, acceptance="rejection"), plan_for(target, assistant)
+    target.generate(**settings)
+    assert assistant.last_run.accepted == assistant.last_run.trials and assistant.last_run.tau > 2
 
 
 def test_dear_drafts_are_not_drafted(target, trained_head):
@@ -94,7 +125,7 @@ def test_a_plan_lies_beside_the_head_and_holds_for_its_machine_alone(target, tra
     target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)
     assert head.plan == Plan.load(tmp_path) and head.last_run.rounds
     facts = head.plan.costs.facts
-    for name, value in (("dtype", "bfloat16"), ("device", "another"), ("target_sha256", "0")):
+    for name, value in (("dtype", "bfloat16"), ("drafter_dtype", "bfloat16"), ("device", "another"), ("target_sha256", "0")):
         head.plan.costs.facts[name], kept = value, facts[name]
         with pytest.raises(ValueError, match=f"measured with {name} '{value}'"):
             target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)

@@ -6,12 +6,12 @@ import numpy
 import pytest
 import torch
 
-from eagle_hf import TreeConfig
+from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding.trace import Trace, record, replay
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector
-from tiny import left_padded
+from tiny import left_padded, tiny_target
 
 
 def table(token=1.0, more=0.05, draft=0.1):
@@ -21,7 +21,7 @@ def table(token=1.0, more=0.05, draft=0.1):
 
 
 @pytest.fixture(scope="module")
-def recorded(target, trained_head):
+def answered(target):
     prompts, answers = [], []
     for seed in range(3):
         prompt = left_padded(target, [7], seed)["input_ids"]
@@ -29,22 +29,42 @@ def recorded(target, trained_head):
         output = target.generate(prompt, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
         prompts.append(prompt)
         answers.append(output[0, 7:])
-    return prompts, answers, record(target, trained_head, prompts, answers, depth=4, children=5)
+    return prompts, answers
 
 
-@pytest.mark.parametrize("tree", [TreeConfig(depth=4, top_k=5, nodes=12), TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 3), ranks=(0, 0, 1, 0, 1, 0))], ids=lambda tree: tree.policy)
-def test_a_replay_has_the_rounds_of_real_decoding(target, trained_head, recorded, tree):
-    prompts, answers, trace = recorded
-    head, rounds = copy.deepcopy(trained_head), 0
-    head.tree = tree
+@pytest.fixture(scope="module")
+def recorded(target, trained_head, answered):
+    return *answered, record(target, trained_head, *answered, depth=4, width=5, children=9)
+
+
+SHAPES = [TreeConfig(depth=4, top_k=5, nodes=12), TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 3), ranks=(0, 0, 1, 0, 1, 0))]
+DRAFTERS = {
+    "head": copy.deepcopy, "model": lambda head: WindowedDraft(tiny_target(layers=2, seed=3), window=None),
+    "itself": lambda head: SelfSpeculation(2, 9), "itself, selecting": lambda head: SelfSpeculation(window=5, snapkv=3),
+}
+
+
+@pytest.mark.parametrize("tree", SHAPES, ids=lambda tree: tree.policy)
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_a_replay_has_the_rounds_of_real_decoding(target, trained_head, answered, drafter, tree):
+    (prompts, answers), assistant, rounds = answered, DRAFTERS[drafter](trained_head), 0
+    assistant.tree = tree
+    trace = record(target, assistant, prompts, answers, depth=4, width=5, children=9)
+    assert assistant.tree == tree and trace.tokens.shape == (3 * 60, 1 + 3 * 5, 9)
     for seed, prompt in enumerate(prompts):
         torch.manual_seed(seed)
-        output = target.generate(prompt, assistant_model=head, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
+        output = target.generate(prompt, assistant_model=assistant, max_new_tokens=60, do_sample=True, temperature=0.7, top_k=0, eos_token_id=None)
         assert torch.equal(output[0, 7:], answers[seed])
-        rounds += head.last_run.rounds
+        rounds += assistant.last_run.rounds
     plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
     _, stats = replay(trace, plan, table(), batch=1, length=7, tokens=60)
-    assert stats.rounds == rounds and stats.tokens == 3 * 59 and stats.tau > 1.1
+    assert stats.rounds == rounds and stats.tokens == 3 * 59 and stats.tau > 1.05
+
+
+def test_a_part_of_a_trace_is_the_trace_of_these_answers(target, trained_head, answered, recorded):
+    prompts, answers, trace = recorded
+    part, alone = trace.of_answers([0, 2]), record(target, trained_head, prompts[2:], answers[2:], depth=4, width=5, children=9)
+    assert len(part.text) == 2 * 60 and (part.tokens[60:] == alone.tokens).all() and set(part.answers) == {0, 2}
 
 
 def test_seconds_are_the_tables(recorded):
@@ -86,8 +106,9 @@ def test_counts_and_logs_say_what_decoding_accepts(recorded):
     _, stats = replay(trace, chain, table(), batch=1, length=10)
     first, tried = accepted[0, 0] / trials[0], stats.accepted[0] / stats.trials[0]
     assert trials[0] == 3 * 59 and trials[1] <= accepted[0].sum() and first == pytest.approx(tried, abs=0.05)
-    logs = trace.logs()
-    assert sum(hit for depth, _, hit in logs if depth == 1) == accepted[0].sum() and len([1 for depth, *_ in logs if depth == 1]) == 5 * trials[0]
+    assert len([1 for depth, *_ in trace.logs() if depth == 1]) == 9 * trials[0]
+    logs = trace.logs(ranks=5)
+    assert sum(hit for depth, _, hit in logs if depth == 1) == accepted[0, :5].sum() and len([1 for depth, *_ in logs if depth == 1]) == 5 * trials[0]
 
 
 def test_calibration_finds_the_curve_that_drew_the_data():

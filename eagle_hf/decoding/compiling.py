@@ -15,6 +15,11 @@ def compiled(function: Callable, device: torch.device) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
 
 
+def fixed_size(slots: int) -> int:
+    """Slots of a cache that never changes its size, `slots` or more: powers of two, so that calls of many lengths share few graphs."""
+    return max(256, 1 << (slots - 1).bit_length())
+
+
 def begin_round() -> None:
     """What captured graphs wrote in the last round may be written over. Only for those: the first call loads the compiler, for seconds."""
     torch.compiler.cudagraph_mark_step_begin()

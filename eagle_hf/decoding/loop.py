@@ -12,7 +12,7 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.compiling import begin_round, compiled
+from eagle_hf.decoding.compiling import begin_round, compiled, fixed_size
 from eagle_hf.decoding.drafters import Drawing, bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.reading import reading_tree
@@ -56,11 +56,14 @@ class Run:
         tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
         most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
-        self.cache = TreeCache(most if tree.compile else None, limit=most)
+        self.cache = TreeCache(fixed_size(most) if tree.compile else None, limit=most)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)
-        self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device) if tree.compile else self.read
+        self.read_tree = self.read
+        if tree.compile:
+            self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device)
+            read_whole(target, self.drafter.aux_layer_ids, input_ids=input_ids[:1, :1])  # makes transformers hook its layers, which no compiler follows
         if tree.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
             self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)

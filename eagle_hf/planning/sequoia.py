@@ -21,7 +21,7 @@ the optimum is plainly the n likeliest nodes within the depth; measured rows are
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy
 from numpy.lib.stride_tricks import sliding_window_view
@@ -225,7 +225,8 @@ def best_tree_for(
     """
     table = _table(target_seconds, max_nodes)
     draft = draft_seconds if callable(draft_seconds) else lambda width: draft_seconds
-    programme = solve(shares, max_nodes, max_depth)
+    shares = numpy.asarray(shares, dtype=float)
+    programme = _solved(shares.tobytes(), shares.shape, max_nodes, max_depth)
     best, best_rate = StaticTree(), 1 / table[0]
     for nodes in range(1, max_nodes + 1):
         for depth in range(1, max_depth + 1):
@@ -240,6 +241,12 @@ def best_tree_for(
             if rate > best_rate:
                 best, best_rate = tree, rate
     return best, float(best_rate)
+
+
+@lru_cache(maxsize=8)
+def _solved(shares: bytes, shape: tuple[int, ...], nodes: int, depth: int) -> Programme:
+    """`solve`, once for all batches, lengths and calls: it does not depend on costs, and takes a hundredth of a second or more."""
+    return solve(numpy.frombuffer(shares).reshape(shape), nodes, depth)
 
 
 def draw(tree: StaticTree, shares) -> str:

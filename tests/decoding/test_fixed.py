@@ -114,18 +114,35 @@ def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, n
     assert len(waits) > 8 and all(found == ["tolist"] for found in waits[2:])
 
 
-@pytest.mark.parametrize("name", ["head", "window"])
-def test_forwards_compile_whole_and_once(target, trained_head, small, name, monkeypatch):
-    """No graph breaks (fullgraph), and nothing compiled anew once a run has seen its shapes."""
-    graphs = []
+@pytest.fixture
+def graphs(monkeypatch):
+    """What the forwards were compiled to, in a compiler that has compiled nothing yet."""
+    found = []
 
     def backend(graph, inputs):
-        graphs.append(graph)
+        found.append(graph)
         return graph.forward
 
     torch._dynamo.reset()
     for module in (loop, drafters, windowed):
         monkeypatch.setattr(module, "compiled", lambda function, device: torch.compile(function, fullgraph=True, dynamic=False, backend=backend))
+    return found
+
+
+@pytest.mark.parametrize("name", ["head", "window"])
+def test_calls_of_many_lengths_share_their_graphs(target, trained_head, small, name, graphs):
+    with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
+        counts = []
+        for length in (7, 7, *range(8, 18)):
+            target.generate(**left_padded(target, [length]), assistant_model=assistant, max_new_tokens=20, do_sample=False, eos_token_id=None)
+            counts.append(len(graphs))
+    assert counts[0] == counts[-1] > 1, counts
+
+
+@pytest.mark.parametrize("name", ["head", "window"])
+def test_forwards_compile_whole_and_once(trained_head, small, name, graphs, monkeypatch):
+    """No graph breaks (fullgraph), and nothing compiled anew once a run has seen its shapes; on a target that has never run."""
+    target = tiny_target()
     inputs, settings = left_padded(target, [7, 3]), dict(do_sample=False, eos_token_id=None, max_new_tokens=40)
     with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
         counts, original = [], loop.Run.round

@@ -7,7 +7,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
-from eagle_hf.decoding.cache import rotated
+from eagle_hf.decoding import loop
+from eagle_hf.decoding.cache import DraftCache, rotated
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.decoding.windowed import ModelDrafter
@@ -56,6 +57,33 @@ def test_the_target_itself_with_all_it_read_is_always_right(target, assistant):
         both(target, assistant, left_padded(target, lengths), do_sample=False, eos_token_id=None)
         run = assistant.last_run
         assert run.accepted == run.trials and run.tokens == 119 * len(lengths) and run.tau > 4.5
+
+
+def test_the_target_drafts_on_its_own_keys_and_turned_sinks(target, monkeypatch):
+    """In every round of a batch whose rows roll and end at different times."""
+    runs, seen, turn, original = [], set(), DraftCache.turn_sinks, loop.Run.round
+    monkeypatch.setattr(loop.Run, "round", lambda run: (runs.append(run), original(run)))
+
+    def turned(cache, slots, rotary):
+        turn(cache, slots, rotary)
+        drafter, full, shift = runs[-1].drafter, runs[-1].cache, (slots.lengths - 2 - 9).clamp(min=0)
+        seen.add((len(slots.lengths), bool((shift > 0).all())))
+        angles = rotary(torch.zeros(1), shift[:, None])
+        for row, length in enumerate(slots.lengths.tolist()):
+            cos, sin = (part[row : row + 1].double() for part in angles)
+            for slot, position in enumerate(slots.held[row].tolist()):
+                if not 0 <= position < length - 1:  # nothing, or the root, which the drafter reads itself
+                    continue
+                counts = int(drafter.counts[row])
+                source = int(drafter.order[row, position]) if position < counts else drafter.prompt + position - counts
+                for ours, theirs in zip(cache.layers, full.layers):
+                    expected = theirs.keys[row : row + 1, :, source : source + 1]
+                    expected = rotated(expected, cos, sin) if slot < 2 else expected
+                    assert torch.allclose(ours.keys[row, :, slot], expected[0, :, 0], rtol=0, atol=1e-6)
+
+    monkeypatch.setattr(DraftCache, "turn_sinks", turned)
+    both(target, SelfSpeculation(2, 9, gamma=3), left_padded(target, [9, 1, 40]), do_sample=False)
+    assert {rows for rows, _ in seen} == {1, 2, 3} and any(rolls for _, rolls in seen)
 
 
 def test_a_window_that_holds_everything_changes_nothing(target, small):

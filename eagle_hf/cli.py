@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--target", required=True, help="hub id, folder, .gguf file, or smollm2")
     plan.add_argument("--adapter", help="PEFT adapter laid over the target")
     plan.add_argument("--categories", nargs="+", default=["chat", "code", "math"], help="bundled categories or .jsonl files")
-    plan.add_argument("--per-category", type=int, default=10, help="prompts of each that acceptance is measured on (default: 10)")
+    plan.add_argument("--per-category", type=int, default=10, help="prompts of each that acceptance is measured on (default: 10); behind a window, as many texts of the longest length")
     plan.add_argument("--max-new-tokens", type=int, default=64)
     plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
@@ -137,7 +137,7 @@ def run_plan(options) -> None:
 
     from eagle_hf.decoding.timing import check_lengths
     from eagle_hf.evaluation.clock import draw_speeds
-    from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, record_answers
+    from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, questions, record_answers
     from eagle_hf.evaluation.suites import load_suite
     from eagle_hf.target import load_target
 
@@ -150,7 +150,8 @@ def run_plan(options) -> None:
     if options.repeats < 0:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
-    trace = record_answers(target, tokenizer, assistant, load_suite(options.categories, options.per_category), options.max_new_tokens)
+    starts = questions(tokenizer, assistant, load_suite(options.categories, options.per_category), max(options.lengths))
+    trace = record_answers(target, tokenizer, assistant, starts, options.max_new_tokens)
     if options.trace:
         trace.save(options.trace)
     plan = make_plan(target, assistant, trace, options.batches, options.lengths, progress=print)

@@ -56,7 +56,7 @@ class Run:
         tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
         most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
-        self.cache = TreeCache(fixed_size(most) if tree.compile else None, limit=most)
+        self.cache = TreeCache(capacity=fixed_size(most)) if tree.compile else TreeCache(limit=most)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)

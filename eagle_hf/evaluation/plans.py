@@ -8,6 +8,7 @@ import torch
 
 from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
 from eagle_hf.decoding.trace import Trace, record, replay
+from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
 from eagle_hf.evaluation.suites import first_turn_ids, long_prompts
 from eagle_hf.head.configuration import TreeConfig
@@ -20,14 +21,23 @@ TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for p
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
-def record_answers(target, tokenizer, assistant, prompts: list[dict], max_new_tokens: int) -> Trace:
-    """What an assistant proposes everywhere along the target's own greedy answers to the first turns of `prompts`."""
-    starts, answers = [], []
-    for prompt in prompts:
-        inputs = {name: tensor.to(target.device) for name, tensor in first_turn_ids(tokenizer, prompt).items()}
+def questions(tokenizer, assistant, prompts: list[dict], length: int) -> list[torch.Tensor]:
+    """Ids [1, S] of what acceptance is measured on: the first turns of `prompts`.
+
+    For a model behind a window, as many texts of `length` tokens: in short ones it would see all there is.
+    """
+    if isinstance(assistant, (SelfSpeculation, WindowedDraft)) and assistant.window is not None:
+        return list(long_prompts(tokenizer, length, len(prompts)).split(1))
+    return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in prompts]
+
+
+def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int) -> Trace:
+    """What an assistant proposes everywhere along the target's own greedy answers to prompts [1, S]."""
+    answers, starts = [], [start.to(target.device) for start in starts]
+    for start in starts:
+        inputs = {"input_ids": start, "attention_mask": torch.ones_like(start)}
         output = target.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        starts.append(inputs["input_ids"])
-        answers.append(output[0, inputs["input_ids"].shape[1] :])
+        answers.append(output[0, start.shape[1] :])
     return record(target, assistant, starts, answers, DEPTH, WIDTH, CHILDREN)
 
 

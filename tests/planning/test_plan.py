@@ -46,7 +46,7 @@ def test_policies_that_choose_by_cost_are_lossless(target, trained_head, drafter
         for assistant in (None, head):
             torch.manual_seed(0)
             outputs.append(target.generate(**left_padded(target, lengths), assistant_model=assistant, max_new_tokens=150, **settings))
-        assert torch.equal(*outputs) and sum(head.last_run.trials) > head.last_run.rounds / 2
+        assert torch.equal(*outputs) and sum(head.last_run.trials) > head.last_run.rounds / 3
 
 
 @pytest.mark.parametrize("new", [1, 2, 3])

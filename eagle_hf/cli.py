@@ -135,22 +135,25 @@ def run_evaluate(options) -> None:
 def run_plan(options) -> None:
     import torch
 
-    from eagle_hf.decoding.timing import check_lengths
+    from eagle_hf.decoding.dispatch import check_target
+    from eagle_hf.decoding.timing import check_lengths, given_tree
     from eagle_hf.evaluation.clock import draw_speeds
     from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, questions, record_answers
-    from eagle_hf.evaluation.suites import load_suite
+    from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.target import load_target
 
     out = options.out or Path(options.head or "")
     if not (options.out or options.head) or not out.is_dir():
-        raise ValueError(f"{str(options.out or options.head)!r} is not a folder; give --out an existing one for plan.json")
+        raise ValueError(f"{options.out or options.head or 'nothing'} was given as a folder for plan.json and is none; give --out an existing one")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
     assistant = drafter_of(options, dtype, device)
     if options.repeats < 0:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
-    starts = questions(tokenizer, assistant, load_suite(options.categories, options.per_category), max(options.lengths))
+    with given_tree(assistant, TreeConfig()):
+        check_target(target, assistant)
+    starts = questions(tokenizer, assistant, options.categories, options.per_category, max(options.lengths))
     trace = record_answers(target, tokenizer, assistant, starts, options.max_new_tokens)
     if options.trace:
         trace.save(options.trace)
@@ -159,7 +162,7 @@ def run_plan(options) -> None:
     print(f"\n{describe(plan)}\n", flush=True)
     if options.repeats:
         draw_speeds(out / "plan.png", measure_plan(target, tokenizer, assistant, plan, options.max_new_tokens, options.repeats, progress=print))
-    loaded = "" if options.head else f"assistant.plan = eagle_hf.Plan.load({str(out)!r}); "
+    loaded = "" if options.head and out == Path(options.head) else f"assistant.plan = eagle_hf.Plan.load({str(out)!r}); "
     print(f'\nthe plan is in {out}; use it: {loaded}assistant.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
 
 

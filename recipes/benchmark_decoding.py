@@ -2,7 +2,8 @@
 
 Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
 Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
-          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation [--plan FOLDER]
+          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation
+          (with --plan FOLDER: the policies of eagle-hf plan --self-speculation --window 240 --out FOLDER too)
 Expected: a table on the screen and OUTPUT/metrics.json. With a head: the best fixed tree for the cell (sequoia) and
 `adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
 length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.

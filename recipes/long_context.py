@@ -12,6 +12,7 @@ import torch
 from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, load_target, write_run
+from eagle_hf.decoding.dispatch import check_target
 from eagle_hf.evaluation.clock import Prompt, Started, finish
 from eagle_hf.evaluation.intervals import tau_difference, tau_interval
 from eagle_hf.evaluation.suites import long_prompts
@@ -45,16 +46,16 @@ def main():
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, arguments.dtype)
     target, tokenizer = load_target(arguments.target, dtype=dtype, device=device)
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=dtype).to(device).eval()
+    check_target(target, head)
     count, found = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts, []
     print("| length | window | tau | 95 % | against the whole cache, 95 % |\n|---|---|---|---|---|", flush=True)
     for length in arguments.lengths:
         windows = [None, *((4, size - 4) for size in arguments.windows if size < length)]
         prompts = (Prompt(target, head, ids[None]) for ids in long_prompts(tokenizer, length, count).to(device))
-        rows = [[behind(prompt, head, window, arguments.max_new_tokens) for window in windows] for prompt in prompts]
-        whole, *others = zip(*rows)
-        for window, runs in zip(windows, (whole, *others)):
+        columns = list(zip(*([behind(prompt, head, window, arguments.max_new_tokens) for window in windows] for prompt in prompts)))
+        for window, runs in zip(windows, columns):
             entry = {"length": length, "window": window, "tau": sum(runs, DecodingStats(rows=0)).tau, "interval": tau_interval(runs)}
-            entry["difference"] = tau_difference(runs, whole) if window else None
+            entry["difference"] = tau_difference(runs, columns[0]) if window else None
             found.append(entry)
             low, high = entry["difference"] or ("", "")
             against = f"{low:+.3f} to {high:+.3f}" if window else ""

@@ -38,14 +38,14 @@ def test_plan_measures_a_drafter_and_generate_uses_the_plan(tmp_path, capsys, dr
     out.mkdir(exist_ok=True)
     whose = {
         "head": ["--head", str(tmp_path / "head")], "draft": ["--draft", str(tmp_path / "draft"), "--window", "0", "--out", str(out)],
-        "itself": ["--self-speculation", "--sinks", "2", "--window", "9", "--out", str(out)],
+        "itself": ["--self-speculation", "--sinks", "2", "--window", "9", "--out", str(out), "--per-category", "2"],
     }
     status = cli.main(
-        ["plan", "--target", str(tmp_path / "target"), *whose[drafter], "--categories", str(tmp_path / "asked.jsonl"), "--dtype", "float32",
+        ["plan", "--target", str(tmp_path / "target"), *whose[drafter], "--categories", "chat" if drafter == "itself" else str(tmp_path / "asked.jsonl"), "--dtype", "float32",
          "--max-new-tokens", "20", "--batches", "1", "2", "--lengths", "16", "40", "--repeats", "1", "--trace", str(tmp_path / "trace.npz")]
     )
     printed = capsys.readouterr().out
-    assert status == 0 and all(f"| {batch} | {length} | " in printed for batch in (1, 2) for length in (16, 40)) and "adaptive" in printed
+    assert status == 0 and all(f"| {batch} | {length} | " in printed for batch in (1, 2) for length in (16, 40)) and printed.count("| adaptive |") == 4
     assert (out / "plan.png").is_file() and Trace.load(tmp_path / "trace.npz").tokens.shape[2] == (24 if drafter == "head" else 31)
     assistant = {"head": lambda: Eagle3DraftHead.from_pretrained(out), "draft": lambda: WindowedDraft(small, window=None), "itself": lambda: SelfSpeculation(2, 9)}[drafter]()
     assistant.plan, assistant.tree = Plan.load(out), TreeConfig("adaptive", depth=6, top_k=8, nodes=63)

@@ -15,7 +15,7 @@ SLACK = 128  # slots beyond the prompt: room for the first rounds
 
 
 def _grown(buffer: torch.Tensor, slots: int, limit: int | None = None) -> torch.Tensor:
-    """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear; not beyond `limit` where that is enough."""
+    """The buffer [B, h, T, D] with room for at least `slots`, doubling so that appending stays linear, but not beyond `limit` without need."""
     if slots <= buffer.shape[2]:
         return buffer
     batch, heads, capacity, width = buffer.shape
@@ -65,6 +65,7 @@ class TreeLayer(DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest slots, a negative number of them as in `Cache.crop`."""
+        assert tokens_to_remove <= 0, f"crop takes off a negative number of slots, not {tokens_to_remove}"
         self.set_length(self.length + tokens_to_remove)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_drawn
-from eagle_hf.target import AuxStates, capture_aux, position_limit
+from eagle_hf.target import AuxStates, capture_aux, unwrap
 
 
 def speculate(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
@@ -37,6 +37,11 @@ def read(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None
     with capture_aux(target, layer_ids) if layer_ids else nullcontext(AuxStates([])) as aux:
         logits = target(**inputs, return_dict=True).logits
     return logits, aux.take()
+
+
+def last_logits(target) -> dict:
+    """What spares a target the logits of all tokens but the last, where it can be spared them."""
+    return {"logits_to_keep": 1} if unwrap(target)._supports_logits_to_keep() else {}
 
 
 def read_whole(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -63,7 +68,8 @@ class Run:
         self.read_tree = self.read
         if tree.compile:
             self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device)
-            read_whole(target, self.drafter.aux_layer_ids, input_ids=input_ids[:1, :1])  # makes transformers hook its layers, which no compiler follows
+            if not getattr(unwrap(target).get_decoder(), "_output_capturing_hooks_installed", False):
+                read_whole(target, [0], input_ids=input_ids[:1, :1])  # transformers hooks its layers at the first such call, which no compiler follows
         if tree.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
             self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)
@@ -71,7 +77,6 @@ class Run:
         self.ids[:, :prompt] = input_ids
         self.last = [0] * rows  # every row's newest token
         self.lengths, self.finished = [prompt] * rows, [False] * rows
-        self.limit = min(generation_config.max_length, position_limit(target))  # tokens that trees may reach
         self.rows = list(range(rows))  # those still in the batch
 
     def prefill(self, inputs: dict) -> None:
@@ -124,13 +129,13 @@ class Run:
         """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
         with self.watch.phase("draft"):
             running = [length for length, done in zip(self.lengths, self.finished) if not done]
-            return self.drafter.draft_tree(self._newest(), self.limit - min(running) - 1, running)
+            return self.drafter.draft_tree(self._newest(), self.config.max_length - min(running) - 1, running)
 
     def _read(self, tree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The target's logits [B, N, V] at every node, and its streams [B, N, 3H]."""
         with self.watch.phase("accept"):
             ends = [self.lengths[row] - 1 for row in self.rows]
-            mask, positions = self.masks.of(tree, ends, self.limit, self.cache.capacity)
+            mask, positions = self.masks.of(tree, ends, self.config.max_length, self.cache.capacity)
             self.cache.place(max(ends), tree.tokens.shape[1])
         with self.watch.phase("target"), reading_tree():
             return self.read_tree(

@@ -7,7 +7,7 @@ import inspect
 
 import torch
 
-from eagle_hf.target import unwrap
+from eagle_hf.target import position_limit, unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 SUPPORTED_ATTENTION = ("sdpa", "eager")
@@ -69,7 +69,7 @@ class TreeMask:
     """Positions of the committed slots, and from them masks and positions for trees."""
 
     def __init__(self, target, input_ids, attention_mask=None, position_ids=None):
-        self.format = MaskFormat(target)
+        self.format, self.known = MaskFormat(target), position_limit(target)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         self.visible = attention_mask.bool()
@@ -85,14 +85,15 @@ class TreeMask:
     def of(self, tree, ends: list[int], limit: int, capacity: int | None = None):
         """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
 
-        The mask is what the target takes, over all slots of a cache of `capacity`. Positions stay below `limit`: nodes past the
-        last allowed token are never emitted.
+        The mask is what the target takes, over all slots of a cache of `capacity`. Positions stay below `limit`, and drafts
+        within a table of positions: what lies beyond is never emitted.
         """
         device, prompt, base, nodes = tree.tokens.device, self.prompt.shape[1], max(ends), tree.tokens.shape[1]
         slots = torch.arange(prompt, capacity or base + nodes, device=device)
         ends = torch.tensor(ends, device=device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
-        positions = (ends[:, None] + tree.depths).clamp(max=limit - 1).maximum(ends[:, None]) + self.offset[:, None]
+        positions = (ends[:, None] + tree.depths).clamp(max=limit - 1) + self.offset[:, None]
+        positions = positions.clamp(max=self.known - 1).maximum((ends + self.offset)[:, None])
         keys = torch.cat([self.prompt, later], dim=1)  # [B, T]
         seen = (keys >= 0)[:, None].repeat(1, nodes, 1)
         seen[:, :, base : base + nodes], keys[:, base : base + nodes] = tree.ancestors, positions

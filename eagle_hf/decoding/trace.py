@@ -17,7 +17,7 @@ import torch
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import bind
 from eagle_hf.decoding.growth import grow, grow_dynamic
-from eagle_hf.decoding.loop import read
+from eagle_hf.decoding.loop import last_logits, read
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.timing import given_tree
 from eagle_hf.decoding.tree import root_alone
@@ -96,16 +96,19 @@ def record(
 
     In trees of `depth` levels: `width` nodes are run at each, and `children` of every node that is run are kept.
     """
+    if children < width:
+        raise ValueError(f"children is {children} and width {width}; of every node at least as many children are kept as nodes are run")
     rows = {field.name: [] for field in fields(Trace)}
     for number, (prompt, answer) in enumerate(zip(prompts, answers)):
         prompt, answer, cache = prompt.to(target.device), answer.to(target.device), TreeCache()
         with given_tree(assistant, TreeConfig(depth=depth, top_k=width, nodes=1)):
             drafter = bind(assistant, target, cache, Stopwatch())
         seen, visible = keep_proposals(drafter, children), torch.ones_like(prompt, dtype=torch.bool)
+        kept = {"past_key_values": cache, "use_cache": True} | last_logits(target)
         with drafter.watching(visible):
-            _, aux = read(target, drafter.aux_layer_ids, input_ids=prompt, past_key_values=cache, use_cache=True)
+            _, aux = read(target, drafter.aux_layer_ids, input_ids=prompt, **kept)
         drafter.start(prompt, visible, aux, answer[:1])
-        _, aux = read(target, drafter.aux_layer_ids, input_ids=answer[None], past_key_values=cache, use_cache=True)
+        _, aux = read(target, drafter.aux_layer_ids, input_ids=answer[None], **kept)
         for place in range(len(answer)):
             seen.clear()
             grow_dynamic(drafter, answer[None, place], drafter.plan, depth)

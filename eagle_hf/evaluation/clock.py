@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import bind
-from eagle_hf.decoding.loop import Run, read
+from eagle_hf.decoding.loop import Run, last_logits, read
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
-from eagle_hf.decoding.timing import timed
+from eagle_hf.decoding.timing import given_tree, timed
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.cost import CostTable
@@ -32,20 +32,31 @@ class Prompt:
     @torch.no_grad()
     def __init__(self, target, assistant, input_ids: torch.Tensor):
         self.target, self.ids, self.cache = target, input_ids, TreeCache()
-        layers = bind(assistant, target, self.cache, Stopwatch()).aux_layer_ids
-        inputs = {"attention_mask": torch.ones_like(input_ids), "past_key_values": self.cache, "use_cache": True, "logits_to_keep": 1}
-        self.logits, self.states = read(target, layers, input_ids=input_ids, **inputs)
+        with given_tree(assistant, TreeConfig()):
+            self.drafter = bind(assistant, target, self.cache, Stopwatch())
+        seen = torch.ones_like(input_ids)
+        inputs = {"attention_mask": seen, "past_key_values": self.cache, "use_cache": True} | last_logits(target)
+        with self.drafter.watching(seen.bool()):
+            self.logits, self.states = read(target, self.drafter.aux_layer_ids, input_ids=input_ids, **inputs)
 
     @property
     def first(self) -> torch.Tensor:
         """The target's token [B, 1] after each prompt."""
         return self.logits[:, -1].argmax(-1, keepdim=True)
 
+    def copy_to(self, cache: Cache) -> Cache:
+        """An empty cache, which then holds the prompts."""
+        for index, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys.clone(), layer.values.clone(), index)
+        return cache
+
     def read_by(self, run: Run) -> None:
         """Let a run's prefill find what was read."""
 
         def read(**inputs):
-            run.cache.layers = copy.deepcopy(self.cache.layers)
+            self.copy_to(run.cache)
+            if hasattr(self.drafter, "selection"):  # what a drafter chose while the target read
+                run.drafter.selection = self.drafter.selection
             return self.logits, self.states
 
         run.read = read
@@ -122,8 +133,9 @@ def generating(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int
     settings = dict(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(ids))
 
     def decode():
-        cache = prompt.cache.plain()
-        return timed(lambda: prompt.target.generate(ids, past_key_values=cache, **settings), ids.device), len(ids) * new_tokens
+        cache, outputs = prompt.copy_to(DynamicCache()), []
+        seconds = timed(lambda: outputs.append(prompt.target.generate(ids, past_key_values=cache, **settings)), ids.device)
+        return seconds, outputs[0][:, ids.shape[1] :].numel()
 
     return decode
 
@@ -132,8 +144,9 @@ def alone(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int]]:
     """A function that decodes `new_tokens` by one-token forwards over a cache that is not copied, and nothing else: (seconds, tokens emitted)."""
 
     def decode():
-        cache = copy.deepcopy(prompt.cache)
-        return timed(lambda: _one_by_one(prompt.target, cache, prompt.first, new_tokens), prompt.ids.device), len(prompt.ids) * new_tokens
+        cache, outputs = prompt.copy_to(TreeCache(limit=prompt.ids.shape[1] + new_tokens)), []
+        seconds = timed(lambda: outputs.append(_one_by_one(prompt.target, cache, prompt.first, new_tokens)), prompt.ids.device)
+        return seconds, outputs[0].numel()
 
     return decode
 
@@ -162,7 +175,7 @@ def interleaved(ways: dict[str, Callable[[], tuple[float, int]]], repeats: int) 
     return {name: found[1:] for name, found in rates.items()}
 
 
-GENERATE_SHARE = 4  # of the tokens, `generate` decodes one in so many: behind long prompts it is slow, and only its rate is wanted
+GENERATE_SHARE = 4  # of the tokens `generate` decodes one in so many, for it is slow behind long prompts; a call's own milliseconds weigh more then
 HEADER = "| batch | length | drafting | tau | generate tok/s | over it | plain loop tok/s | over it | 95 % | promised | achieved | at most |\n" + "|---" * 12 + "|"
 
 

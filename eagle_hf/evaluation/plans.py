@@ -10,7 +10,7 @@ from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
 from eagle_hf.decoding.trace import Trace, record, replay
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
-from eagle_hf.evaluation.suites import first_turn_ids, long_prompts
+from eagle_hf.evaluation.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policy import Calibration, FixedPlan, PlainPlan, fit_calibration
@@ -21,14 +21,14 @@ TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for p
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
-def questions(tokenizer, assistant, prompts: list[dict], length: int) -> list[torch.Tensor]:
-    """Ids [1, S] of what acceptance is measured on: the first turns of `prompts`.
+def questions(tokenizer, assistant, categories: Sequence[str], per_category: int, length: int) -> list[torch.Tensor]:
+    """Ids [1, S] of what acceptance is measured on: first turns, `per_category` of each category.
 
-    For a model behind a window, as many texts of `length` tokens: in short ones it would see all there is.
+    For a model behind a window, as many texts of `length` tokens made of them: in short ones it would see all there is.
     """
     if isinstance(assistant, (SelfSpeculation, WindowedDraft)) and assistant.window is not None:
-        return list(long_prompts(tokenizer, length, len(prompts)).split(1))
-    return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in prompts]
+        return list(long_prompts(tokenizer, length, per_category * len(categories), categories).split(1))
+    return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in load_suite(categories, per_category)]
 
 
 def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int) -> Trace:

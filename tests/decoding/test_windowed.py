@@ -232,6 +232,19 @@ def test_trees_stay_within_a_table_of_positions():
     assert served > 5
 
 
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_padded_row_may_draft_where_its_positions_are_in_the_table(compile):
+    """Slot 45 of a row with 20 slots of padding is position 25: nothing to cut."""
+    torch.manual_seed(0)
+    target = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=32, n_layer=3, n_head=2, n_positions=40)).double().eval()
+    inputs = left_padded(target, [30, 3])
+    inputs = {name: torch.nn.functional.pad(part, (20, 0)) for name, part in inputs.items()}
+    assistant = WindowedDraft(target, window=None)
+    assistant.tree = TreeConfig("chain", depth=4, compile=compile)
+    plain, fast = (target.generate(**inputs, assistant_model=one, max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0) for one in (None, assistant))
+    assert torch.equal(plain, fast) and assistant.last_run.accepted == assistant.last_run.trials and assistant.last_run.tau > 3
+
+
 def test_a_head_sees_a_window_beyond_its_trained_length_only(target, trained_head):
     """Up to the trained length nothing changes; beyond it the drafts do, and the output never does."""
     head, drafted = copy.deepcopy(trained_head), {}

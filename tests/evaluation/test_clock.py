@@ -13,9 +13,9 @@ from tiny import left_padded, word_tokenizer
 COSTS = CostTable((1,), (8,), (1, 40), (1, 8), (((1.0, 1.0),),), (((0.25, 0.25),),), (0.5,), {})  # a round of a chain: 1.5 + 0.25 a level
 
 
-@pytest.mark.parametrize("assistant", ["head", "itself"])
+@pytest.mark.parametrize("assistant", ["head", "itself", "selecting"])
 def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, trained_head, assistant):
-    assistant = {"head": trained_head, "itself": SelfSpeculation(2, 9)}[assistant]
+    assistant = {"head": trained_head, "itself": SelfSpeculation(2, 9), "selecting": SelfSpeculation(window=5, snapkv=3)}[assistant]
     ids = left_padded(target, [12, 12])["input_ids"]
     expected = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
     started = Started(Prompt(target, assistant, ids), assistant, 30)

@@ -28,7 +28,7 @@ class Arguments:
     batch_size: int = field(default=4, metadata={"help": "Conversations a step."})
     max_steps: int = field(default=200, metadata={"help": "Optimiser steps."})
     learning_rate: float = field(default=1e-4, metadata={"help": "At the start; it falls linearly to zero."})
-    ttt_length: int = field(default=7, metadata={"help": "Unrolled passes."})
+    ttt_length: int = field(default=3, metadata={"help": "Unrolled passes."})
     seed: int = field(default=0, metadata={"help": "Of the head's random weights."})
 
 

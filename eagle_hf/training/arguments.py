@@ -13,9 +13,9 @@ CHECKPOINTING = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwar
 
 @dataclass
 class Eagle3TrainingArguments(TrainingArguments):
-    """Arguments of `Eagle3Trainer`; defaults that differ from TrainingArguments' are the EAGLE-3 authors'."""
+    """Arguments of `Eagle3Trainer`; defaults that differ from TrainingArguments' are the EAGLE-3 authors' unless an ablation spoke against them."""
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate; small heads take more."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate; small heads take more: 1e-3 at a hidden size of 576 (docs/experiments.md)."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2 (EAGLE-3: 0.95)."})
     max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient clipping (EAGLE-3: 0.5)."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Conversations carry columns that forward never sees."})
@@ -32,7 +32,9 @@ class Eagle3TrainingArguments(TrainingArguments):
         default="valid", metadata={"help": "Divide the summed loss by the learnt tokens (valid) or by all slots (slots; EAGLE's code)."}
     )
     packing: bool = field(default=False, metadata={"help": "A batch's conversations lie in one row, without padding."})
-    ttt_length: int = field(default=7, metadata={"help": "Unrolled passes of training-time test."})
+    ttt_length: int = field(
+        default=3, metadata={"help": "Unrolled passes of training-time test; EAGLE-3's 7 accepted less after equal time (docs/experiments.md)."}
+    )
     ttt_curriculum: list[int] | None = field(
         default=None, metadata={"help": "Passes during equal shares of the run, e.g. [1, 2, 4]; overrides ttt_length."}
     )

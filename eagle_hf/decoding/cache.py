@@ -29,8 +29,8 @@ def _grown(buffer: torch.Tensor, slots: int, limit: int | None = None) -> torch.
 class TreeLayer(DynamicLayer):
     """One layer's keys and values in place: appending copies the new slots only, not the prefix.
 
-    capacity: slots to begin with; limit: the most it will be asked for, if known. Once `place` [N] is set, new keys go to those slots and attention is given all the layer has:
-    tensors of the same sizes every round.
+    capacity: slots to begin with; limit: the most it will be asked for, if known. Once `place` [N] is set, new keys go to those
+    slots and attention is given all the layer has: tensors of the same sizes every round.
     """
 
     def __init__(self, capacity: int = 0, limit: int | None = None):

@@ -213,12 +213,10 @@ def measure_cell(
     target, assistant, trees: dict[str, TreeConfig], input_ids: torch.Tensor, new_tokens: int, repeats: int, costs: CostTable
 ) -> list[Speed]:
     """How fast an assistant decodes with each of `trees` after prompts [B, S], `repeats` times in turn."""
-    (batch, length), own, started, prompt = input_ids.shape, assistant.tree, {}, Prompt(target, assistant, input_ids)
-    try:
-        for name, assistant.tree in trees.items():
+    (batch, length), started, prompt = input_ids.shape, {}, Prompt(target, assistant, input_ids)
+    for name, tree in trees.items():
+        with given_tree(assistant, tree):
             started[name] = Started(prompt, assistant, new_tokens)
-    finally:
-        assistant.tree = own
     ways = {"generate": generating(prompt, max(1, new_tokens // GENERATE_SHARE)), "plain": alone(prompt, new_tokens)}
     rates = interleaved(ways | {name: start.decode for name, start in started.items()}, repeats)
     one_token = costs.at(batch, length).target[0] / batch

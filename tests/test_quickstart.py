@@ -96,7 +96,7 @@ def test_differences_are_not_hidden(capsys):
     from eagle_hf.evaluation.equality import Difference
     from eagle_hf.evaluation.offline import Summary
 
-    summary = Summary(1, 1.5, (1.4, 1.6), [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0)
+    summary = Summary(1, 1.5, (1.4, 1.6), [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0, 0.05)
     answer = SimpleNamespace(difference=Difference(7, 0.3), prompt={"id": "p"})
     module.last_screen("head", summary, summary, [answer], 60)
     screen = capsys.readouterr().out

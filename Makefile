@@ -16,7 +16,7 @@ quickstart: install
 	$(BIN)/eagle-hf quickstart --minutes $(MINUTES)
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
@@ -25,7 +25,7 @@ test-slow: install
 test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
-	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q tests/head tests/decoding tests/training tests/test_target.py
+	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training tests/test_target.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install

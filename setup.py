@@ -23,6 +23,6 @@ setup(
         "safetensors>=0.8",
         "tqdm",
     ],
-    extras_require={"quickstart": quickstart, "test": quickstart + ["pytest>=9", "moto[server]>=5.2", "s3fs", "tensorboard>=2.21", "trackio>=0.43"]},
+    extras_require={"quickstart": quickstart, "test": quickstart + ["pytest>=9", "pytest-xdist>=3.8", "moto[server]>=5.2", "s3fs", "tensorboard>=2.21", "trackio>=0.43"]},
     entry_points={"console_scripts": ["eagle-hf=eagle_hf.cli:main"]},
 )

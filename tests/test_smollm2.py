@@ -4,19 +4,19 @@ A difference counts unless the plain run stood within 1e-4 of choosing otherwise
 """
 
 import copy
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from eagle_hf import Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target, new_head
+from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target
 from eagle_hf.decoding import loop
 from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.equality import first_difference
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
 from eagle_hf.planning.policy import Calibration
-from eagle_hf.training.loss import ttt_loss
-from tiny import told
+from eagle_hf.quickstart import REFERENCE
 
 SETTINGS = {
     "greedy": dict(do_sample=False),
@@ -29,7 +29,8 @@ NEW = 48
 
 @pytest.fixture(scope="module", autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    """Unless another process of this test run needs the second core."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
     yield
     torch.set_num_threads(1)
 
@@ -45,42 +46,20 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def plain_answers(smollm2, prompts):
-    """Greedy continuations of the first six prompts."""
-    target, tokenizer = smollm2
-    few = prompts[::9][:6]
-    return [target.generate(**first_turn_ids(tokenizer, p), max_new_tokens=NEW, do_sample=False) for p in few]
-
-
-@pytest.fixture(scope="module")
-def heads(smollm2, plain_answers):
-    """An untrained head, its adversary, and one overfitted to the plain answers, so that it gets drafts accepted."""
-    target, _ = smollm2
-    examples = [{"id": "x", "input_ids": ids[0].tolist(), "loss_mask": [1] * ids.shape[1]} for ids in plain_answers]
+def heads():
+    """The head in model_cards, one that never learnt anything and its adversary."""
+    trained = Eagle3DraftHead.from_pretrained(REFERENCE, dtype=torch.float32)
     made = {}
-    for name in ("untrained", "adversarial", "trained"):
+    for name in ("untrained", "adversarial"):
         torch.manual_seed(0)
-        made[name], _ = new_head(target, examples, 2048, fill_by_rank=True)
-        made[name].tree = TreeConfig(depth=3, top_k=3, nodes=6)
+        made[name] = Eagle3DraftHead(copy.deepcopy(trained.config)).eval()
+        made[name].set_draft_vocabulary(trained.draft_to_target)
     with torch.no_grad():
         made["adversarial"].lm_head.weight.neg_()
-    overfit(target, made["trained"], plain_answers)
-    return {name: head.eval() for name, head in made.items()}
-
-
-def overfit(target, head, answers, steps=25):
-    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
-    for _ in range(steps):
-        for ids in answers:
-            labels = ids.clone()
-            labels[:, : -NEW] = -100
-            batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "index": torch.tensor([-1])}
-            inputs, teacher = told(target, head, batch)
-            loss, _, _ = ttt_loss(head, head(**inputs, ttt_length=2), teacher)
-            optimizer.zero_grad()
-            (loss / NEW).backward()
-            torch.nn.utils.clip_grad_norm_(head.parameters(), 0.5)
-            optimizer.step()
+    made["trained"] = trained
+    for head in made.values():
+        head.tree = TreeConfig(depth=3, top_k=3, nodes=6)
+    return made
 
 
 def compare(smollm2, heads, prompts, setting):
@@ -183,7 +162,7 @@ def test_batches_with_every_drafter_and_policy_equal_the_target_alone(smollm2, h
 def test_the_trained_head_gets_drafts_accepted_on_a_real_model(smollm2, heads, prompts):
     target, tokenizer = smollm2
     target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
-    assert heads["trained"].last_run.tau > 1.5
+    assert heads["trained"].last_run.tau > 1.3
 
 
 def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prompts, monkeypatch):
@@ -205,6 +184,7 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prom
     assert max(worst) < 5e-6
 
 
+@pytest.mark.slow
 def test_a_round_costs_little_besides_the_forwards(smollm2, heads, prompts):
     target, tokenizer = smollm2
     head = heads["trained"]

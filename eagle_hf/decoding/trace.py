@@ -9,6 +9,7 @@ as root; what follows it in the answer is what the target chooses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import cycle
 from pathlib import Path
 
 import numpy
@@ -150,7 +151,7 @@ class Recorded:
     """A drafter that answers from a trace; its outputs [B, ., 1] are expanded nodes, -1 for those that were not recorded."""
 
     def __init__(self, trace: Trace):
-        self.trace, self.positions, self.unknown, self.drawing = trace, None, 0, None
+        self.trace, self.positions, self.drawing = trace, None, None
         self.vocabulary = trace.tokens.shape[2]
 
     def at(self, positions: Sequence[int]) -> None:
@@ -166,7 +167,6 @@ class Recorded:
         rows = self.positions.reshape(-1, *[1] * (nodes.ndim - 1))
         known = torch.from_numpy(nodes >= 0)[..., None]
         log_probs, tokens = (torch.from_numpy(part[rows, nodes][..., :k].copy()) for part in (self.trace.log_probs, self.trace.tokens))
-        self.unknown += int((~known).sum())
         return log_probs.float().masked_fill(~known, -30.0), tokens.long().masked_fill(~known, -1)
 
     def step(self, tokens: torch.Tensor, outputs: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
@@ -180,29 +180,33 @@ class Recorded:
 def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64) -> tuple[float, DecodingStats]:
     """(tokens per second in the table's seconds, what was accepted) of decoding under a plan; deterministic.
 
-    `batch` rows at a time, each with `length` tokens before it and `tokens` of an answer to go, all answers in turn; a round
-    costs its forwards over the rows still running.
+    `batch` rows at a time, each with `length` tokens before it and `tokens` of an answer to go. The batch is always full: the
+    next answer takes the place of one that ends, until as many have ended as there are. Drafts that were not recorded count as
+    rejected: for trees beyond the recorded ones this is a lower bound.
     """
-    starts = [int(numpy.flatnonzero(trace.answers == number)[0]) for number in dict.fromkeys(trace.answers.tolist())]
-    drafter, stats, seconds = Recorded(trace), DecodingStats(rows=0), 0.0
-    for first in range(0, len(starts), batch):
-        places = starts[first : first + batch]
-        places += [starts[i % len(starts)] for i in range(batch - len(places))]
-        ends = [min(place + tokens, _end(trace, place)) for place in places]
-        done = list(places)
-        while running := [row for row in range(batch) if done[row] < ends[row]]:
-            drafter.at([done[row] for row in running])
-            cell = table.at(len(running), length + max(done[row] - places[row] for row in running))
-            root, lengths = torch.from_numpy(trace.text[drafter.positions]), [length + done[row] - places[row] for row in running]
-            tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths, plan.depth) else root_alone(root)
-            emitted = 0
-            for index, row in enumerate(running):
-                verdict = verify(tree.children(index), *_answer(trace, tree, index, done[row], ends[row]))
-                stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
-                emitted += len(verdict.tokens)
-                done[row] += len(verdict.tokens)
-            seconds += cell.round_seconds(tree.tokens.shape[1] - 1, drafter.widths)
-            plan.end(emitted)
+    starts = [place for place in map(int, numpy.unique(trace.answers, return_index=True)[1]) if _end(trace, place) > place]
+    if not starts:
+        raise ValueError("no answer of the trace has two tokens, so there is nothing to replay; record longer answers")
+    drafter, stats, seconds, ended, waiting = Recorded(trace), DecodingStats(rows=batch), 0.0, 0, cycle(sorted(starts))
+    begun = [next(waiting) for _ in range(batch)]
+    done = list(begun)
+    while ended < len(starts):
+        drafter.at(done)
+        lengths = [length + place - start for place, start in zip(done, begun)]
+        root = torch.from_numpy(trace.text[drafter.positions])
+        tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths, plan.depth) else root_alone(root)
+        emitted = 0
+        for row, start in enumerate(begun):
+            end = min(start + tokens, _end(trace, start))
+            verdict = verify(tree.children(row), *_answer(trace, tree, row, done[row], end))
+            stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
+            emitted += len(verdict.tokens)
+            done[row] += len(verdict.tokens)
+            if done[row] >= end:
+                begun[row] = done[row] = next(waiting)
+                ended += 1
+        seconds += table.at(batch, max(lengths)).round_seconds(tree.tokens.shape[1] - 1, drafter.widths)
+        plan.end(emitted)
     return stats.tokens / seconds, stats
 
 

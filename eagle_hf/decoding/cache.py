@@ -10,6 +10,9 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.models.llama.modeling_llama import rotate_half
 
+from eagle_hf.decoding.compiling import Buffers
+from eagle_hf.decoding.upload import upload
+
 
 SLACK = 128  # slots beyond the prompt: room for the first rounds
 
@@ -29,19 +32,20 @@ def _grown(buffer: torch.Tensor, slots: int, limit: int | None = None) -> torch.
 class TreeLayer(DynamicLayer):
     """One layer's keys and values in place: appending copies the new slots only, not the prefix.
 
-    capacity: slots to begin with; limit: the most it will be asked for, if known. Once `place` [N] is set, new keys go to those
-    slots and attention is given all the layer has: tensors of the same sizes every round.
+    capacity: slots to begin with, lent by `buffers` if given; limit: the most it will be asked for, if known. Once `place` [N] is
+    set, new keys go to those slots and attention is given all the layer has: tensors of the same sizes every round.
     """
 
-    def __init__(self, capacity: int = 0, limit: int | None = None):
+    def __init__(self, capacity: int = 0, limit: int | None = None, buffers: Buffers | None = None):
         super().__init__()
         self.capacity, self.limit, self.place = capacity, limit, None
+        self._zeros = buffers.zeros if buffers else torch.Tensor.new_zeros
 
     def lazy_initialization(self, key_states, value_states=None):
         super().lazy_initialization(key_states, value_states)
         self.length = 0
         self._keys, self._values = (
-            part.new_zeros(*part.shape[:2], self.capacity, part.shape[-1]) for part in (key_states, value_states)
+            self._zeros(part, *part.shape[:2], self.capacity, part.shape[-1]) for part in (key_states, value_states)
         )
 
     def update(self, key_states, value_states, *args, **kwargs):
@@ -83,17 +87,18 @@ class TreeLayer(DynamicLayer):
 class TreeCache(Cache):
     """The target's cache of one run: a `TreeLayer` for every layer, of `capacity` slots from the start and for good, or growing to `limit`."""
 
-    def __init__(self, capacity: int | None = None, limit: int | None = None):
-        super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0, limit))
-        self.capacity = capacity
+    def __init__(self, capacity: int | None = None, limit: int | None = None, buffers: Buffers | None = None):
+        super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0, limit, buffers))
+        self.capacity, self.buffers = capacity, buffers
 
     def place(self, base: int, nodes: int) -> None:
         """The next keys are a tree's, in the slots from `base` on; nothing to do for a cache that grows."""
         if self.capacity is None:
             return
         assert base + nodes <= self.capacity, f"a tree of {nodes} nodes at slot {base} of a cache of {self.capacity}"
+        slots = torch.arange(base, base + nodes, device=self.layers[0]._keys.device)
         for layer in self.layers:
-            layer.place = torch.arange(base, base + nodes, device=layer._keys.device)
+            layer.place = slots.to(layer._keys.device)
             layer.set_length(base + nodes)
 
     def commit(self, base: int, ends: list[int], paths: list[list[int]]) -> None:
@@ -112,7 +117,7 @@ class TreeCache(Cache):
         length = max(end + len(path) for end, path in zip(ends, paths))
         if sources != targets:
             rows = torch.arange(len(paths), device=device)[:, None]
-            sources, targets = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+            sources, targets = upload(sources, device), upload(targets, device)
         for layer in self.layers:
             if isinstance(sources, torch.Tensor):
                 layer.move(rows, sources, targets)
@@ -143,10 +148,13 @@ class DraftCache(Cache):
         self._slots = self._length = self._kept = None
         self._turned = None  # the lengths that the sinks were last turned for
         self._rolling = torch.zeros(1, dtype=torch.bool)  # [B]: rows whose sinks were turned
+        self.fixed = None  # (Buffers, slots) that its layers move to once they have read the prompt, and stay in
 
     def place(self, slots: torch.Tensor, length: int) -> None:
         """The next keys go to `slots` [B, n]; attention then reads the first `length` slots."""
         self._slots, self._length, self._kept = slots, length, None
+        for layer in self.layers if self.fixed else []:
+            layer.settle(*self.fixed)
 
     def place_prompt(self, kept: torch.Tensor) -> None:
         """The next keys are a prompt's; slot c of row b keeps number kept[b, c] of them. Attention reads them all, once."""
@@ -194,6 +202,16 @@ class SlotLayer(DynamicLayer):
     """One layer of a `DraftCache`."""
 
     _sinks = None  # keys [B, groups, sinks, D] as they were written, once a row's window rolls
+    _settled = False
+
+    def settle(self, buffers: Buffers, slots: int) -> None:
+        """Move, once, to buffers of so many slots, which hold whatever will be written."""
+        if self._settled:
+            return
+        self._settled, parts = True, (self.keys, self.values)
+        self.keys, self.values = (buffers.zeros(part, *part.shape[:2], slots, part.shape[-1]) for part in parts)
+        for buffer, part in zip((self.keys, self.values), parts):
+            buffer[:, :, : part.shape[2]] = part
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Let only these rows stay."""

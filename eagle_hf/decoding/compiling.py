@@ -1,8 +1,12 @@
 """Forwards as one compiled graph each: for rounds whose tensors keep their sizes (`TreeConfig(compile=True)`)."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
+
+_lent: WeakKeyDictionary = WeakKeyDictionary()  # assistant -> the tensors of calls that ended, a list of each
 
 
 def compiled(function: Callable, device: torch.device) -> Callable:
@@ -18,6 +22,41 @@ def compiled(function: Callable, device: torch.device) -> Callable:
 def fixed_size(slots: int) -> int:
     """Slots of a cache that never changes its size, `slots` or more: powers of two, so that calls of many lengths share few graphs."""
     return max(256, 1 << (slots - 1).bit_length())
+
+
+class Buffers:
+    """Where the caches of one call lie. A captured graph knows their addresses, so the next call of the same sizes gets the same ones.
+
+    Calls that run at once have tensors of their own.
+    """
+
+    def __init__(self, assistant):
+        self._ended = _lent.setdefault(assistant, deque(maxlen=1))
+        self._taken = []
+        try:
+            self._former = deque(self._ended.pop())
+        except IndexError:
+            self._former = deque()
+
+    def zeros(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
+        """`like.new_zeros(*shape)`, the place taken by the former call's tensor of the same number if it had this size."""
+        buffer = self._former.popleft() if self._former else None
+        if buffer is None or not _alike(buffer, like, shape):
+            self._former.clear()
+            buffer = like.new_zeros(*shape)
+            if buffer.device.type == "cuda":
+                torch._dynamo.mark_static_address(buffer)
+        self._taken.append(buffer)
+        return buffer.zero_()
+
+    def give_back(self) -> None:
+        """The call has ended; nobody reads its caches any more."""
+        self._ended.append(self._taken)
+
+
+def _alike(buffer: torch.Tensor, like: torch.Tensor, shape: Sequence[int]) -> bool:
+    same = (buffer.shape, buffer.dtype, buffer.device) == (torch.Size(shape), like.dtype, like.device)
+    return same and buffer.is_inference() == torch.is_inference_mode_enabled()  # none may be written to in the other mode
 
 
 def begin_round() -> None:

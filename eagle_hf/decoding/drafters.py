@@ -13,6 +13,7 @@ from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.growth import grow
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, root_alone
+from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
 from eagle_hf.head.configuration import TreeConfig
@@ -29,7 +30,7 @@ def left_aligned(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def padded_rows(rows: list[list[int]], device, least: int = 1) -> torch.Tensor:
     """Rows of different lengths as one tensor [B, M], zeros behind the shorter ones; M is at least `least`."""
     width = max(least, max(len(row) for row in rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    return upload([row + [0] * (width - len(row)) for row in rows], device)
 
 
 def newest(output: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -157,7 +158,7 @@ class EagleDrafter(Drafter):
         self.waiting = [(counts, tokens, aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])))]
 
     def accept(self, aux, paths, tokens):
-        nodes, counts = padded_rows(paths, aux.device, self.least), torch.tensor([len(path) for path in paths], device=aux.device)
+        nodes, counts = padded_rows(paths, aux.device, self.least), upload([len(path) for path in paths], aux.device)
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
         self.waiting.append((counts, padded_rows(tokens, aux.device, self.least), states))
 
@@ -212,6 +213,8 @@ def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
         drafter = EagleDrafter(assistant, target, assistant.tree, watch, cache.capacity)
     else:
         drafter = assistant.drafter(target, cache, watch)
+    if cache.buffers is not None:
+        drafter.cache.fixed = cache.buffers, sum(drafter.slots.fixed)
     if assistant.tree.acceptance == "rejection":
         chain = tuple(range(-1, assistant.tree.depth))  # a chain as a fixed shape: nothing may be chosen by its own probability
         drafter.plan.shape = drafter.plan.shape or ((0, *chain[1:]), (0,) * len(chain))

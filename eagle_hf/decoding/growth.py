@@ -5,10 +5,13 @@ the nodes run before it; nodes that are only proposed are never run.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from eagle_hf.decoding.tree import Tree, best_nodes
+from eagle_hf.decoding.upload import upload
 
 
 def grow(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
@@ -47,7 +50,7 @@ def grow_dynamic(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
             ancestors = torch.cat([ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1)
         depths += [level + 1] * (k * k)
     tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
-    return best_nodes(root, tokens, parents, torch.tensor(depths, device=device), scores, plan.size(scores))
+    return best_nodes(root, tokens, parents, upload(depths, device), scores, plan.size(scores))
 
 
 def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequence[int], depth: int) -> Tree:
@@ -55,34 +58,67 @@ def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequ
 
     Node 0 is the root; parents come before their children. Only nodes that have children are run, a level at a time.
     """
+    shape, batch = fixed_shape(tuple(parents), tuple(ranks), depth, root.device), len(root)
+    tokens = root[:, None].repeat(1, shape.parents.shape[1])
+    offers, outputs = {}, drafter.extend()[:, None]  # [B, k, H] of the k nodes with children of a level
+    for number, level in enumerate(shape.levels):
+        _, guesses = drafter.propose(outputs, level.width)  # [B, k, W]
+        if drafter.drawing is not None:
+            offers |= {node: drafter.drawing.offered[:, place] for place, node in enumerate(level.above)}
+        tokens[:, level.first : level.first + len(level.ranks)] = guesses[:, level.parents, level.ranks]
+        if level.inner is not None:
+            outputs = drafter.step(tokens[:, level.inner], outputs[:, level.inner_parents], number, level.seen.expand(batch, -1, -1))
+    return Tree(tokens, shape.parents.expand(batch, -1), shape.depths.expand(batch, -1), offers)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of n nodes below the root, j of them with children; nodes are numbered level by level, siblings by rank.
+
+    above: numbers of the k nodes that it hangs from; first: the number of its own first; width: guesses needed of each of the k;
+    parents, ranks [n]: the guess that each node is, by place among the k and rank; inner, inner_parents [j]: the nodes with
+    children, by number and by their parents' place, None on the last level; seen: bool [j, .], what they see of all nodes run so far.
+    """
+
+    above: list[int]
+    first: int
+    width: int
+    parents: torch.Tensor
+    ranks: torch.Tensor
+    inner: torch.Tensor | None
+    inner_parents: torch.Tensor | None
+    seen: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A fixed tree on a device: its levels below the root, and parents and depths [1, N] of its nodes."""
+
+    levels: list[Level]
+    parents: torch.Tensor
+    depths: torch.Tensor
+
+
+@lru_cache(maxsize=64)
+def fixed_shape(parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, device: torch.device) -> Shape:
+    """The tree of these parents and ranks, down to `depth`, as grow_static follows it."""
     levels = [[0]]
     while len(levels) <= depth and (below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]):
         levels.append(sorted(below, key=lambda node: (levels[-1].index(parents[node]), ranks[node])))  # siblings as they are drawn
-    shape, batch = [node for level in levels for node in level], len(root)
-    place = {node: number for number, node in enumerate(shape)}
-    tokens = torch.zeros(batch, len(shape), dtype=torch.long, device=root.device)
-    tokens[:, 0] = root
-    ancestors = ancestors_of([place[parents[node]] for node in shape])
-    offers, inner, outputs, run = {}, [0], drafter.extend()[:, None], []  # inner: nodes whose outputs [B, k, H] `outputs` are
-    for level, below in enumerate(levels[1:]):
-        wanted = [ranks[node] for node in below]
-        rank = torch.tensor(wanted, device=root.device)
-        parent = torch.tensor([inner.index(parents[node]) for node in below], device=root.device)
-        _, guesses = drafter.propose(outputs, max(wanted) + 1)  # [B, k, W]
-        if drafter.drawing is not None:
-            offers |= {place[node]: drafter.drawing.offered[:, number] for number, node in enumerate(inner)}
-        start = place[below[0]]
-        tokens[:, start : start + len(below)] = guesses[:, parent, rank]
-        inner_below = [node for node in below if level + 2 < len(levels) and node in map(parents.__getitem__, levels[level + 2])]
-        if inner_below:
-            where = [place[node] for node in inner_below]
-            run += where
-            seen = ancestors[where][:, run].to(root.device).expand(batch, -1, -1)
-            hidden = outputs[:, parent[[below.index(node) for node in inner_below]]]
-            inner, outputs = inner_below, drafter.step(tokens[:, where], hidden, level, seen)
-    parents = torch.tensor([place[parents[node]] for node in shape], device=root.device)
-    depths = torch.tensor([number for number, level in enumerate(levels) for _ in level], device=root.device)
-    return Tree(tokens, parents.expand(batch, -1), depths.expand(batch, -1), offers)
+    number = {node: place for place, node in enumerate(node for level in levels for node in level)}
+    ancestors = ancestors_of([number[parents[node]] for node in number])
+    above, run, found = [0], [], []
+    for level, further in zip(levels[1:], [*levels[2:], []]):
+        inner = [node for node in level if node in {parents[child] for child in further}]
+        run += [number[node] for node in inner]
+        tensors = [[above.index(parents[node]) for node in level], [ranks[node] for node in level]]
+        if inner:
+            tensors += [number[node] for node in inner], [above.index(parents[node]) for node in inner], ancestors[run[-len(inner) :]][:, run].tolist()
+        tensors = [upload(values, device) for values in tensors] + [None] * (5 - len(tensors))
+        found.append(Level([number[node] for node in above], number[level[0]], 1 + max(ranks[node] for node in level), *tensors))
+        above = inner
+    depths = [place for place, level in enumerate(levels) for _ in level]
+    return Shape(found, upload([[number[parents[node]] for node in number]], device), upload([depths], device))
 
 
 def ancestors_of(parents: Sequence[int]) -> torch.Tensor:

@@ -12,12 +12,13 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.compiling import begin_round, compiled, fixed_size
+from eagle_hf.decoding.compiling import Buffers, begin_round, compiled, fixed_size
 from eagle_hf.decoding.drafters import Drawing, bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.stopping import Stopping
+from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_drawn
 from eagle_hf.target import AuxStates, capture_aux, unwrap
 
@@ -29,7 +30,10 @@ def speculate(target, assistant, input_ids, logits_processor, stopping_criteria,
     while not all(run.finished):
         run.round()
     assistant.last_run = run.statistics()
-    return run.output()
+    output = run.output()
+    if run.cache.buffers:
+        run.cache.buffers.give_back()
+    return output
 
 
 def read(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -61,7 +65,7 @@ class Run:
         tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
         most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
-        self.cache = TreeCache(capacity=fixed_size(most)) if tree.compile else TreeCache(limit=most)
+        self.cache = TreeCache(capacity=fixed_size(most), buffers=Buffers(assistant)) if tree.compile else TreeCache(limit=most)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)
@@ -120,7 +124,7 @@ class Run:
         if not kept or len(kept) == len(self.rows) or self.config.return_dict_in_generate or self.cache.capacity:
             return
         self.rows = [self.rows[place] for place in kept]
-        index = torch.tensor(kept, device=self.ids.device)
+        index = upload(kept, self.ids.device)
         self.cache.keep_rows(index, length=max(self.lengths[row] for row in self.rows) - 1)
         self.masks.keep_rows(index)
         self.drafter.keep_rows(index)
@@ -189,7 +193,7 @@ class Run:
 
     def _newest(self) -> torch.Tensor:
         """The newest token [B] of every row in the batch."""
-        return torch.tensor([self.last[row] for row in self.rows], device=self.ids.device)
+        return upload([self.last[row] for row in self.rows], self.ids.device)
 
     def _stream(self, tokens: list[list[int]]) -> None:
         if self.streamer is not None:

@@ -7,6 +7,7 @@ import inspect
 
 import torch
 
+from eagle_hf.decoding.upload import upload
 from eagle_hf.target import position_limit, unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -90,7 +91,7 @@ class TreeMask:
         """
         device, prompt, base, nodes = tree.tokens.device, self.prompt.shape[1], max(ends), tree.tokens.shape[1]
         slots = torch.arange(prompt, capacity or base + nodes, device=device)
-        ends = torch.tensor(ends, device=device)
+        ends = upload(ends, device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)
         positions = (ends[:, None] + tree.depths).clamp(max=limit - 1) + self.offset[:, None]
         positions = positions.clamp(max=self.known - 1).maximum((ends + self.offset)[:, None])

@@ -20,6 +20,7 @@ from eagle_hf.decoding.masks import MaskFormat, check_trees
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.identity import weights_sha256
@@ -32,13 +33,14 @@ class WindowedDraft:
     sinks, window: its cache keeps a text's first `sinks` tokens and its newest `window`; window=None keeps them all.
     snapkv: instead of the first tokens keep so many of the prompt's in every layer and key head, those its end attends to (SnapKV).
     gamma: tokens drafted a round, as a chain; setting `tree` drafts a tree instead, with a `plan` where its policy needs one.
+    vocab_size: how many ids mean the same in both, len(tokenizer), where the models pad one vocabulary to different sizes.
     `last_run` holds the last call's statistics.
     """
 
-    def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4, snapkv: int | None = None):
+    def __init__(self, model, sinks: int = 16, window: int | None = 496, gamma: int = 4, snapkv: int | None = None, vocab_size: int | None = None):
         if not isinstance(unwrap(model), PreTrainedModel):
             raise ValueError(f"WindowedDraft was given {model!r:.60}; give an opened causal LM: load_target(name)[0]")
-        self.model, self.window = model, window_of(sinks, window, snapkv)
+        self.model, self.window, self.vocab_size = model, window_of(sinks, window, snapkv), vocab_size
         self.tree, self.last_run, self.plan = chain_of(gamma), None, None
 
     @property
@@ -49,11 +51,14 @@ class WindowedDraft:
     def check(self, target) -> None:
         """Raise a ValueError for a target that this model cannot draft for."""
         ours, theirs = (unwrap(model).config.get_text_config().vocab_size for model in (self.model, target))
-        if ours != theirs:
+        if self.vocab_size is None and ours != theirs:
             raise ValueError(
-                f"the draft model has {ours} tokens and the target {theirs}: they do not share a vocabulary; for another tokenizer use "
-                "transformers' universal assisted generation: generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
+                f"the draft model has {ours} tokens and the target {theirs}; if they share a tokenizer and pad its vocabulary differently, say so: "
+                "WindowedDraft(model, vocab_size=len(tokenizer)); for another tokenizer use transformers' universal assisted generation: "
+                "generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
             )
+        if self.vocab_size is not None and not 0 < self.vocab_size <= min(ours, theirs):
+            raise ValueError(f"vocab_size is {self.vocab_size}; the draft model has {ours} tokens and the target {theirs}: give len(tokenizer)")
         check_drafting(self.model, self.window)
         limit = position_limit(self.model)
         if limit < target.config.get_text_config().max_position_embeddings:
@@ -63,7 +68,7 @@ class WindowedDraft:
 
     def drafter(self, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
         """Bound to a target for one call of generate."""
-        return ModelDrafter(self.model, self.tree, watch, self.window, cache.capacity)
+        return ModelDrafter(self.model, self.tree, watch, self.window, cache.capacity, self.vocab_size)
 
 
 class SelfSpeculation:
@@ -135,13 +140,17 @@ def check_window(model) -> None:
 
 
 class ModelDrafter(Drafter):
-    """A causal LM that reads what the target committed and drafts on."""
+    """A causal LM that reads what the target committed and drafts on, only ids below `vocabulary` where that is given."""
 
-    def __init__(self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None, capacity: int | None = None):
+    def __init__(
+        self, model, tree: TreeConfig, watch: Stopwatch, window: Window | None, capacity: int | None = None, vocabulary: int | None = None
+    ):
         super().__init__(tree, watch, window, capacity)
         self.model, self.decoder = model, unwrap(model).get_decoder()
         config = unwrap(model).config.get_text_config()
-        self.vocabulary, self.format = config.vocab_size, MaskFormat(model)
+        self.vocabulary, self.last_id, self.format = vocabulary or config.vocab_size, config.vocab_size - 1, MaskFormat(model)
+        if vocabulary is not None:
+            self.draft_to_target = torch.arange(vocabulary, device=model.device)
         self._forward = self.decoder if capacity is None else compiled(self.decoder, model.device)
         self.last_position = position_limit(model) - 1
 
@@ -152,7 +161,7 @@ class ModelDrafter(Drafter):
 
     def accept(self, aux, paths, tokens):
         device = self.model.device
-        self.waiting.append((torch.tensor([len(row) for row in tokens], device=device), padded_rows(tokens, device, self.least)))
+        self.waiting.append((upload([len(row) for row in tokens], device), padded_rows(tokens, device, self.least)))
 
     def extend(self):
         counts, tokens = joined(self.waiting)
@@ -182,7 +191,7 @@ class ModelDrafter(Drafter):
         return self._run(tokens, positions, seen, slots)
 
     def log_probs(self, hidden):
-        return target_logits(self.model, hidden).float().log_softmax(-1)
+        return target_logits(self.model, hidden)[..., : self.vocabulary].float().log_softmax(-1)
 
     def _run(self, tokens, positions, seen, slots=None) -> torch.Tensor:
         """One forward; seen: bool [B, M, T] and the slots [B, M] to write to, None for a prompt, whose rows are padded on the right."""
@@ -193,6 +202,7 @@ class ModelDrafter(Drafter):
                 self.cache.turn_sinks(self.slots, getattr(self.decoder, "rotary_emb", None))
                 self.cache.place(slots, seen.shape[-1])
             positions = positions.clamp(max=self.last_position)  # drafts past the longest row's end go unread
+            tokens = tokens.clamp(max=self.last_id)  # beyond is padding that the target alone has
             inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
             if seen is None:
                 return self.decoder(**inputs, use_cache=True).last_hidden_state
@@ -230,7 +240,7 @@ class SelfDrafter(ModelDrafter):
     def accept(self, aux, paths, tokens):
         """The root's keys and those of the accepted drafts come from the target's cache, where the round left them."""
         device = self.counts.device
-        counts = torch.tensor([len(path) for path in paths], device=device)
+        counts = upload([len(path) for path in paths], device)
         if not self.waiting:  # the root was read by the drafter itself; now it is copied
             self.slots.lengths = self.slots.lengths - (counts > 0).long()
         slots, positions, _ = self.slots.extend(counts, max(self.least, *map(len, paths)))

@@ -1,5 +1,6 @@
 """compile=True: the same tokens from tensors that never change their size, which a compiler takes whole."""
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding import drafters, loop, stats, windowed
+from eagle_hf.decoding.compiling import Buffers
+from eagle_hf.decoding.upload import upload
 from tiny import left_padded, tiny_target
 
 SHAPES = {
@@ -99,7 +102,12 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["head", "model", "window", "itself"])
 def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, name, shape, monkeypatch):
-    waits, original, read = [], loop.Run.round, torch.Tensor.tolist
+    waits, original, read, build = [], loop.Run.round, torch.Tensor.tolist, torch.tensor
+
+    def built(*args, **kwargs):
+        if waits and (caller := sys._getframe(1).f_globals["__name__"]) != "eagle_hf.decoding.upload":
+            waits[-1].append(f"torch.tensor in {caller}")  # a copy from pageable memory
+        return build(*args, **kwargs)
 
     def watched(run):
         with Waits() as mode:
@@ -107,11 +115,26 @@ def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, n
             original(run)
 
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (waits[-1].append("tolist"), read(tensor))[1])
+    monkeypatch.setattr(torch, "tensor", built)
     monkeypatch.setattr(loop.Run, "round", watched)
     with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
         waits.append([])  # of the prefill
         target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=5)
     assert len(waits) > 8 and all(found == ["tolist"] for found in waits[2:])
+
+
+def test_a_gpu_is_sent_small_lists_from_pinned_memory(monkeypatch):
+    built, sent = torch.tensor, []
+
+    class Pinned:
+        def to(self, device, non_blocking):
+            sent.append((device, non_blocking))
+
+    monkeypatch.setattr(torch, "tensor", lambda values, pin_memory: (sent.append((values, pin_memory)), Pinned())[1])
+    upload([1, 2], torch.device("cuda"))
+    assert sent == [([1, 2], True), (torch.device("cuda"), True)]
+    monkeypatch.setattr(torch, "tensor", built)
+    assert upload([[True, False]], torch.device("cpu")).tolist() == [[True, False]]
 
 
 @pytest.fixture
@@ -159,6 +182,36 @@ def test_without_a_gpu_no_round_loads_the_compiler(target, head, compile, monkey
         head.tree = replace(head.tree, compile=compile)
         target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=6, do_sample=False, eos_token_id=None)
     assert head.last_run.rounds > 0
+
+
+@pytest.mark.parametrize("name", ["head", "window", "itself"])
+def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, name, monkeypatch):
+    """Captured graphs know addresses: a second call finds the first one's, one that runs meanwhile has others, and all are right."""
+    places, original = [], loop.Run.round
+
+    def watched(run):
+        original(run)
+        settled = [part for layer in run.drafter.cache.layers for part in (layer.keys, layer.values)]
+        places[-1].add(tuple(part.data_ptr() for part in settled + [part for layer in run.cache.layers for part in (layer._keys, layer._values)]))
+
+    def both(length):
+        monkeypatch.setattr(loop.Run, "round", watched)
+        settings = dict(max_new_tokens=20, do_sample=False, eos_token_id=None)
+        inputs, places[len(places) :] = left_padded(target, [length], seed=length), [set()]
+        fast = target.generate(**inputs, **settings, assistant_model=assistant)
+        assert torch.equal(fast, target.generate(**inputs, **settings))
+
+    with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
+        for length in (7, 30, 300, 7, 12):
+            both(length)
+        assert all(len(found) == 1 for found in places)
+        first, second, _, third, fourth = (found.pop() for found in places)
+        assert first == second and third == fourth
+        held, places[:] = Buffers(assistant), []  # as a call that is still running
+        both(7)
+        assert not set(fourth) & set(places[0].pop()) and held.zeros(torch.zeros(1), 3).shape == (3,)
+        with torch.inference_mode():
+            both(7)
 
 
 def test_trees_that_follow_costs_have_no_fixed_shape():

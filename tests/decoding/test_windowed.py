@@ -180,9 +180,33 @@ def test_impossible_windows_are_refused(small, arguments, what):
             make(**arguments)
 
 
+@pytest.mark.parametrize("rows", [26, 29, 40])
+@pytest.mark.parametrize("settings", [dict(do_sample=False), SAMPLED, SAMPLED | dict(rejection=True)], ids=["greedy", "sampled", "rejection"])
+def test_a_draft_model_may_pad_the_vocabulary_in_its_own_way(rows, settings):
+    """The target itself with more or fewer rows of padding: told which ids are common, it drafts what it would choose."""
+    settings, target = dict(settings), tiny_target()
+    own, inputs = copy.deepcopy(target), left_padded(target, [7])
+    inputs["input_ids"] %= 26
+    own.resize_token_embeddings(rows)
+    with torch.no_grad():
+        own.lm_head.weight[26:] = 5.0  # drafted, if it could be
+        target.lm_head.weight[26:] = 0.9 * target.lm_head.weight[:5]  # as the target may choose its own, which a draft model may lack
+    assistant = WindowedDraft(own, window=None, gamma=3, vocab_size=26)
+    if settings.pop("rejection", False):
+        assistant.tree = TreeConfig("chain", depth=3, acceptance="rejection")
+        output = target.generate(**inputs, assistant_model=assistant, max_new_tokens=60, eos_token_id=None, **settings)
+        assert (output[:, 7:] >= 26).any()  # what is never drafted is still emitted
+    else:
+        plain, fast = both(target, assistant, inputs, eos_token_id=None, **settings)
+        assert torch.equal(plain, fast) and (fast[:, 7:] >= 26).any() == settings["do_sample"]
+    assert assistant.last_run.tau > (1.1 if settings["do_sample"] else 3.5)
+    with pytest.raises(ValueError, match=f"vocab_size is {rows + 9}; the draft model has {rows} tokens and the target 31"):
+        target.generate(**inputs, assistant_model=WindowedDraft(own, vocab_size=rows + 9), max_new_tokens=4)
+
+
 def test_draft_models_that_cannot_serve_are_refused(target):
     inputs = left_padded(target, [7])
-    with pytest.raises(ValueError, match="29 tokens and the target 31.*universal assisted generation"):
+    with pytest.raises(ValueError, match="29 tokens and the target 31.*vocab_size=len.tokenizer.*universal assisted generation"):
         target.generate(**inputs, assistant_model=WindowedDraft(tiny_target(vocab_size=29)), max_new_tokens=4)
     dynamic = tiny_target(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
     with pytest.raises(ValueError, match="'dynamic', whose frequencies change"):

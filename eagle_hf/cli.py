@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--categories", nargs="+", default=["chat", "code", "math"], help="bundled categories or .jsonl files")
     plan.add_argument("--per-category", type=int, default=10, help="prompts of each that acceptance is measured on (default: 10); behind a window, as many texts of the longest length")
     plan.add_argument("--max-new-tokens", type=int, default=64)
+    plan.add_argument("--temperature", type=float, default=0.0, help="of the answers that acceptance is measured on; 0 is greedy (default)")
     plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
     plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8000], help="context lengths to measure, in tokens")
@@ -114,9 +115,8 @@ def run_evaluate(options) -> None:
     head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
     if options.tree:
         head.tree = TreeConfig.parse(options.tree)
-    sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.temperature else {}
     prompts = load_suite(options.categories, options.per_category)
-    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=options.max_new_tokens, **sampling)
+    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=options.max_new_tokens, **sampling_at(options.temperature))
     summaries = by_category(answers)
     facts = {
         "target": options.target, "head": options.head, "tree": str(head.tree), "temperature": options.temperature,
@@ -130,6 +130,11 @@ def run_evaluate(options) -> None:
             print(f"{answer.prompt['id']}: {kind} at token {answer.difference.position}, top-2 gap {answer.difference.gap:.1e}")
     whole = summaries["all"]
     print(f"a round costs {whole.overhead_ms:.1f} ms, {whole.overhead_share:.1%} of it, besides the forwards of target and head; report in {options.out}")
+
+
+def sampling_at(temperature: float) -> dict:
+    """What `generate` is told; {} for greedy decoding."""
+    return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
 
 
 def run_plan(options) -> None:
@@ -147,14 +152,14 @@ def run_plan(options) -> None:
         raise ValueError(f"{options.out or options.head or 'nothing'} was given as a folder for plan.json and is none; give --out an existing one")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
-    assistant = drafter_of(options, dtype, device)
+    assistant = drafter_of(options, tokenizer, dtype, device)
     if options.repeats < 0:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
     with given_tree(assistant, TreeConfig()):
         check_target(target, assistant)
     starts = questions(tokenizer, assistant, options.categories, options.per_category, max(options.lengths))
-    trace = record_answers(target, tokenizer, assistant, starts, options.max_new_tokens)
+    trace = record_answers(target, tokenizer, assistant, starts, options.max_new_tokens, **sampling_at(options.temperature))
     if options.trace:
         trace.save(options.trace)
     plan = make_plan(target, assistant, trace, options.batches, options.lengths, progress=print)
@@ -166,8 +171,8 @@ def run_plan(options) -> None:
     print(f'\nthe plan is in {out}; use it: {loaded}assistant.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
 
 
-def drafter_of(options, dtype, device):
-    """The assistant that a plan is for."""
+def drafter_of(options, tokenizer, dtype, device):
+    """The assistant that a plan is for; tokenizer: the target's."""
     from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
     from eagle_hf.head.modeling import Eagle3DraftHead
     from eagle_hf.target import load_target
@@ -175,7 +180,9 @@ def drafter_of(options, dtype, device):
     if options.head:
         return Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
     if options.draft:
-        return WindowedDraft(load_target(options.draft, dtype=dtype, device=device)[0], options.sinks, options.window or None)
+        model, own = load_target(options.draft, dtype=dtype, device=device)
+        common = len(tokenizer) if own.get_vocab() == tokenizer.get_vocab() else None
+        return WindowedDraft(model, options.sinks, options.window or None, vocab_size=common)
     return SelfSpeculation(options.sinks, options.window)
 
 

@@ -31,12 +31,13 @@ def questions(tokenizer, assistant, categories: Sequence[str], per_category: int
     return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in load_suite(categories, per_category)]
 
 
-def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int) -> Trace:
-    """What an assistant proposes everywhere along the target's own greedy answers to prompts [1, S]."""
+def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int, seed: int = 0, **sampling) -> Trace:
+    """What an assistant proposes everywhere along the target's own answers to prompts [1, S]; `sampling` goes to generate (default greedy)."""
     answers, starts = [], [start.to(target.device) for start in starts]
+    settings = dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id) | sampling
+    torch.manual_seed(seed)
     for start in starts:
-        inputs = {"input_ids": start, "attention_mask": torch.ones_like(start)}
-        output = target.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        output = target.generate(start, attention_mask=torch.ones_like(start), **settings)
         answers.append(output[0, start.shape[1] :])
     return record(target, assistant, starts, answers, DEPTH, WIDTH, CHILDREN)
 

@@ -13,7 +13,7 @@ from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, load_target, write_run
 from eagle_hf.decoding.dispatch import check_target
-from eagle_hf.evaluation.clock import Prompt, Started, finish
+from eagle_hf.evaluation.clock import Prompt, Started, run_on
 from eagle_hf.evaluation.intervals import tau_difference, tau_interval
 from eagle_hf.evaluation.suites import long_prompts
 
@@ -37,7 +37,7 @@ def behind(prompt: Prompt, head, window: tuple[int, int] | None, new_tokens: int
     """What the head did after a prompt, seeing this much of it."""
     head.window = window
     run = Started(prompt, head, new_tokens).run
-    finish(run)
+    run_on(run)
     return run.statistics()
 
 

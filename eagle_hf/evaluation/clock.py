@@ -1,7 +1,7 @@
 """Seconds of decoding alone, and what a cost table says of the same rounds.
 
 Prompts are read once; every way of decoding then starts again and again from a copy of what was left behind, all ways taking
-turns, so that a slow moment of the machine hits every way. Plain decoding is timed twice: by `generate`, which users compare with,
+turns, so that a slow moment of the machine hits every way. The clock stops where the first row ends: a cell is a batch of so many rows. Plain decoding is timed twice: by `generate`, which users compare with,
 and by the leanest loop over the forwards that a cost table knows (`alone`), which is what the table's promises are relative to.
 """
 
@@ -63,7 +63,7 @@ class Prompt:
 
 
 class Started:
-    """Greedy decoding of `new_tokens` after prompts, from behind the prefill and the first round."""
+    """Greedy decoding after prompts, from behind the prefill and the first round until a row has `new_tokens`."""
 
     @torch.no_grad()
     def __init__(self, prompt: Prompt, assistant, new_tokens: int):
@@ -72,7 +72,10 @@ class Started:
         self.run = Run(target, assistant, prompt.ids, LogitsProcessorList(), StoppingCriteriaList([MaxLengthCriteria(limit)]), config)
         prompt.read_by(self.run)
         self.run.prefill({"attention_mask": torch.ones_like(prompt.ids)})
-        self.run.round()  # reads the prompt with the drafter too
+        if not any(self.run.finished):
+            self.run.round()  # reads the prompt with the drafter too
+        if any(self.run.finished):
+            raise ValueError(f"new_tokens is {new_tokens}, and a row ended with the first round: there is nothing left to time; decode more")
         models = [target, assistant, getattr(assistant, "model", None)]
         self.shared = {id(part): part for model in models if model is not None for part in getattr(model, "modules", lambda: [model])()}
 
@@ -83,14 +86,14 @@ class Started:
     def decode(self) -> tuple[float, int]:
         """(seconds, tokens emitted) of the rounds that are left."""
         run = self.again()
-        return timed(lambda: finish(run), run.ids.device), sum(run.lengths) - sum(self.run.lengths)
+        return timed(lambda: run_on(run), run.ids.device), sum(run.lengths) - sum(self.run.lengths)
 
     @torch.no_grad()
     def promised(self, table: CostTable) -> tuple[float, DecodingStats]:
         """(tokens per second of the rounds that are left by a table's seconds, what the whole run did)."""
         run, seconds = self.again(), 0.0
         log = Log(run)
-        while not all(run.finished):
+        while not any(run.finished):
             log.widths.clear()
             cell = table.at(len(run.rows), max(run.lengths[row] for row in run.rows))
             run.round()
@@ -121,9 +124,9 @@ class Log:
 
 
 @torch.no_grad()
-def finish(run: Run) -> None:
-    """Every round that is left."""
-    while not all(run.finished):
+def run_on(run: Run) -> None:
+    """Every round that is left while all rows run."""
+    while not any(run.finished):
         run.round()
 
 

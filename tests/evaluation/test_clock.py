@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eagle_hf import SelfSpeculation, TreeConfig
-from eagle_hf.evaluation.clock import Prompt, Started, _one_by_one, alone, finish, generating, interleaved, measure_cell
+from eagle_hf.evaluation.clock import Prompt, Started, _one_by_one, alone, generating, interleaved, measure_cell, run_on
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.evaluation.suites import long_prompts
 from eagle_hf.planning.cost import CostTable
@@ -18,13 +18,22 @@ def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, train
     assistant = {"head": trained_head, "itself": SelfSpeculation(2, 9), "selecting": SelfSpeculation(window=5, snapkv=3)}[assistant]
     ids = left_padded(target, [12, 12])["input_ids"]
     expected = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=None, pad_token_id=0)
-    started = Started(Prompt(target, assistant, ids), assistant, 30)
+    prompt = Prompt(target, assistant, ids)
+    started = Started(prompt, assistant, 30)
     for _ in range(2):
         run = started.again()
-        finish(run)
+        run_on(run)
+        clocked = sum(run.lengths) - sum(started.run.lengths)
+        assert max(run.lengths) == 42 and any(run.finished)
+        with torch.no_grad():
+            while not all(run.finished):
+                run.round()
         assert torch.equal(run.ids, expected)
     seconds, tokens = started.decode()
-    assert seconds > 0 and tokens == 2 * (12 + 30) - sum(started.run.lengths)
+    assert seconds > 0 and tokens == clocked
+    for few in (1, 2):
+        with pytest.raises(ValueError, match=f"new_tokens is {few}, and a row ended with the first round"):
+            Started(prompt, assistant, few)
 
 
 def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, trained_head):

@@ -143,7 +143,7 @@ def run_plan(options) -> None:
     from eagle_hf.decoding.dispatch import check_target
     from eagle_hf.decoding.timing import check_lengths, given_tree
     from eagle_hf.evaluation.clock import draw_speeds
-    from eagle_hf.evaluation.plans import describe, make_plan, measure_plan, questions, record_answers
+    from eagle_hf.evaluation.plans import DEPTH, describe, make_plan, measure_plan, questions, record_answers
     from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.target import load_target
 
@@ -152,7 +152,9 @@ def run_plan(options) -> None:
         raise ValueError(f"{options.out or options.head or 'nothing'} was given as a folder for plan.json and is none; give --out an existing one")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
-    assistant = drafter_of(options, tokenizer, dtype, device)
+    assistant = drafter_of(options, target, tokenizer, dtype, device)
+    if options.repeats and options.max_new_tokens <= DEPTH + 2:
+        raise ValueError(f"max_new_tokens is {options.max_new_tokens}, which two rounds may emit: too few to time; give {DEPTH + 3} or more, or --repeats 0")
     if options.repeats < 0:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
@@ -171,7 +173,7 @@ def run_plan(options) -> None:
     print(f'\nthe plan is in {out}; use it: {loaded}assistant.tree = TreeConfig("adaptive", depth=6, top_k=8, nodes=63)')
 
 
-def drafter_of(options, tokenizer, dtype, device):
+def drafter_of(options, target, tokenizer, dtype, device):
     """The assistant that a plan is for; tokenizer: the target's."""
     from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
     from eagle_hf.head.modeling import Eagle3DraftHead
@@ -181,8 +183,11 @@ def drafter_of(options, tokenizer, dtype, device):
         return Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
     if options.draft:
         model, own = load_target(options.draft, dtype=dtype, device=device)
-        common = len(tokenizer) if own.get_vocab() == tokenizer.get_vocab() else None
-        return WindowedDraft(model, options.sinks, options.window or None, vocab_size=common)
+        strangers = len(own.get_vocab().items() ^ tokenizer.get_vocab().items())
+        if strangers:
+            print(f"note: the tokenizers differ in {strangers} entries; what the target reads otherwise is drafted in vain", file=sys.stderr)
+        common = min(len(tokenizer), *(part.config.get_text_config().vocab_size for part in (model, target)))
+        return WindowedDraft(model, options.sinks, options.window or None, vocab_size=None if strangers else common)
     return SelfSpeculation(options.sinks, options.window)
 
 

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, cli, merge_adapter
 from eagle_hf.decoding.trace import Trace
 from eagle_hf.evaluation import suites
+from eagle_hf.evaluation.plans import record_answers
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 
@@ -54,9 +55,33 @@ def test_plan_measures_a_drafter_and_generate_uses_the_plan(tmp_path, capsys, dr
     assert torch.equal(plain, fast) and len(assistant.plan.shares[0]) > 8
 
 
-def test_plan_without_a_folder_says_so(capsys):
+def test_plan_without_a_folder_or_with_too_few_tokens_says_so(tmp_path, capsys):
     assert cli.main(["plan", "--target", "smollm2", "--self-speculation"]) == 2
     assert "give --out an existing one" in capsys.readouterr().err
+    tiny_target(dtype=torch.float32).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    assert cli.main(["plan", "--target", str(tmp_path), "--self-speculation", "--out", str(tmp_path), "--max-new-tokens", "8"]) == 2
+    assert "max_new_tokens is 8, which two rounds may emit" in capsys.readouterr().err
+
+
+def test_acceptance_is_measured_on_answers_of_a_temperature(target):
+    starts, assistant, tokenizer = [torch.tensor([[3, 5, 6]])] * 2, SelfSpeculation(2, 9), word_tokenizer()
+    greedy, sampled, again = (record_answers(target, tokenizer, assistant, starts, 12, **cli.sampling_at(heat)) for heat in (0.0, 1.0, 1.0))
+    first, second = (greedy.text[greedy.answers == number] for number in (0, 1))
+    assert (first == second).all() and (sampled.text == again.text).all() and len(set(sampled.text)) > 1
+    assert sampled.text.shape != greedy.text.shape or (sampled.text != greedy.text).any()
+
+
+@pytest.mark.parametrize("rows, common", [(29, 29), (40, 31), (31, 31)])
+def test_draft_models_that_pad_the_vocabulary_differently_are_planned_for(target, tmp_path, capsys, rows, common):
+    tiny_target(vocab_size=rows, layers=2).save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
+    options = cli.parser().parse_args(["plan", "--target", "unused", "--draft", str(tmp_path), "--window", "0"])
+    assistant = cli.drafter_of(options, target, word_tokenizer(), torch.float32, "cpu")
+    assert assistant.vocab_size == common and "note:" not in capsys.readouterr().err
+    other = word_tokenizer()
+    other.add_tokens(["another"])
+    assert cli.drafter_of(options, target, other, torch.float32, "cpu").vocab_size is None and "differ in 1 entries" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_status_2(capsys):

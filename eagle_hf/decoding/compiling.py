@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-_lent: WeakKeyDictionary = WeakKeyDictionary()  # assistant -> the tensors of calls that ended, a list of each
+_lent: WeakKeyDictionary = WeakKeyDictionary()  # assistant -> the tensors of the last call that ended, in their order
 
 
 def compiled(function: Callable, device: torch.device) -> Callable:
@@ -25,9 +25,9 @@ def fixed_size(slots: int) -> int:
 
 
 class Buffers:
-    """Where the caches of one call lie. A captured graph knows their addresses, so the next call of the same sizes gets the same ones.
+    """Where the caches of one call lie. A captured graph knows their addresses, so a next call of the same sizes gets the same ones.
 
-    Calls that run at once have tensors of their own.
+    Those of one call are kept; calls that run at once have tensors of their own.
     """
 
     def __init__(self, assistant):
@@ -51,12 +51,19 @@ class Buffers:
 
     def give_back(self) -> None:
         """The call has ended; nobody reads its caches any more."""
+        if self._taken and self._taken[0].device.type == "cuda":
+            torch.cuda.current_stream(self._taken[0].device).synchronize()  # the next call may be on another stream
         self._ended.append(self._taken)
+
+
+def forget(assistant) -> None:
+    """Let go of what is kept for its next call."""
+    _lent.pop(assistant, None)
 
 
 def _alike(buffer: torch.Tensor, like: torch.Tensor, shape: Sequence[int]) -> bool:
     same = (buffer.shape, buffer.dtype, buffer.device) == (torch.Size(shape), like.dtype, like.device)
-    return same and buffer.is_inference() == torch.is_inference_mode_enabled()  # none may be written to in the other mode
+    return same and buffer.is_inference() == torch.is_inference_mode_enabled()  # one made in inference mode may not be written to outside
 
 
 def begin_round() -> None:

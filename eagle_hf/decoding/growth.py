@@ -101,7 +101,7 @@ class Shape:
 
 @lru_cache(maxsize=64)
 def fixed_shape(parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, device: torch.device) -> Shape:
-    """The tree of these parents and ranks, down to `depth`, as grow_static follows it."""
+    """The tree of these parents and ranks, down to `depth`, as grow_static follows it; made once, for threads on any stream."""
     levels = [[0]]
     while len(levels) <= depth and (below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]):
         levels.append(sorted(below, key=lambda node: (levels[-1].index(parents[node]), ranks[node])))  # siblings as they are drawn
@@ -114,11 +114,11 @@ def fixed_shape(parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, de
         tensors = [[above.index(parents[node]) for node in level], [ranks[node] for node in level]]
         if inner:
             tensors += [number[node] for node in inner], [above.index(parents[node]) for node in inner], ancestors[run[-len(inner) :]][:, run].tolist()
-        tensors = [upload(values, device) for values in tensors] + [None] * (5 - len(tensors))
+        tensors = [torch.tensor(values, device=device) for values in tensors] + [None] * (5 - len(tensors))
         found.append(Level([number[node] for node in above], number[level[0]], 1 + max(ranks[node] for node in level), *tensors))
         above = inner
     depths = [place for place, level in enumerate(levels) for _ in level]
-    return Shape(found, upload([[number[parents[node]] for node in number]], device), upload([depths], device))
+    return Shape(found, torch.tensor([[number[parents[node]] for node in number]], device=device), torch.tensor([depths], device=device))
 
 
 def ancestors_of(parents: Sequence[int]) -> torch.Tensor:

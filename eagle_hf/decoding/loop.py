@@ -12,7 +12,7 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.compiling import Buffers, begin_round, compiled, fixed_size
+from eagle_hf.decoding.compiling import Buffers, begin_round, compiled, fixed_size, forget
 from eagle_hf.decoding.drafters import Drawing, bind
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.reading import reading_tree
@@ -65,7 +65,11 @@ class Run:
         tree, device = assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
         most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
-        self.cache = TreeCache(capacity=fixed_size(most), buffers=Buffers(assistant)) if tree.compile else TreeCache(limit=most)
+        if tree.compile:
+            self.cache = TreeCache(capacity=fixed_size(most), buffers=Buffers(assistant))
+        else:
+            self.cache = TreeCache(limit=most)
+            forget(assistant)
         self.drafter = bind(assistant, target, self.cache, self.watch)
         self.is_captured = tree.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)

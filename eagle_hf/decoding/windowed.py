@@ -33,7 +33,8 @@ class WindowedDraft:
     sinks, window: its cache keeps a text's first `sinks` tokens and its newest `window`; window=None keeps them all.
     snapkv: instead of the first tokens keep so many of the prompt's in every layer and key head, those its end attends to (SnapKV).
     gamma: tokens drafted a round, as a chain; setting `tree` drafts a tree instead, with a `plan` where its policy needs one.
-    vocab_size: how many ids mean the same in both, len(tokenizer), where the models pad one vocabulary to different sizes.
+    vocab_size: how many ids mean the same in both, where the models pad one vocabulary to different sizes: len(tokenizer), or the
+    smaller model's size if that is less.
     `last_run` holds the last call's statistics.
     """
 
@@ -58,7 +59,7 @@ class WindowedDraft:
                 "generate(assistant_model=draft, tokenizer=..., assistant_tokenizer=...)"
             )
         if self.vocab_size is not None and not 0 < self.vocab_size <= min(ours, theirs):
-            raise ValueError(f"vocab_size is {self.vocab_size}; the draft model has {ours} tokens and the target {theirs}: give len(tokenizer)")
+            raise ValueError(f"vocab_size is {self.vocab_size}; the draft model has {ours} tokens and the target {theirs}: give {min(ours, theirs)} at most, the ids that both have")
         check_drafting(self.model, self.window)
         limit = position_limit(self.model)
         if limit < target.config.get_text_config().max_position_embeddings:

@@ -68,7 +68,7 @@ class Started:
     @torch.no_grad()
     def __init__(self, prompt: Prompt, assistant, new_tokens: int):
         target, limit = prompt.target, prompt.ids.shape[1] + new_tokens
-        config = GenerationConfig(max_length=limit, do_sample=False)
+        config = GenerationConfig(max_length=limit, do_sample=False, return_dict_in_generate=True)  # no row leaves: the clock stops there
         self.run = Run(target, assistant, prompt.ids, LogitsProcessorList(), StoppingCriteriaList([MaxLengthCriteria(limit)]), config)
         prompt.read_by(self.run)
         self.run.prefill({"attention_mask": torch.ones_like(prompt.ids)})
@@ -84,13 +84,13 @@ class Started:
         return copy.deepcopy(self.run, dict(self.shared))
 
     def decode(self) -> tuple[float, int]:
-        """(seconds, tokens emitted) of the rounds that are left."""
+        """(seconds, tokens emitted) of the rounds until a row has ended."""
         run = self.again()
         return timed(lambda: run_on(run), run.ids.device), sum(run.lengths) - sum(self.run.lengths)
 
     @torch.no_grad()
     def promised(self, table: CostTable) -> tuple[float, DecodingStats]:
-        """(tokens per second of the rounds that are left by a table's seconds, what the whole run did)."""
+        """(tokens per second of these rounds by a table's seconds, what the run had done by then)."""
         run, seconds = self.again(), 0.0
         log = Log(run)
         while not any(run.finished):

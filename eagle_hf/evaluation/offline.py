@@ -46,7 +46,7 @@ class Summary:
     identical: float
     ties: int
     overhead_ms: float
-    overhead_share: float
+    overhead_share: float = float("nan")  # evaluations kept from before it was measured have none
 
 
 def evaluate(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):

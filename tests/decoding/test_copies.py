@@ -32,17 +32,19 @@ class NewTensors(TorchDispatchMode):
         return outputs
 
 
-def copies(target, assistant, monkeypatch):
-    """What each round but the first, which begins with the drafter's own prefill, copies."""
+def copies(target, assistant, monkeypatch, lengths=(PREFIX,)):
+    """What each round copies, but the first, which begins with the drafter's own prefill, and those in which a row leaves the batch."""
     found, original = [], loop.Run.round
 
     def watched(run):
+        rows = run.rows
         with NewTensors() as mode:
             original(run)
-        found.append(mode.found)
+        if run.rows == rows:
+            found.append(mode.found)
 
     monkeypatch.setattr(loop.Run, "round", watched)
-    target.generate(**left_padded(target, [PREFIX]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=None)
+    target.generate(**left_padded(target, lengths), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=None)
     assert len(found) > 5
     return [copy for round in found[1:] for copy in round]
 
@@ -51,6 +53,8 @@ def copies(target, assistant, monkeypatch):
 def test_no_round_copies_the_prefix(target, trained_head, name, monkeypatch):
     assistant = {"head": trained_head, "model": WindowedDraft(target, window=None), "itself": SelfSpeculation(2, 300)}[name]
     assert copies(target, assistant, monkeypatch) == []
+    monkeypatch.undo()
+    assert copies(target, assistant, monkeypatch, [PREFIX, PREFIX + 7, PREFIX]) == []
 
 
 def test_compiled_models_are_left_alone(target):

@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
-from eagle_hf.decoding import drafters, loop, stats, windowed
+from eagle_hf.decoding import drafters, growth, loop, stats, windowed
 from eagle_hf.decoding.compiling import Buffers
+from eagle_hf.decoding.timing import given_tree
 from eagle_hf.decoding.upload import upload
 from tiny import left_padded, tiny_target
 
@@ -130,9 +131,9 @@ def test_a_gpu_is_sent_small_lists_from_pinned_memory(monkeypatch):
         def to(self, device, non_blocking):
             sent.append((device, non_blocking))
 
-    monkeypatch.setattr(torch, "tensor", lambda values, pin_memory: (sent.append((values, pin_memory)), Pinned())[1])
+    monkeypatch.setattr(torch, "tensor", lambda values, device, pin_memory: (sent.append((values, device, pin_memory)), Pinned())[1])
     upload([1, 2], torch.device("cuda"))
-    assert sent == [([1, 2], True), (torch.device("cuda"), True)]
+    assert sent == [([1, 2], "cpu", True), (torch.device("cuda"), True)]
     monkeypatch.setattr(torch, "tensor", built)
     assert upload([[True, False]], torch.device("cpu")).tolist() == [[True, False]]
 
@@ -210,8 +211,21 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
         held, places[:] = Buffers(assistant), []  # as a call that is still running
         both(7)
         assert not set(fourth) & set(places[0].pop()) and held.zeros(torch.zeros(1), 3).shape == (3,)
-        with torch.inference_mode():
+        for _ in range(2):  # what was made in inference mode may not be written to outside
+            with torch.inference_mode():
+                both(7)
             both(7)
+    target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=3, do_sample=False)
+    assert not Buffers(assistant)._former  # nothing is kept once the sizes are not fixed any more
+
+
+def test_a_fixed_tree_made_in_inference_mode_serves_outside(target, trained_head):
+    growth.fixed_shape.cache_clear()
+    inputs, settings = left_padded(target, [7, 4]), dict(do_sample=False, eos_token_id=None, max_new_tokens=20)
+    with given_tree(trained_head, SHAPES["fixed"]):
+        with torch.inference_mode():
+            first = target.generate(**inputs, **settings, assistant_model=trained_head)
+        assert torch.equal(first, target.generate(**inputs, **settings, assistant_model=trained_head))
 
 
 def test_trees_that_follow_costs_have_no_fixed_shape():

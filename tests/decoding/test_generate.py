@@ -322,6 +322,17 @@ def test_rejection_follows_the_targets_distribution(tiny_vocabulary, tree):
     assert p > 1e-3 and head.last_run.accepted[0] > head.last_run.trials[0] / 4
 
 
+@pytest.mark.parametrize("tree", REJECTION, ids=lambda tree: tree.policy)
+def test_rejection_with_a_draft_model_of_fewer_tokens_follows_the_distribution(tiny_vocabulary, tree):
+    target = tiny_vocabulary[0]
+    small = copy.deepcopy(target)
+    small.resize_token_embeddings(5)
+    assistant = WindowedDraft(small, window=None, vocab_size=5)
+    assistant.tree = tree
+    p, _ = sampled_p(target, assistant)
+    assert p > 1e-3 and assistant.last_run.accepted[0] > assistant.last_run.trials[0] / 2
+
+
 def test_a_broken_rejection_fails_the_distribution_test(tiny_vocabulary, monkeypatch):
     target, head = tiny_vocabulary[0], copy.deepcopy(tiny_vocabulary[1])
     head.tree = REJECTION[1]

@@ -195,12 +195,12 @@ def test_a_draft_model_may_pad_the_vocabulary_in_its_own_way(rows, settings):
     if settings.pop("rejection", False):
         assistant.tree = TreeConfig("chain", depth=3, acceptance="rejection")
         output = target.generate(**inputs, assistant_model=assistant, max_new_tokens=60, eos_token_id=None, **settings)
-        assert (output[:, 7:] >= 26).any()  # what is never drafted is still emitted
+        assert (output[:, 7:] >= 26).any()  # what is never drafted is still emitted, see test_generate.py for how often
     else:
         plain, fast = both(target, assistant, inputs, eos_token_id=None, **settings)
         assert torch.equal(plain, fast) and (fast[:, 7:] >= 26).any() == settings["do_sample"]
     assert assistant.last_run.tau > (1.1 if settings["do_sample"] else 3.5)
-    with pytest.raises(ValueError, match=f"vocab_size is {rows + 9}; the draft model has {rows} tokens and the target 31"):
+    with pytest.raises(ValueError, match=f"vocab_size is {rows + 9}; the draft model has {rows} tokens and the target 31: give {min(rows, 31)} at most"):
         target.generate(**inputs, assistant_model=WindowedDraft(own, vocab_size=rows + 9), max_new_tokens=4)
 
 

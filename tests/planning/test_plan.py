@@ -37,16 +37,17 @@ DRAFTERS = {
 @pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("policy", ["sequoia", "adaptive"])
 @pytest.mark.parametrize("settings", [dict(do_sample=False), dict(do_sample=True, top_k=0)], ids=["greedy", "sampled"])
-def test_policies_that_choose_by_cost_are_lossless(target, trained_head, drafter, policy, settings):
+def test_policies_that_choose_by_cost_are_lossless_and_repeatable(target, trained_head, drafter, policy, settings):
     head = planned(target, DRAFTERS[drafter](trained_head), policy)
     for lengths in ([7], [9, 2, 14]):
         if len(lengths) > 1 and settings["do_sample"]:
             continue
-        outputs = []
-        for assistant in (None, head):
+        outputs, runs = [], []
+        for assistant in (None, head, head):
             torch.manual_seed(0)
             outputs.append(target.generate(**left_padded(target, lengths), assistant_model=assistant, max_new_tokens=150, **settings))
-        assert torch.equal(*outputs) and sum(head.last_run.trials) > head.last_run.rounds / 3
+            runs.append(head.last_run and (head.last_run.rounds, head.last_run.trials, head.last_run.accepted))
+        assert torch.equal(*outputs[:2]) and runs[1] == runs[2] and sum(head.last_run.trials) > head.last_run.rounds / 3
 
 
 @pytest.mark.parametrize("new", [1, 2, 3])

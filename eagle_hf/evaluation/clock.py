@@ -47,7 +47,7 @@ class Prompt:
     def copy_to(self, cache: Cache) -> Cache:
         """An empty cache, which then holds the prompts."""
         for index, layer in enumerate(self.cache.layers):
-            cache.update(layer.keys.clone(), layer.values.clone(), index)
+            cache.update(layer.keys, layer.values, index)  # every cache copies what it is given
         return cache
 
     def read_by(self, run: Run) -> None:

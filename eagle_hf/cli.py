@@ -102,7 +102,7 @@ def run_quickstart(options) -> None:
 def run_evaluate(options) -> None:
     import torch
 
-    from eagle_hf.evaluation.offline import by_category, evaluate
+    from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
     from eagle_hf.evaluation.report import markdown_table, write_report
     from eagle_hf.evaluation.suites import load_suite
     from eagle_hf.head.configuration import TreeConfig
@@ -132,17 +132,13 @@ def run_evaluate(options) -> None:
     print(f"a round costs {whole.overhead_ms:.1f} ms, {whole.overhead_share:.1%} of it, besides the forwards of target and head; report in {options.out}")
 
 
-def sampling_at(temperature: float) -> dict:
-    """What `generate` is told; {} for greedy decoding."""
-    return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
-
-
 def run_plan(options) -> None:
     import torch
 
     from eagle_hf.decoding.dispatch import check_target
     from eagle_hf.decoding.timing import check_lengths, given_tree
     from eagle_hf.evaluation.clock import draw_speeds
+    from eagle_hf.evaluation.offline import sampling_at
     from eagle_hf.evaluation.plans import DEPTH, describe, make_plan, measure_plan, questions, record_answers
     from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.target import load_target
@@ -150,13 +146,13 @@ def run_plan(options) -> None:
     out = options.out or Path(options.head or "")
     if not (options.out or options.head) or not out.is_dir():
         raise ValueError(f"{options.out or options.head or 'nothing'} was given as a folder for plan.json and is none; give --out an existing one")
+    if options.repeats < 0:
+        raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
+    if options.repeats and options.max_new_tokens <= DEPTH + 2:
+        raise ValueError(f"max_new_tokens is {options.max_new_tokens}, which two rounds may emit: too few to time; give {DEPTH + 3} or more, or --repeats 0")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
     target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
     assistant = drafter_of(options, target, tokenizer, dtype, device)
-    if options.repeats and options.max_new_tokens <= DEPTH + 2:
-        raise ValueError(f"max_new_tokens is {options.max_new_tokens}, which two rounds may emit: too few to time; give {DEPTH + 3} or more, or --repeats 0")
-    if options.repeats < 0:
-        raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     check_lengths(target, options.lengths)
     with given_tree(assistant, TreeConfig()):
         check_target(target, assistant)

@@ -39,7 +39,7 @@ class BenchmarkArguments:
     window: int = field(default=240, metadata={"help": "Newest tokens that it keeps."})
     batches: list[int] = field(default_factory=lambda: [1, 4, 8], metadata={"help": "Rows."})
     lengths: list[int] = field(default_factory=lambda: [256, 2048, 8000], metadata={"help": "Prompt tokens of each row."})
-    new_tokens: int = field(default=64, metadata={"help": "Tokens decoded after them."})
+    new_tokens: int = field(default=64, metadata={"help": "Tokens decoded after them, until the first row has so many."})
     repeats: int = field(default=7, metadata={"help": "Times that every way decodes."})
     dtype: str = field(default="bfloat16", metadata={"help": "Of target and head."})
     max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})

@@ -15,7 +15,7 @@ import torch
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, TreeConfig, load_target, write_run
-from eagle_hf.evaluation.offline import by_category, evaluate
+from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
 from eagle_hf.evaluation.report import markdown_table, plain_results
 from eagle_hf.evaluation.suites import load_suite
 from eagle_hf.identity import machine, weights_sha256
@@ -43,8 +43,7 @@ class EvaluationArguments:
 def measure(arguments: EvaluationArguments, target, tokenizer, head, prompts, tree: TreeConfig, setting: dict) -> dict:
     """One setting's results by category, with where they were measured."""
     head.tree = tree
-    sampling = {"do_sample": True, "temperature": setting["temperature"], "top_k": 0} if setting["temperature"] else {}
-    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, **sampling)
+    answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, **sampling_at(setting["temperature"]))
     summaries = by_category(answers)
     print(f"\n{setting}\n{markdown_table(summaries)}", flush=True)
     facts = {"max_new_tokens": arguments.max_new_tokens, "left_out": arguments.leave_out}

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, cli, merge_adapter
 from eagle_hf.decoding.trace import Trace
 from eagle_hf.evaluation import suites
+from eagle_hf.evaluation.offline import sampling_at
 from eagle_hf.evaluation.plans import record_answers
 from tiny import tiny_head, tiny_target, word_tokenizer
 
@@ -66,7 +67,7 @@ def test_plan_without_a_folder_or_with_too_few_tokens_says_so(tmp_path, capsys):
 
 def test_acceptance_is_measured_on_answers_of_a_temperature(target):
     starts, assistant, tokenizer = [torch.tensor([[3, 5, 6]])] * 2, SelfSpeculation(2, 9), word_tokenizer()
-    greedy, sampled, again = (record_answers(target, tokenizer, assistant, starts, 12, **cli.sampling_at(heat)) for heat in (0.0, 1.0, 1.0))
+    greedy, sampled, again = (record_answers(target, tokenizer, assistant, starts, 12, **sampling_at(heat)) for heat in (0.0, 1.0, 1.0))
     first, second = (greedy.text[greedy.answers == number] for number in (0, 1))
     assert (first == second).all() and (sampled.text == again.text).all() and len(set(sampled.text)) > 1
     assert sampled.text.shape != greedy.text.shape or (sampled.text != greedy.text).any()

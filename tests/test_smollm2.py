@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target
+from eagle_hf import DecodingStats, Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target
 from eagle_hf.decoding import loop
 from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.equality import first_difference
@@ -160,9 +160,11 @@ def test_batches_with_every_drafter_and_policy_equal_the_target_alone(smollm2, h
 
 
 def test_the_trained_head_gets_drafts_accepted_on_a_real_model(smollm2, heads, prompts):
-    target, tokenizer = smollm2
-    target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
-    assert heads["trained"].last_run.tau > 1.3
+    (target, tokenizer), stats = smollm2, DecodingStats(rows=0)
+    for prompt in prompts[::18][:3]:
+        target.generate(**first_turn_ids(tokenizer, prompt), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
+        stats += heads["trained"].last_run
+    assert stats.tau > 1.5
 
 
 def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prompts, monkeypatch):

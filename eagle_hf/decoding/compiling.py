@@ -31,12 +31,7 @@ class Buffers:
     """
 
     def __init__(self, assistant):
-        self._ended = _lent.setdefault(assistant, deque(maxlen=1))
-        self._taken = []
-        try:
-            self._former = deque(self._ended.pop())
-        except IndexError:
-            self._former = deque()
+        self._assistant, self._former, self._taken = assistant, deque(_lent.pop(assistant, ())), []
 
     def zeros(self, like: torch.Tensor, *shape: int) -> torch.Tensor:
         """`like.new_zeros(*shape)`, the place taken by the former call's tensor of the same number if it had this size."""
@@ -53,7 +48,7 @@ class Buffers:
         """The call has ended; nobody reads its caches any more."""
         if self._taken and self._taken[0].device.type == "cuda":
             torch.cuda.current_stream(self._taken[0].device).synchronize()  # the next call may be on another stream
-        self._ended.append(self._taken)
+        _lent[self._assistant] = self._taken
 
 
 def forget(assistant) -> None:

@@ -184,25 +184,25 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
     next answer takes the place of one that ends, until as many have ended as there are. Drafts that were not recorded count as
     rejected: for trees beyond the recorded ones this is a lower bound.
     """
-    starts = [place for place in map(int, numpy.unique(trace.answers, return_index=True)[1]) if _end(trace, place) > place]
-    if not starts:
+    starts = sorted(numpy.unique(trace.answers, return_index=True)[1].tolist())
+    ends = {start: min(start + tokens, end) for start in starts if (end := _end(trace, start)) > start}
+    if not ends:
         raise ValueError("no answer of the trace has two tokens, so there is nothing to replay; record longer answers")
-    drafter, stats, seconds, ended, waiting = Recorded(trace), DecodingStats(rows=batch), 0.0, 0, cycle(sorted(starts))
+    drafter, stats, seconds, ended, waiting = Recorded(trace), DecodingStats(rows=batch), 0.0, 0, cycle(ends)
     begun = [next(waiting) for _ in range(batch)]
     done = list(begun)
-    while ended < len(starts):
+    while ended < len(ends):
         drafter.at(done)
         lengths = [length + place - start for place, start in zip(done, begun)]
         root = torch.from_numpy(trace.text[drafter.positions])
         tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths, plan.depth) else root_alone(root)
         emitted = 0
         for row, start in enumerate(begun):
-            end = min(start + tokens, _end(trace, start))
-            verdict = verify(tree.children(row), *_answer(trace, tree, row, done[row], end))
+            verdict = verify(tree.children(row), *_answer(trace, tree, row, done[row], ends[start]))
             stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
             emitted += len(verdict.tokens)
             done[row] += len(verdict.tokens)
-            if done[row] >= end:
+            if done[row] >= ends[start]:
                 begun[row] = done[row] = next(waiting)
                 ended += 1
         seconds += table.at(batch, max(lengths)).round_seconds(tree.tokens.shape[1] - 1, drafter.widths)

@@ -1,8 +1,9 @@
 """Seconds of decoding alone, and what a cost table says of the same rounds.
 
 Prompts are read once; every way of decoding then starts again and again from a copy of what was left behind, all ways taking
-turns, so that a slow moment of the machine hits every way. The clock stops where the first row ends: a cell is a batch of so many rows. Plain decoding is timed twice: by `generate`, which users compare with,
-and by the leanest loop over the forwards that a cost table knows (`alone`), which is what the table's promises are relative to.
+turns, so that a slow moment of the machine hits every way. The clock stops where the first row ends: a cell is a batch of so many
+rows. Plain decoding is timed twice: by `generate`, which users compare with, and by the leanest loop over the forwards that a cost
+table knows (`alone`), which is what the table's promises are relative to.
 """
 
 import copy

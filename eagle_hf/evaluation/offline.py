@@ -49,6 +49,11 @@ class Summary:
     overhead_share: float = float("nan")  # evaluations kept from before it was measured have none
 
 
+def sampling_at(temperature: float) -> dict:
+    """What `generate` is told; {} for greedy decoding."""
+    return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
+
+
 def evaluate(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
     """Answer every prompt's first turn with and without `head`; `sampling` goes to generate (default greedy)."""
     settings = _settings(tokenizer, prompts, max_new_tokens, sampling)

@@ -73,7 +73,8 @@ class TreeConfig:
         the target's distribution, but other tokens than plain generate's).
 
     compile: every round computes on tensors of the same sizes, and on a GPU the forwards of target and drafter are compiled and
-        captured as CUDA graphs. The same tokens; caches of full size from the start, a power of two, kept for the next call; the first rounds wait for the compiler.
+        captured as CUDA graphs. The same tokens; caches of full size from the start, a power of two, kept for the next call; the first
+        rounds wait for the compiler.
 
     The default was the fastest but one of eight shapes for SmolLM2-135M in bf16 on 2 CPU cores (1.28x; a chain of 4
     gave 1.13x, 16 nodes 1.17x); large GPUs want more (EAGLE-3: depth 8, top_k 10, 60 nodes).

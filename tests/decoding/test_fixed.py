@@ -195,8 +195,9 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
         settled = [part for layer in run.drafter.cache.layers for part in (layer.keys, layer.values)]
         places[-1].add(tuple(part.data_ptr() for part in settled + [part for layer in run.cache.layers for part in (layer._keys, layer._values)]))
 
+    monkeypatch.setattr(loop.Run, "round", watched)
+
     def both(length):
-        monkeypatch.setattr(loop.Run, "round", watched)
         settings = dict(max_new_tokens=20, do_sample=False, eos_token_id=None)
         inputs, places[len(places) :] = left_padded(target, [length], seed=length), [set()]
         fast = target.generate(**inputs, **settings, assistant_model=assistant)

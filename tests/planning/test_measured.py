@@ -1,9 +1,9 @@
 """Policies replayed on what was measured: SmolLM2 and its reference head in bfloat16 on 2 cores, batch 1, 4, 8 by length 256, 2k, 8k.
 
 Made by: eagle-hf plan --target smollm2 --head FOLDER --per-category 8 --max-new-tokens 48 --repeats 0 --trace trace.npz, with a copy of
-model_cards/smollm2-135m-instruct-eagle3 as FOLDER. Of each node's 32 children the trace keeps the 8 best: the best
-fixed trees over all 32 use none beyond the fourth. A policy learns from half of
-the answers what drafts are worth and is judged on the other half, against the fixed trees that this other half itself would choose.
+model_cards/smollm2-135m-instruct-eagle3 as FOLDER. Of each node's 32 children the trace keeps the 8 best: the best fixed trees over all
+32 use none beyond the fourth. A policy learns from half of the answers what drafts are worth and is judged on the other half, against the
+fixed trees that this other half itself would choose.
 """
 
 from itertools import product

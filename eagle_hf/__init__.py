@@ -3,6 +3,7 @@
 Importing the package teaches `target.generate(assistant_model=head)` about draft heads.
 """
 
+from eagle_hf.compat import warn_untested
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations
 from eagle_hf.data.features import Features
@@ -59,5 +60,6 @@ __all__ = [
     "write_run",
 ]
 
+warn_untested()
 register()
 Eagle3DraftHead.push_to_hub = push_to_hub  # set here: the head's floor must not import the Hub's

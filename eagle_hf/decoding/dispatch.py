@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from eagle_hf.compat import GENERATE_CACHE, is_user_defined, take_cache
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.masks import check_trees, layer_kinds
 from eagle_hf.decoding.reading import around
@@ -51,7 +52,7 @@ def register() -> None:
         call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
         check_inputs(self, call, inputs)
-        inputs = {name: value for name, value in inputs.items() if name != "past_key_values"}
+        _, inputs = take_cache(inputs)
         return speculate(
             self, assistant, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
             call.get("streamer"), **inputs,
@@ -144,12 +145,13 @@ def check_head(target, head) -> None:
 
 def check_inputs(target, call: dict, inputs: dict) -> None:
     """Raise a ValueError for prepared inputs that the loop cannot take; the target has not run yet."""
-    cache, input_ids = inputs.get("past_key_values"), call["input_ids"]
+    cache, _ = take_cache(inputs)
+    input_ids = call["input_ids"]
     if isinstance(cache, StaticCache):
-        raise ValueError("past_key_values is a StaticCache, which cannot drop rejected drafts; leave past_key_values out")
-    if cache is not None and (cache.get_seq_length() > 0 or getattr(cache, "_is_user_defined", False)):
+        raise ValueError(f"{GENERATE_CACHE} is a StaticCache, which cannot drop rejected drafts; leave {GENERATE_CACHE} out")
+    if cache is not None and (cache.get_seq_length() > 0 or is_user_defined(cache)):
         raise ValueError(
-            f"past_key_values was given and already holds {cache.get_seq_length()} tokens; the head must see the states of "
+            f"{GENERATE_CACHE} was given and already holds {cache.get_seq_length()} tokens; the head must see the states of "
             "every token and the loop keeps its own cache: leave it out and pass the whole prompt as input_ids"
         )
     if inputs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:

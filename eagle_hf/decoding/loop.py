@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from eagle_hf.compat import cache_inputs, captures_outputs, decoder_only_output, prepare_inputs
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.compiling import Buffers, begin_round, compiled, fixed_size, forget
 from eagle_hf.decoding.drafters import Drawing, bind
@@ -43,11 +43,6 @@ def read(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None
     return logits, aux.take()
 
 
-def last_logits(target) -> dict:
-    """What spares a target the logits of all tokens but the last, where it can be spared them."""
-    return {"logits_to_keep": 1} if unwrap(target)._supports_logits_to_keep() else {}
-
-
 def read_whole(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`read` without hooks, for graphs: asks for all streams, of which a compiler computes those that are used."""
     outputs = target(**inputs, return_dict=True, output_hidden_states=bool(layer_ids))
@@ -76,7 +71,7 @@ class Run:
         self.read_tree = self.read
         if tree.compile:
             self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device)
-            if not getattr(unwrap(target).get_decoder(), "_output_capturing_hooks_installed", False):
+            if not captures_outputs(unwrap(target).get_decoder()):
                 read_whole(target, [0], input_ids=input_ids[:1, :1])  # transformers hooks its layers at the first such call, which no compiler follows
         if tree.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
@@ -90,10 +85,9 @@ class Run:
     def prefill(self, inputs: dict) -> None:
         """The target reads the prompts and chooses every row's first token, as plain generate does."""
         input_ids = self.ids[:, : self.lengths[0]]
-        inputs["past_key_values"] = self.cache
         self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
         with self.watch.phase("prefill"), self.drafter.watching(self.masks.visible):
-            prepared = self.target.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+            prepared = prepare_inputs(self.target, input_ids, self.cache, inputs)
             logits, states = self.read(**prepared)
             logits = logits[:, -1]
         with self.watch.phase("accept"):
@@ -147,7 +141,7 @@ class Run:
             self.cache.place(max(ends), tree.tokens.shape[1])
         with self.watch.phase("target"), reading_tree():
             return self.read_tree(
-                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True
+                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, **cache_inputs(unwrap(self.target), self.cache)
             )
 
     def _verify(self, tree, logits):
@@ -218,7 +212,5 @@ class Run:
                 sequences[row, length:] = self.config._pad_token_tensor
         if not self.config.return_dict_in_generate:
             return sequences
-        return GenerateDecoderOnlyOutput(
-            sequences=sequences, scores=stack_rows(self.choice.scores), logits=stack_rows(self.choice.raw_logits),
-            past_key_values=self.cache.plain(),
-        )
+        scores, logits = stack_rows(self.choice.scores), stack_rows(self.choice.raw_logits)
+        return decoder_only_output(sequences, scores, logits, self.cache.plain())

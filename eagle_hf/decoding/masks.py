@@ -7,6 +7,7 @@ import inspect
 
 import torch
 
+from eagle_hf.compat import is_recurrent
 from eagle_hf.decoding.upload import upload
 from eagle_hf.target import position_limit, unwrap
 
@@ -28,7 +29,7 @@ def check_trees(model) -> None:
     config, name, kinds = model.config.get_text_config(), type(model).__name__, layer_kinds(model.config.get_text_config())
     if model.config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder model; draft trees need a decoder-only causal LM")
-    if getattr(model, "_is_stateful", False) or kinds - ATTENTION_KINDS:
+    if is_recurrent(model) or kinds - ATTENTION_KINDS:
         raise ValueError(
             f"{name} has layers of the kind {sorted(kinds - ATTENTION_KINDS) or 'recurrent'}: their state cannot be "
             "rolled back to an accepted branch; use a target whose layers are all (sliding) attention"

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from transformers import Cache
 
+from eagle_hf.compat import cache_inputs
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter, bind
 from eagle_hf.decoding.masks import MaskFormat
@@ -117,9 +118,11 @@ def target_forward(target, cache: Cache, batch: int, length: int, count: int, re
     seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(length)
     mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
 
+    reads = cache_inputs(unwrap(target), cache)
+
     def run():
         with reading():
-            target(input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+            target(input_ids=ids, position_ids=positions, attention_mask=mask, **reads)
         cache.crop(-count)
 
     return run

@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy
 import torch
 
+from eagle_hf.compat import cache_inputs, last_logits
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import bind
 from eagle_hf.decoding.growth import grow, grow_dynamic
-from eagle_hf.decoding.loop import last_logits, read
+from eagle_hf.decoding.loop import read
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.timing import given_tree
 from eagle_hf.decoding.tree import root_alone
 from eagle_hf.decoding.verify import verify
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.cost import CostTable
+from eagle_hf.target import unwrap
 
 
 @dataclass
@@ -105,7 +107,7 @@ def record(
         with given_tree(assistant, TreeConfig(depth=depth, top_k=width, nodes=1)):
             drafter = bind(assistant, target, cache, Stopwatch())
         seen, visible = keep_proposals(drafter, children), torch.ones_like(prompt, dtype=torch.bool)
-        kept = {"past_key_values": cache, "use_cache": True} | last_logits(target)
+        kept = cache_inputs(unwrap(target), cache) | last_logits(unwrap(target))
         with drafter.watching(visible):
             _, aux = read(target, drafter.aux_layer_ids, input_ids=prompt, **kept)
         drafter.start(prompt, visible, aux, answer[:1])

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 import torch
 from transformers import PreTrainedModel
 
+from eagle_hf.compat import cache_inputs
 from eagle_hf.decoding.cache import TreeCache, rotated
 from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.drafters import Drafter, joined, left_aligned, newest, padded_rows
@@ -204,11 +205,11 @@ class ModelDrafter(Drafter):
                 self.cache.place(slots, seen.shape[-1])
             positions = positions.clamp(max=self.last_position)  # drafts past the longest row's end go unread
             tokens = tokens.clamp(max=self.last_id)  # beyond is padding that the target alone has
-            inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=self.cache)
+            inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, **cache_inputs(self.decoder, self.cache))
             if seen is None:
-                return self.decoder(**inputs, use_cache=True).last_hidden_state
+                return self.decoder(**inputs).last_hidden_state
             with reading_tree():
-                return self._forward(**inputs, use_cache=True).last_hidden_state
+                return self._forward(**inputs).last_hidden_state
 
 
 class SelfDrafter(ModelDrafter):

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 
+from eagle_hf.compat import GENERATE_CACHE, cache_inputs, last_logits
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import bind
-from eagle_hf.decoding.loop import Run, last_logits, read
+from eagle_hf.decoding.loop import Run, read
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
@@ -25,6 +26,7 @@ from eagle_hf.decoding.timing import given_tree, timed
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.planning.cost import CostTable
+from eagle_hf.target import unwrap
 
 
 class Prompt:
@@ -36,7 +38,7 @@ class Prompt:
         with given_tree(assistant, TreeConfig()):
             self.drafter = bind(assistant, target, self.cache, Stopwatch())
         seen = torch.ones_like(input_ids)
-        inputs = {"attention_mask": seen, "past_key_values": self.cache, "use_cache": True} | last_logits(target)
+        inputs = {"attention_mask": seen} | cache_inputs(unwrap(target), self.cache) | last_logits(unwrap(target))
         with self.drafter.watching(seen.bool()):
             self.logits, self.states = read(target, self.drafter.aux_layer_ids, input_ids=input_ids, **inputs)
 
@@ -138,7 +140,7 @@ def generating(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int
 
     def decode():
         cache, outputs = prompt.copy_to(DynamicCache()), []
-        seconds = timed(lambda: outputs.append(prompt.target.generate(ids, past_key_values=cache, **settings)), ids.device)
+        seconds = timed(lambda: outputs.append(prompt.target.generate(ids, **{GENERATE_CACHE: cache}, **settings)), ids.device)
         return seconds, outputs[0][:, ids.shape[1] :].numel()
 
     return decode
@@ -158,12 +160,12 @@ def alone(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int]]:
 @torch.no_grad()
 def _one_by_one(target, cache: TreeCache, token: torch.Tensor, count: int) -> torch.Tensor:
     """The target's next `count` tokens [B, count] after `token` [B, 1], for rows without padding."""
-    tokens, form = [], MaskFormat(target)
+    tokens, form, reads = [], MaskFormat(target), cache_inputs(unwrap(target), cache)
     for _ in range(count):
         slots = torch.arange(cache.get_seq_length() + 1, device=token.device).expand(len(token), -1)
         mask = form(torch.ones_like(slots, dtype=torch.bool)[:, None], slots[:, -1:], slots)  # with none, sdpa copies the cache
         with reading_tree():
-            logits = target(input_ids=token, position_ids=slots[:, -1:], attention_mask=mask, past_key_values=cache, use_cache=True).logits
+            logits = target(input_ids=token, position_ids=slots[:, -1:], attention_mask=mask, **reads).logits
         token = logits[:, -1].max(-1).indices[:, None]  # argmax: 6x slower in bf16 on a CPU
         tokens.append(token)
     return torch.cat(tokens, dim=1)

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from eagle_hf.compat import checkpointing_field
 from eagle_hf.training.loss import LOSSES
 from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target
 
 NORMALISERS = ("valid", "slots")
-CHECKPOINTING = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # transformers renamed it after 5.17
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Eagle3TrainingArguments(TrainingArguments):
         for name, choices in (("loss_type", LOSSES), ("loss_normaliser", NORMALISERS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        name = next(name for name in CHECKPOINTING if hasattr(self, name))
+        name = checkpointing_field(self)
         if (getattr(self, name) or {}).get("use_reentrant"):
             raise ValueError(f"{name} asks for use_reentrant; TTT passes share tensors, which only use_reentrant=False knows")
         setattr(self, name, {"use_reentrant": False} | (getattr(self, name) or {}))

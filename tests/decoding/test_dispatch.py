@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, Stoppi
 
 from tiny import left_padded, tiny_head, tiny_target
 from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.compat import GENERATE_CACHE
 
 REFUSED = {
     "num_beams": dict(num_beams=2),
@@ -48,17 +49,17 @@ def test_a_tree_larger_than_the_context_is_refused(target, monkeypatch):
 
 def test_a_users_empty_cache_is_refused(target, head):
     with pytest.raises(ValueError, match="leave it out"):
-        target.generate(**left_padded(target, [5]), assistant_model=head, past_key_values=DynamicCache(), max_new_tokens=5)
+        target.generate(**left_padded(target, [5]), assistant_model=head, **{GENERATE_CACHE: DynamicCache()}, max_new_tokens=5)
 
 
 def test_a_users_cache_is_refused(target, head):
     inputs, cache = left_padded(target, [5]), DynamicCache()
-    target(input_ids=inputs["input_ids"][:, :3], past_key_values=cache)
+    target(input_ids=inputs["input_ids"][:, :3], **{GENERATE_CACHE: cache})
     with pytest.raises(ValueError, match="already holds 3 tokens"):
-        target.generate(**inputs, assistant_model=head, past_key_values=cache, max_new_tokens=5)
+        target.generate(**inputs, assistant_model=head, **{GENERATE_CACHE: cache}, max_new_tokens=5)
     static = StaticCache(config=target.config, max_cache_len=20)
     with pytest.raises(ValueError, match="StaticCache"):
-        target.generate(**inputs, assistant_model=head, past_key_values=static, max_new_tokens=5)
+        target.generate(**inputs, assistant_model=head, **{GENERATE_CACHE: static}, max_new_tokens=5)
 
 
 def test_embeddings_as_prompt_are_refused(target, head):

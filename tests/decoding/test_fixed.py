@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.compat import take_cache
 from eagle_hf.decoding import drafters, growth, loop, stats, windowed
 from eagle_hf.decoding.compiling import Buffers
 from eagle_hf.decoding.timing import given_tree
@@ -73,7 +74,7 @@ def test_every_round_computes_on_the_same_sizes(target, trained_head, small, nam
 
     def watched(function, device):
         def call(*args, **kwargs):
-            cache = kwargs.get("past_key_values")
+            cache, _ = take_cache(kwargs)
             seen[-1].append((shapes_of(args), shapes_of(kwargs), getattr(cache, "_length", None)))
             return function(*args, **kwargs)
 

@@ -12,6 +12,7 @@ from transformers import AsyncTextIteratorStreamer, PreTrainedTokenizerFast, Sto
 
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.compat import GENERATE_CACHE, take_cache
 from eagle_hf.decoding import loop, verify
 
 
@@ -97,16 +98,16 @@ def test_scores_and_logits_are_the_plain_runs(target, trained_head):
     for name in ("scores", "logits"):
         for a, b in zip(getattr(plain, name), getattr(fast, name)):
             assert a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
-    assert fast.past_key_values.get_seq_length() == plain.past_key_values.get_seq_length()
+    assert take_cache(fast)[0].get_seq_length() == take_cache(plain)[0].get_seq_length()
 
 
 def test_the_returned_cache_can_be_cropped_and_gone_on_with(target, trained_head):
     inputs = left_padded(target, [7])
     out = target.generate(**inputs, assistant_model=trained_head, max_new_tokens=20, eos_token_id=None, return_dict_in_generate=True)
-    cache = out.past_key_values
+    cache, _ = take_cache(out)
     cache.crop(-5)
     assert cache.get_seq_length() == 26 - 5
-    logits = target(out.sequences[:, 21:], past_key_values=cache).logits
+    logits = target(out.sequences[:, 21:], **{GENERATE_CACHE: cache}).logits
     assert torch.allclose(logits, target(out.sequences).logits[:, 21:], atol=1e-6)
 
 
@@ -222,7 +223,7 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(target, trained_head
         for place, row in enumerate(run.rows):
             seen, length = run.masks.visible[place], run.lengths[row]
             ids = torch.cat([run.ids[row, : len(seen)][seen], run.ids[row, len(seen) : length - 1]])[None]
-            fresh = target(ids, use_cache=True).past_key_values
+            fresh, _ = take_cache(target(ids, use_cache=True))
             for ours, theirs in zip(run.cache.layers, fresh.layers):
                 for name in ("keys", "values"):
                     kept = torch.cat([getattr(ours, name)[place, :, : len(seen)][:, seen], getattr(ours, name)[place, :, len(seen) : length - 1]], 1)

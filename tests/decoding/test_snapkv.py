@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from eagle_hf import SelfSpeculation, WindowedDraft
+from eagle_hf.compat import GENERATE_CACHE
 from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.window import Window
 from tiny import left_padded, tiny_target
@@ -30,7 +31,7 @@ def test_the_kept_tokens_are_those_the_prompts_end_attends_to_most():
     inputs, cache = left_padded(model, lengths), DynamicCache()
     selection = Selection(Window(KEPT, WIDTH, selected=True), inputs["attention_mask"].bool())
     with selection.watching():
-        model(**inputs, past_key_values=cache)
+        model(**inputs, **{GENERATE_CACHE: cache})
     for row, length in enumerate(lengths):
         for layer, best in enumerate(most_attended(model, inputs["input_ids"][row : row + 1, -length:])):
             kept = selection.kept(layer, cache.layers[layer].keys, torch.zeros(2, KEPT + 3, dtype=torch.long))

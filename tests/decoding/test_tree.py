@@ -5,6 +5,7 @@ import torch
 
 from tiny import left_padded
 from eagle_hf import TreeConfig
+from eagle_hf.compat import GENERATE_CACHE
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.masks import TreeMask
@@ -59,9 +60,9 @@ def test_tree_logits_equal_path_by_path_logits(target):
     tree, cache = random_tree(14, seed=3, rows=rows), TreeCache()
     with torch.no_grad():
         positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        target(**inputs, position_ids=positions, past_key_values=cache)
+        target(**inputs, position_ids=positions, **{GENERATE_CACHE: cache})
         mask, positions = TreeMask(target, **inputs).of(tree, ends=[9, 9], limit=64)
-        together = target(tree.tokens, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+        together = target(tree.tokens, attention_mask=mask, position_ids=positions, **{GENERATE_CACHE: cache}).logits
         for row in range(rows):
             prompt = inputs["input_ids"][row, inputs["attention_mask"][row].bool()]
             for node in range(14):

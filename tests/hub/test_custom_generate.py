@@ -126,7 +126,7 @@ def test_a_head_of_another_target_or_kind_is_refused(target, head, publish, key,
 
 def test_it_needs_no_eagle_hf():
     imported = {name.split(".")[0] for node in ast.walk(ast.parse(OWN_GENERATE.read_text())) for name in names(node)}
-    assert imported <= {"functools", "importlib", "json", "os", "sys", "contextlib", "torch", "safetensors", "transformers"}
+    assert imported <= {"functools", "importlib", "inspect", "json", "os", "sys", "contextlib", "torch", "safetensors", "transformers"}
 
 
 def names(node):

@@ -10,6 +10,7 @@ token p + 1, and predicts token p + 2.
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -18,12 +19,13 @@ from contextlib import contextmanager
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import DynamicCache, LlamaConfig
+from transformers import DynamicCache, GenerationMixin, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
-KNOWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
+KNOWN = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position"}
+CACHES = ("cache", "past_key_values")  # what the cache is called from transformers 5.24 on, and before
 
 
 def generate(model, head=None, draft_tokens=None, revision=None, token=None, cache_dir=None, **kwargs):
@@ -32,7 +34,7 @@ def generate(model, head=None, draft_tokens=None, revision=None, token=None, cac
     head: folder or hub id of the head; default: what generate was given as custom_generate.
     draft_tokens: length of the chain; default: the depth of the tree saved with the head.
     """
-    # transformers (5.17 to 5.23) hands over every argument of generate but the one that says where this file came from
+    # transformers (5.17 to 5.24) hands over every argument of generate but the one that says where this file came from
     head = head or sys._getframe(1).f_locals.get("custom_generate")
     if not isinstance(head, (str, os.PathLike)):
         raise ValueError(f"the head is {head!r}; give its folder or hub id: generate(..., head=...)")
@@ -49,11 +51,14 @@ def generate(model, head=None, draft_tokens=None, revision=None, token=None, cac
 
 def decode(model, input_ids, logits_processor, stopping_criteria, generation_config, drafter, draft_tokens, streamer, **inputs):
     """Draft, verify, commit, from what generate prepared: tokens [1, L]."""
-    check(model, drafter, input_ids, generation_config, inputs)
+    given = next((inputs[name] for name in CACHES if inputs.get(name) is not None), None)
+    inputs = {name: value for name, value in inputs.items() if name not in CACHES}
+    check(model, drafter, input_ids, generation_config, inputs, given)
     ids, drafts, past = input_ids, input_ids[:, :0], None
-    cache = inputs["past_key_values"] = DynamicCache()  # one that can be cut back, whatever the model's own would be
+    cache = DynamicCache()  # one that can be cut back, whatever the model's own would be
+    named = {cache_name(model.prepare_inputs_for_generation): cache}
     with reading(model, drafter.layer_ids(model)) as states:
-        prepared = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+        prepared = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **named, **inputs)
         logits = model(**prepared, return_dict=True).logits[:, -1:]
         while True:
             ids, accepted, finished = verify(ids, drafts, logits, logits_processor, stopping_criteria, generation_config.do_sample)
@@ -69,10 +74,19 @@ def decode(model, input_ids, logits_processor, stopping_criteria, generation_con
             drafts = ids[:, :0]
             if room > 0:
                 drafts, past = drafter.draft(model.get_input_embeddings(), ids[:, -seen.shape[1] :], seen, past, min(draft_tokens, room))
-            logits = model(input_ids=torch.cat([ids[:, -1:], drafts], 1), past_key_values=cache, use_cache=True, return_dict=True).logits
+            named = {cache_name(model.forward): cache, "use_cache": True}
+            logits = model(input_ids=torch.cat([ids[:, -1:], drafts], 1), return_dict=True, **named).logits
     if streamer is not None:
         streamer.end()
     return ids
+
+
+def cache_name(function):
+    """What a function calls its cache; where its signature does not tell, what transformers' own calls it."""
+    for signature in map(inspect.signature, (function, GenerationMixin.prepare_inputs_for_generation)):
+        for name in CACHES:
+            if name in signature.parameters:
+                return name
 
 
 def verify(ids, drafts, logits, logits_processor, stopping_criteria, do_sample):
@@ -196,18 +210,18 @@ def reading(model, layer_ids):
             handle.remove()
 
 
-def check(model, head, input_ids, config, inputs):
+def check(model, head, input_ids, config, inputs, cache):
     """Raise a ValueError for what cannot be served losslessly."""
     text = model.config.get_text_config()
     rope, layers = getattr(text, "rope_parameters", None) or {}, text.num_hidden_layers
-    positions, mask, cache = (inputs.get(name) for name in ("position_ids", "attention_mask", "past_key_values"))
+    positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
     plain = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     own = (head.config.vocab_size, head.config.hidden_size, head.extras.get("target_num_hidden_layers", layers))
     refused = {
         "one prompt at a time, with num_beams=1 and num_return_sequences=1": input_ids.shape[0] != 1,
         "a prompt without padding": mask is not None and not mask.all(),
         "position_ids left out": positions is not None and not (positions.shape == plain.shape and positions.equal(plain)),
-        "past_key_values left out": cache is not None and cache.get_seq_length() > 0,
+        "the cache left out": cache is not None and cache.get_seq_length() > 0,
         f"nothing but input_ids, not {', '.join(set(inputs) - KNOWN)}": set(inputs) - KNOWN,
         "return_dict_in_generate=False": config.return_dict_in_generate,
         "guidance_scale left out": config.guidance_scale not in (None, 1),

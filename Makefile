@@ -1,5 +1,6 @@
 # make quickstart   set up and train a head on this machine     (MINUTES=5 of training)
 # make test         the default tests                            make test-slow: on the real target, test-oldest
+# make test-all     all of these, and the long ones on the real target: hours
 # make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own (9 GB)
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart test test-slow test-oldest engines install
+.PHONY: quickstart test test-slow test-long test-all test-oldest engines install
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -16,16 +17,22 @@ quickstart: install
 	$(BIN)/eagle-hf quickstart --minutes $(MINUTES)
 
 test: install
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --durations=10
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --durations=10
+
+test-long: install
+	$(BIN)/python -m pytest -q -m long --durations=10
+
+test-all: test test-oldest test-slow test-long
 
 # the oldest transformers this supports, laid over the installed one
 test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
-	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training tests/test_target.py
+	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training \
+		tests/hub/test_custom_generate.py tests/test_compat.py tests/test_gguf.py tests/test_target.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install

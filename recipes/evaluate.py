@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 
-import torch
 from trl import TrlParser
 
-from eagle_hf import Eagle3DraftHead, TreeConfig, load_target, write_run
+from eagle_hf import Eagle3DraftHead, TreeConfig, default_device, load_target, write_run
+from eagle_hf.dtypes import resolve_dtype
 from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
 from eagle_hf.evaluation.report import markdown_table, plain_results
 from eagle_hf.evaluation.suites import load_suite
-from eagle_hf.identity import machine, weights_sha256
+from eagle_hf.identity import dtype_name, machine, weights_sha256
 
 
 @dataclass
@@ -31,7 +31,8 @@ class EvaluationArguments:
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
     categories: list[str] = field(default_factory=lambda: ["chat", "code", "math"], metadata={"help": "Bundled categories or .jsonl files."})
     per_category: dict = field(
-        default_factory=lambda: {"bfloat16": 20, "float32": 5}, metadata={"help": "Prompts of each category, by the dtypes to measure in."}
+        default_factory=lambda: {"auto": 20, "float32": 5},
+        metadata={"help": "Prompts of each category, by the dtypes to measure in; auto: the fastest here."},
     )
     leave_out: int = field(default=0, metadata={"help": "First leave out so many of each, evenly spread: those the head was chosen on."})
     trees: list[str] = field(default_factory=lambda: ["own", "chain:4:1:4"], metadata={"help": "policy:depth:top_k:nodes, or the head's own."})
@@ -61,14 +62,18 @@ def main():
         raise ValueError(f"{kept} was measured with other arguments, or of another head; delete it, or give another output_dir")
     kept.parent.mkdir(parents=True, exist_ok=True)
     done = [{key: entry[key] for key in ("dtype", "tree", "temperature")} for entry in measured["settings"]]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for dtype, count in arguments.per_category.items():
+    device = default_device()
+    counts = {}
+    for name, count in arguments.per_category.items():
+        dtype = resolve_dtype(name, device)
+        counts[dtype] = max(count, counts.get(dtype, 0))
+    for dtype, count in counts.items():
         prompts = load_suite(arguments.categories, count, arguments.leave_out)
         prompts = prompts[: arguments.max_steps] if arguments.max_steps > 0 else prompts
-        target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, dtype), device=device)
-        head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=getattr(torch, dtype)).to(device).eval()
+        target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=dtype, device=device)
+        head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype).to(device).eval()
         for tree, temperature in product(trees, arguments.temperatures):
-            setting = {"dtype": dtype, "tree": tree, "temperature": temperature}
+            setting = {"dtype": dtype_name(target), "tree": tree, "temperature": temperature}
             if setting not in done:
                 measured["settings"].append(measure(arguments, target, tokenizer, head, prompts, trees[tree], setting))
                 scratch = kept.with_suffix(".tmp")

@@ -11,7 +11,7 @@ import torch
 from transformers import get_scheduler
 from trl import TrlParser
 
-from eagle_hf import eos_token_ids, load_conversations, load_target, new_head, tokenize_conversations, write_run
+from eagle_hf import default_device, eos_token_ids, load_conversations, load_target, new_head, tokenize_conversations, write_run
 from eagle_hf.target import aux_layer_ids, draft_rows
 from eagle_hf.training.batches import TargetStates, collate
 from eagle_hf.training.loss import ask_teacher, ttt_loss
@@ -58,7 +58,7 @@ def train(target, head, examples, steps: int, batch_size: int, learning_rate: fl
 
 def main():
     (arguments,) = TrlParser((Arguments,)).parse_args_and_config()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     target, tokenizer = load_target(arguments.target, dtype=torch.float32, device=device)
     limit, ends = target.config.get_text_config().max_position_embeddings, eos_token_ids(target, tokenizer)
     examples, _ = tokenize_conversations(load_conversations(arguments.dataset), tokenizer, eos_token_ids=ends, max_length=limit)

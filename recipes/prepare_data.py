@@ -8,10 +8,9 @@ Expected: OUTPUT/prompts.jsonl, OUTPUT/responses/conversations.jsonl. Interrupte
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from trl import TrlParser
 
-from eagle_hf import gather_prompts, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
+from eagle_hf import default_device, gather_prompts, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
 
 
 @dataclass
@@ -21,7 +20,7 @@ class DataArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for prompts.jsonl and responses/."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
-    target_dtype: str = field(default="bfloat16", metadata={"help": "The target's dtype while it writes."})
+    target_dtype: str = field(default="auto", metadata={"help": "The target's dtype while it writes; auto: the fastest here."})
     prompt_files: list[str] = field(default_factory=list, metadata={"help": ".jsonl files, or names of bundled sets."})
     per_file: int | None = field(default=None, metadata={"help": "At most this many prompts of each file, evenly spread."})
     magpie: int = field(default=0, metadata={"help": "User turns that the target itself writes."})
@@ -47,9 +46,9 @@ def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
 
 def main():
     (arguments,) = TrlParser((DataArguments,)).parse_args_and_config()
-    dtype = getattr(torch, arguments.target_dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=dtype, device=device)
+    target, tokenizer = load_target(
+        arguments.target, arguments.adapter, dtype=arguments.target_dtype, device=default_device(), work="batch"
+    )
     prompts = collect_prompts(arguments, target, tokenizer)
     if arguments.max_steps > 0:
         prompts = prompts[: arguments.max_steps]

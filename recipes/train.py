@@ -26,6 +26,8 @@ from eagle_hf import (
     tokenize_conversations,
     write_run,
 )
+from eagle_hf.evaluation.plans import measure_acceptance
+from eagle_hf.training.acceptance import held_out_prompts
 
 
 @dataclass
@@ -45,7 +47,7 @@ class ScriptArguments:
     max_conversations: int | None = field(default=None, metadata={"help": "Train on at most this many, evenly spread; of a stream, the first."})
     eval_conversations: int = field(default=0, metadata={"help": "Keep this many conversations back: eval_loss, eval_tau."})
     adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
-    target_dtype: str = field(default="bfloat16", metadata={"help": "The frozen target's dtype."})
+    target_dtype: str = field(default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."})
     head: str | None = field(default=None, metadata={"help": "Continue from this head; its own vocabulary is kept."})
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens a new head can propose; 0: the target's whole vocabulary."})
     fill_by_rank: bool = field(default=False, metadata={"help": "Fill the draft vocabulary with unseen tokens in id order."})
@@ -124,7 +126,9 @@ def main():
     arguments, training = parser.parse_args_and_config()
     on_cpu = training.use_cpu or not torch.cuda.is_available() or training.shard_target  # a share moves, not the whole
     device = "cpu" if on_cpu else training.device
-    target, tokenizer = load_target(arguments.target, arguments.adapter, dtype=getattr(torch, arguments.target_dtype), device=device)
+    target, tokenizer = load_target(
+        arguments.target, arguments.adapter, dtype=arguments.target_dtype, device=device, work="prefill"
+    )
     shard_target(target, training.shard_target, training.device)
     examples, train_dataset, eval_dataset = datasets(arguments, training, target, tokenizer)
     torch.manual_seed(training.seed)
@@ -135,6 +139,9 @@ def main():
     )
     resume = training.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    if eval_dataset is not None and training.eval_prompts and not training.shard_target:
+        prompts = held_out_prompts(trainer.eval_dataset, training.eval_prompts)
+        head.acceptance = measure_acceptance(target, head, [torch.tensor([prompt]) for prompt in prompts])
     trainer.save_head(training.output_dir)
     if trainer.is_world_process_zero():
         logs = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]

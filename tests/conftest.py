@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from eagle_hf.decoding import automatic
 from tiny import quickly_trained, tiny_head, tiny_target
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
@@ -29,3 +30,11 @@ def adversarial_head(target):
     with torch.no_grad():
         head.lm_head.weight.neg_()
     return head
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_measurements(tmp_path_factory):
+    """What tests measure of the machine is kept in a folder of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automatic, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder)
+        yield

@@ -5,21 +5,21 @@ import warnings
 from pathlib import Path
 
 import pytest
-import transformers
+from transformers.utils import logging
 
 from eagle_hf import compat
-from eagle_hf.compat import CACHE_NAMES, CONTRACT, cache_name, take_cache, warn_untested
+from eagle_hf.compat import CACHE_NAMES, CONTRACT, cache_name, quiet_libraries, take_cache, warn_untested
 
 PACKAGE = Path(compat.__file__).parent
 
 
 @pytest.mark.parametrize("sentence", CONTRACT)
 def test_transformers_keeps_the_contract(sentence):
-    assert CONTRACT[sentence](), f"no longer true of transformers {transformers.__version__}: {sentence}"
+    assert CONTRACT[sentence](), f"no longer true of transformers {compat.transformers.__version__}: {sentence}"
 
 
 def test_what_is_gone_is_told_and_not_raised(monkeypatch):
-    monkeypatch.delattr(transformers.GenerationMixin, "_supports_logits_to_keep")
+    monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
     assert list(compat.broken_contract()) == ["models say by _supports_logits_to_keep() whether one token's logits can be asked for"]
 
 
@@ -27,16 +27,16 @@ def test_a_release_within_the_tested_range_is_not_spoken_of(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for version in ("5.17.0", "5.24.3"):
-            monkeypatch.setattr(transformers, "__version__", version)
+            monkeypatch.setattr(compat.transformers, "__version__", version)
             warn_untested()
 
 
 @pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
 def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(compat.transformers, "__version__", version)
     with pytest.warns(UserWarning, match=f"tested with transformers 5.17 to 5.24, this is {version}: what the package rests on is in its place"):
         warn_untested()
-    monkeypatch.delattr(transformers.GenerationMixin, "_supports_logits_to_keep")
+    monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
     with pytest.warns(UserWarning, match="it breaks what the package rests on: models say by _supports_logits_to_keep"):
         warn_untested()
 
@@ -73,3 +73,14 @@ def test_setup_admits_what_is_tested_and_nothing_newer():
     major, minor = newest.split(".")
     assert f'"transformers>={oldest},<{major}.{int(minor) + 1}"' in text
     assert re.search(r'"torch>=2\.11,<2\.\d+"', text)
+
+
+def test_libraries_are_silent_within_and_as_before_after(capsys):
+    before = logging.get_verbosity()
+    with quiet_libraries():
+        assert not logging.is_progress_bar_enabled()
+        logging.get_logger("transformers.any").warning("noise")
+        warnings.warn("noise", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == ""
+    assert logging.get_verbosity() == before
+    assert logging.is_progress_bar_enabled()

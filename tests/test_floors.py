@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "eagle_hf"
-FLOORS = {"identity": 0, "head": 0, "target": 1, "planning": 2, "decoding": 3, "data": 4, "training": 5, "hub": 5, "evaluation": 6, "quickstart": 7, "cli": 8}
+FLOORS = {"compat": 0, "dtypes": 0, "gguf": 0, "identity": 0, "head": 0, "target": 1, "planning": 2, "decoding": 3, "data": 4, "training": 5, "hub": 5, "evaluation": 6, "quickstart": 7, "cli": 8}
 
 
 def imports(path):

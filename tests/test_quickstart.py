@@ -1,11 +1,17 @@
 """The quickstart's steps on a tiny target: done once, gone on with, honest at the end."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from eagle_hf import quickstart as module
+from eagle_hf.evaluation.equality import Difference
+from eagle_hf.evaluation.offline import Summary
+from eagle_hf.planning.cost import CostTable
 from eagle_hf.quickstart import quickstart
 from tiny import tiny_head, tiny_target, word_tokenizer
 
@@ -15,14 +21,14 @@ def small(monkeypatch, tmp_path):
     """SmolLM2 replaced by a tiny target, the prompts by words; counts how often each step really works."""
     calls = {"magpie": 0, "train": 0}
 
-    def load(name, dtype):
+    def load(name, dtype, device):
         return tiny_target(dtype=dtype), word_tokenizer()
 
     def prompts(target, tokenizer, count, **kwargs):
         calls["magpie"] += 1
         return [{"id": f"m{i}", "turns": [f"w{5 + i} w9"], "category": "chat", "source": "magpie"} for i in range(count)]
 
-    def suite(per_category):
+    def suite(names=None, per_category=None, leave_out=0):
         return [{"id": f"{c}{i}", "turns": [f"w{8 + i} w7"], "category": c} for c in ("chat", "code") for i in range(per_category)]
 
     real_train = module.train_head
@@ -31,7 +37,10 @@ def small(monkeypatch, tmp_path):
         calls["train"] += 1
         return real_train(*args)
 
-    for name, value in dict(load_target=load, magpie_prompts=prompts, load_suite=suite, train_head=train, REFERENCE=tmp_path / "shipped", DRAFT_VOCAB_SIZE=24, RESPONSE_TOKENS=16).items():
+    def dtype(device, work):
+        return torch.float32
+
+    for name, value in dict(load_target=load, magpie_prompts=prompts, load_suite=suite, train_head=train, REFERENCE=tmp_path / "shipped", choose_dtype=dtype, DRAFT_VOCAB_SIZE=24, RESPONSE_TOKENS=16).items():
         monkeypatch.setattr(module, name, value)
     return calls
 
@@ -40,8 +49,13 @@ def test_quickstart_trains_measures_and_says_so(small, tmp_path, capsys):
     quickstart(tmp_path, minutes=0.05, prompts=9)
     screen = capsys.readouterr().out
     assert "not in this installation" in screen
-    for line in ("tau: ", "speed: ", "outputs identical: yes (4 answers in float32)", f"the head: {tmp_path / 'head'}"):
+    last = f"the head: {tmp_path / 'head'}"
+    for line in ("tau: ", "speed: ", "outputs identical: yes (8 answers in float32)", last, "trained on 9 of 9 prompts for 0.05 minutes"):
         assert line in screen
+    assert max(map(len, screen.replace(str(tmp_path), "quickstart").splitlines())) <= 110
+    saved = module.Eagle3DraftHead.from_pretrained(tmp_path / "head")
+    assert saved.acceptance is not None
+    assert saved.dtype == torch.bfloat16
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["results"]["all"]["prompts"] == 8
     quickstart(tmp_path, minutes=0.05, prompts=9)
     assert small == {"magpie": 1, "train": 1} and "earlier run" in capsys.readouterr().out
@@ -90,18 +104,58 @@ def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, ca
     assert answers.read_bytes() == answered and "outputs identical" in capsys.readouterr().out
 
 
-def test_differences_are_not_hidden(capsys):
-    from types import SimpleNamespace
+def summary(speedup: float) -> Summary:
+    return Summary(1, 1.5, (1.4, 1.6), [0.4], 20.0, 20.0 * speedup, speedup, 0.0, 0, 5.0, 0.05)
 
-    from eagle_hf.evaluation.equality import Difference
-    from eagle_hf.evaluation.offline import Summary
 
-    summary = Summary(1, 1.5, (1.4, 1.6), [0.4], 20.0, 18.0, 0.9, 0.0, 0, 5.0, 0.05)
+@pytest.fixture
+def slow_machine(monkeypatch):
+    """Reading 8 tokens costs 4 times one."""
+    table = CostTable((1,), (64,), (1, 8), (1,), (((0.05, 0.2),),), (((0.003,),),), (0.003,), {})
+    monkeypatch.setattr(module.automatic, "costs", lambda target, head, rows: table)
+
+
+def test_differences_are_not_hidden(target, head, slow_machine, monkeypatch, capsys):
+    monkeypatch.setattr(module, "by_category", lambda answers: {"all": summary(0.9)})
     answer = SimpleNamespace(difference=Difference(7, 0.3), prompt={"id": "p"})
-    module.last_screen("head", summary, summary, [answer], 60)
+    module.last_screen("head", target, head, summary(0.9), [answer], 60)
     screen = capsys.readouterr().out
-    assert "outputs identical: no" in screen and "p parts at token 7, top-2 gap 3.0e-01" in screen
-    assert "speculation does not pay in bf16" in screen and "does not pay in float32" in screen
+    assert "outputs identical: no" in screen
+    assert "p parts at token 7, top-2 gap 3.0e-01" in screen
+
+
+def test_where_it_does_not_pay_one_sentence_says_why_and_what_would(target, head, slow_machine, monkeypatch, capsys):
+    monkeypatch.setattr(module, "by_category", lambda answers: {"all": summary(1.0)})
+    answer = SimpleNamespace(difference=None, prompt={"id": "p"})
+    module.last_screen("head", target, head, summary(1.0), [answer], 60)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "reading 8 tokens costs 4.0 times one, and a round brings 1.50" in screen
+    assert "would with a CPU that computes in bfloat16 natively" in screen
+    module.last_screen("head", target, head, summary(1.4), [answer], 60)
+    assert "hardly pays" not in capsys.readouterr().out
+
+
+def test_a_slow_machine_answers_fewer_prompts_and_says_so(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "seconds_a_prompt", lambda target, tokenizer, ids: 5.0)
+    monkeypatch.setattr(module, "look_seconds", lambda targets: 40.0)
+    monkeypatch.setattr(module, "LEAST_PROMPTS", 9)
+    quickstart(tmp_path, minutes=0.02, prompts=300)
+    screen = capsys.readouterr().out
+    count = json.loads((tmp_path / "prompts.json").read_text())["count"]
+    assert 90 <= count <= 104  # (14 minutes less 5 of training and 40 seconds) / 5 seconds, and what the show took
+    assert f"{count} user turns (300 would take this machine longer than a quarter of an hour)" in screen
+    assert f"trained on {count} of 300 prompts" in screen
+
+
+def test_the_count_of_an_interrupted_run_is_kept(small, tmp_path, monkeypatch):
+    targets, kept = module.Targets(), tmp_path / "prompts.json"
+    monkeypatch.setattr(module, "look_seconds", lambda targets: 0.0)
+    counts = []
+    for seconds in (2.0, 9.0):
+        monkeypatch.setattr(module, "seconds_a_prompt", lambda target, tokenizer, ids, seconds=seconds: seconds)
+        counts.append(module.affordable_prompts(kept, targets, 5, 480, time.perf_counter()))
+    assert counts[0] == counts[1] < 480
+    assert module.affordable_prompts(kept, targets, 5, 90, time.perf_counter()) < 90
 
 
 @pytest.mark.parametrize("bad", [dict(minutes=0), dict(prompts=2)])

@@ -45,7 +45,7 @@ def test_layer_ids_out_of_range_are_refused(target):
 def test_a_folder_opens_single_file_or_sharded_tied_or_not(tmp_path, sharded, tied, folder):
     model = tiny_target(tie_word_embeddings=tied)
     model.save_pretrained(folder, max_shard_size="20KB" if sharded else "5GB")
-    loaded, tokenizer = load_target(folder)
+    loaded, tokenizer = load_target(folder, dtype="stored")
     ids = left_padded(model, [9])["input_ids"]
     assert torch.equal(loaded(ids).logits, model(ids).logits) and len(tokenizer) == 31
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
@@ -54,7 +54,7 @@ def test_a_folder_opens_single_file_or_sharded_tied_or_not(tmp_path, sharded, ti
 def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
     tuned = get_peft_model(tiny_target(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     tuned.save_pretrained(tmp_path / "adapter")
-    loaded, _ = load_target(folder, adapter=tmp_path / "adapter")
+    loaded, _ = load_target(folder, adapter=tmp_path / "adapter", dtype="stored")
     ids = left_padded(loaded, [9])["input_ids"]
     assert torch.allclose(loaded(ids).logits, tuned.eval()(ids).logits)
     assert not torch.allclose(loaded(ids).logits, tiny_target()(ids).logits)

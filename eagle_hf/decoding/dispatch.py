@@ -12,6 +12,7 @@ from transformers import GenerationMixin, MaxLengthCriteria, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eagle_hf.compat import GENERATE_CACHE, is_user_defined, take_cache
+from eagle_hf.decoding import automatic
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.masks import check_trees, layer_kinds
 from eagle_hf.decoding.reading import around
@@ -53,10 +54,14 @@ def register() -> None:
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
         check_inputs(self, call, inputs)
         _, inputs = take_cache(inputs)
-        return speculate(
-            self, assistant, input_ids, call["logits_processor"], call["stopping_criteria"], call["generation_config"],
-            call.get("streamer"), **inputs,
-        )
+        arguments = [call[name] for name in ("logits_processor", "stopping_criteria", "generation_config")]
+        streamer, rows = call.get("streamer"), len(input_ids)
+        if not getattr(assistant, "tree_by_machine", False):
+            return speculate(self, assistant, input_ids, *arguments, streamer, **inputs)
+        tree, policy = automatic.choose(self, assistant, rows)
+        output = speculate(self, assistant, input_ids, *arguments, streamer, tree, policy, **inputs)
+        automatic.learn(assistant, rows, policy)
+        return output
 
     ALL_ATTENTION_FUNCTIONS.register("sdpa", around(ALL_ATTENTION_FUNCTIONS["sdpa"]))
     _assisted_decoding._eagle_hf = True
@@ -114,6 +119,8 @@ def check_target(target, assistant) -> None:
         check_head(target, assistant)
     else:
         assistant.check(target)
+    if getattr(assistant, "tree_by_machine", False):
+        return
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and assistant.tree.nodes >= context:
         raise ValueError(f"the tree has {assistant.tree.nodes} nodes and the target's context is {context} tokens; take a smaller tree: assistant.tree = TreeConfig(...)")

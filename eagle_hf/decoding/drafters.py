@@ -207,14 +207,22 @@ class EagleDrafter(Drafter):
         return self.head.step(embeddings, hidden, positions, attend)
 
 
-def bind(assistant, target, cache: TreeCache, watch: Stopwatch) -> Drafter:
-    """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`."""
+def bind(assistant, target, cache: TreeCache, watch: Stopwatch, tree: TreeConfig | None = None, policy=None) -> Drafter:
+    """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`.
+
+    tree, policy: of a head whose trees are chosen by machine; else the assistant's own.
+    """
     if isinstance(assistant, Eagle3DraftHead):
-        drafter = EagleDrafter(assistant, target, assistant.tree, watch, cache.capacity)
+        drafter = EagleDrafter(assistant, target, tree or assistant.tree, watch, cache.capacity)
     else:
         drafter = assistant.drafter(target, cache, watch)
     if cache.buffers is not None:
         drafter.cache.fixed = cache.buffers, sum(drafter.slots.fixed)
+    if policy is not None:
+        drafter.plan = policy
+        return drafter
+    if tree is not None:
+        return drafter
     if assistant.tree.acceptance == "rejection":
         chain = tuple(range(-1, assistant.tree.depth))  # a chain as a fixed shape: nothing may be chosen by its own probability
         drafter.plan.shape = drafter.plan.shape or ((0, *chain[1:]), (0,) * len(chain))

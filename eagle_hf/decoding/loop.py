@@ -23,9 +23,14 @@ from eagle_hf.decoding.verify import TargetChoice, stack_rows, verify, verify_dr
 from eagle_hf.target import AuxStates, capture_aux, unwrap
 
 
-def speculate(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, **inputs):
-    """What `target.generate` would return for these prepared arguments; the run's statistics go to `assistant.last_run`."""
-    run = Run(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+def speculate(
+    target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, tree=None, policy=None, **inputs
+):
+    """What `target.generate` would return for these prepared arguments; the run's statistics go to `assistant.last_run`.
+
+    tree, policy: as `bind` takes them.
+    """
+    run = Run(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer, tree, policy)
     run.prefill(inputs)
     while not all(run.finished):
         run.round()
@@ -52,28 +57,30 @@ def read_whole(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor 
 class Run:
     """The state of one `generate` call."""
 
-    def __init__(self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None):
+    def __init__(
+        self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, tree=None, policy=None
+    ):
         rows, prompt = input_ids.shape
         self.target, self.config, self.streamer = target, generation_config, streamer
         self.choice = TargetChoice(logits_processor, generation_config, rows)
         self.stopping = Stopping(stopping_criteria)
-        tree, device = assistant.tree, input_ids.device
+        chosen, device = tree or assistant.tree, input_ids.device
         self.watch, self.stats = Stopwatch(device), DecodingStats(rows=rows)
-        most = generation_config.max_length + max(tree.nodes, tree.depth) + 1
-        if tree.compile:
+        most = generation_config.max_length + max(chosen.nodes, chosen.depth) + 1
+        if chosen.compile:
             self.cache = TreeCache(capacity=fixed_size(most), buffers=Buffers(assistant))
         else:
             self.cache = TreeCache(limit=most)
             forget(assistant)
-        self.drafter = bind(assistant, target, self.cache, self.watch)
-        self.is_captured = tree.compile and device.type == "cuda"
+        self.drafter = bind(assistant, target, self.cache, self.watch, tree, policy)
+        self.is_captured = chosen.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)
         self.read_tree = self.read
-        if tree.compile:
+        if chosen.compile:
             self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device)
             if not captures_outputs(unwrap(target).get_decoder()):
                 read_whole(target, [0], input_ids=input_ids[:1, :1])  # transformers hooks its layers at the first such call, which no compiler follows
-        if tree.acceptance == "rejection" and generation_config.do_sample:
+        if chosen.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
             self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)
         self.ids = input_ids.new_zeros(rows, generation_config.max_length)

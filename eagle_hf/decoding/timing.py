@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from transformers import Cache
 
-from eagle_hf.compat import cache_inputs
+from eagle_hf.compat import cache_inputs, last_logits
 from eagle_hf.decoding.cache import TreeCache
 from eagle_hf.decoding.drafters import EagleDrafter, bind
 from eagle_hf.decoding.masks import MaskFormat
@@ -26,6 +26,11 @@ from eagle_hf.target import unwrap
 
 BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8000)
 TOKENS, WIDTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (1, 2, 4, 8, 16)
+QUICK_TOKENS, QUICK_WIDTHS = (1, 2, 4, 8, 16), (1, 8)
+QUICK_CONTEXT = 64  # tokens
+QUICK_SECONDS = 5.0
+QUICK_REPEATS = 7
+ROUND_SECONDS = 0.003  # of a round outside the forwards, 2.4 to 4 ms were measured on 2 CPU cores
 
 
 def identity(target, assistant) -> dict:
@@ -56,6 +61,46 @@ def measure_costs(
     return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), identity(target, assistant))
 
 
+@torch.no_grad()
+def measure_quickly(target, head, batch: int, facts: dict) -> CostTable:
+    """What a few tokens cost a target and its head here, in QUICK_SECONDS at most unless a forward takes one itself.
+
+    The caller's random state is left alone.
+
+    The target first reads QUICK_CONTEXT tokens. Where its forwards are slow, only 1 and 8 tokens are timed.
+    """
+    devices = [target.device] if target.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        cache = _short_cache(target, batch)
+        warm_up = target_forward(target, cache, batch, QUICK_CONTEXT, 1, reading_tree)
+        warm_up()
+        started = time.perf_counter()
+        is_slow = timed(warm_up, target.device) > QUICK_SECONDS / 20
+        tokens = QUICK_TOKENS[::3] if is_slow else QUICK_TOKENS
+        drafter = bind(head, target, cache, Stopwatch(), tree=TreeConfig())
+        forwards = [target_forward(target, cache, batch, QUICK_CONTEXT, count, reading_tree) for count in tokens]
+        forwards += [draft_forward(drafter, target, batch, QUICK_CONTEXT, width) for width in QUICK_WIDTHS]
+        seconds = [[] for _ in forwards]
+        turns = 0
+        while turns < 2 or (turns <= QUICK_REPEATS and time.perf_counter() - started < QUICK_SECONDS / 2):
+            for forward, times in zip(forwards, seconds, strict=True):
+                times.append(timed(forward, target.device))
+            turns += 1
+    medians = tuple(statistics.median(times[1:]) for times in seconds)  # the first ones warm up
+    target_costs, draft_costs = medians[: len(tokens)], medians[len(tokens) :]
+    return CostTable(
+        (batch,), (QUICK_CONTEXT,), tokens, QUICK_WIDTHS, ((target_costs,),), ((draft_costs,),), (ROUND_SECONDS,), facts
+    )
+
+
+def _short_cache(target, batch: int) -> TreeCache:
+    """The target's cache after it read QUICK_CONTEXT tokens of noise."""
+    model, cache = unwrap(target), TreeCache()
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (batch, QUICK_CONTEXT), device=target.device)
+    target(input_ids=ids, **cache_inputs(model, cache), **last_logits(model))
+    return cache
+
+
 def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:
     """Raise a ValueError where `tokens` on top of a length leave the target's context."""
     limit = unwrap(target).config.get_text_config().max_position_embeddings
@@ -66,11 +111,14 @@ def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS
 @contextmanager
 def given_tree(assistant, tree: TreeConfig):
     """The assistant with another tree: its own may need the very plan that is being made."""
-    own, assistant.tree = assistant.tree, tree
+    own, is_automatic = assistant.tree, getattr(assistant, "tree_by_machine", False)
+    assistant.tree = tree
     try:
         yield
     finally:
         assistant.tree = own
+        if is_automatic:
+            assistant.tree_by_machine = True
 
 
 @torch.no_grad()
@@ -90,14 +138,19 @@ def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, its work on a GPU included."""
-    if device.type == "cuda":
+    """Seconds of a call; on a GPU between two events, its waiting for Python included."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        function()
+        return time.perf_counter() - started
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 def noise_cache(target, batch: int, length: int) -> TreeCache:

@@ -11,13 +11,14 @@ from eagle_hf.decoding.trace import Trace, record, replay
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
 from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite, long_prompts
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.configuration import Acceptance, TreeConfig
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policy import Calibration, FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
 
 DEPTH, WIDTH, NODES, CHILDREN = 6, 8, 63, 32  # levels, nodes run at each, nodes read, children offered of every node that is run
 TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
+KEPT_RANKS = 8  # guesses of every node whose acceptance is saved with a head
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
@@ -33,13 +34,20 @@ def questions(tokenizer, assistant, categories: Sequence[str], per_category: int
 
 def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int, seed: int = 0, **sampling) -> Trace:
     """What an assistant proposes everywhere along the target's own answers to prompts [1, S]; `sampling` goes to generate (default greedy)."""
-    answers, starts = [], [start.to(target.device) for start in starts]
+    starts = [start.to(target.device) for start in starts]
     settings = dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id) | sampling
     torch.manual_seed(seed)
+    return record(target, assistant, starts, _answers(target, starts, settings), DEPTH, WIDTH, CHILDREN)
+
+
+def _answers(target, starts: list[torch.Tensor], settings: dict) -> list[torch.Tensor]:
+    """The target's own answers [n] to prompts [1, S]; settings: of generate."""
+    answers = []
     for start in starts:
+        start = start.to(target.device)
         output = target.generate(start, attention_mask=torch.ones_like(start), **settings)
         answers.append(output[0, start.shape[1] :])
-    return record(target, assistant, starts, answers, DEPTH, WIDTH, CHILDREN)
+    return answers
 
 
 def learnt(trace: Trace) -> tuple[tuple[tuple[float, ...], ...], Calibration]:
@@ -48,6 +56,22 @@ def learnt(trace: Trace) -> tuple[tuple[tuple[float, ...], ...], Calibration]:
     known = max(1, int((trials >= ENOUGH).sum()))
     shares = acceptance_vector((trials[:known], accepted[:known]))
     return tuple(map(tuple, shares.tolist())), fit_calibration(trace.logs(WIDTH), depths=known)
+
+
+def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens: int = 48) -> Acceptance:
+    """How often a head's guesses are taken along the target's own greedy answers to prompts [1, S]; save it with the head.
+
+    Use prompts that the head was not trained on: trees are chosen by what is measured here.
+    """
+    tokens = target.generation_config.eos_token_id or target.config.get_text_config().eos_token_id
+    padding = target.generation_config.pad_token_id
+    if padding is None:
+        padding = tokens[0] if isinstance(tokens, list) else tokens
+    answers = _answers(target, starts, dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=padding))
+    trace = record(target, head, [start.to(target.device) for start in starts], answers, DEPTH, WIDTH, KEPT_RANKS)
+    shares, calibration = learnt(trace)
+    rounded = [[round(share, 4) for share in row] for row in (*shares, calibration.slopes, calibration.offsets)]
+    return Acceptance(shares=tuple(rounded[:-2]), slopes=tuple(rounded[-2]), offsets=tuple(rounded[-1]))
 
 
 def make_plan(

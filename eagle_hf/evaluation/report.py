@@ -22,6 +22,19 @@ def markdown_table(summaries: dict[str, Summary]) -> str:
     return "\n".join(lines)
 
 
+def screen_table(summaries: dict[str, Summary]) -> str:
+    """`markdown_table` for people and 80 columns."""
+    lines = [f"{'':<12}{'prompts':>8}{'tau (95 %)':>20}{'generate':>11}{'with head':>11}{'speed':>8}"]
+    for name, summary in summaries.items():
+        low, high = summary.tau_interval
+        tau = f"{summary.tau:.2f} ({low:.2f}-{high:.2f})"
+        lines.append(
+            f"{name:<12.12}{summary.prompts:>8}{tau:>20}{summary.plain_tokens_per_second:>11.1f}"
+            f"{summary.fast_tokens_per_second:>11.1f}{summary.speedup:>7.2f}x"
+        )
+    return "\n".join([*lines, "(generate and with head: tokens a second; tau: tokens a round of the target)"])
+
+
 def plain_results(summaries: dict[str, Summary]) -> dict[str, dict]:
     """The summaries as JSON takes them: None where no round was needed, because JSON knows no nan."""
     results = {name: asdict(summary) for name, summary in summaries.items()}

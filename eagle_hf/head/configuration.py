@@ -4,6 +4,7 @@ In memory and on disk the config is a Llama config, because that is what vLLM, S
 What only eagle_hf needs lives under the one key `eagle_hf`, which the engines ignore.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -122,6 +123,12 @@ class TreeConfig:
         return self.policy == "adaptive" or (self.policy == "sequoia" and self.parents is None)
 
     @property
+    def is_replaceable(self) -> bool:
+        """Whether another machine's tree may take its place: it is an ordinary tree, and nothing but speed depends on it."""
+        is_ordinary = self.policy in ("dynamic", "chain") and not self.compile
+        return is_ordinary and self.acceptance == "sample_match"
+
+    @property
     def run(self) -> int:
         """How many nodes a drafter runs at most, the root not counted: those that may have children."""
         return (self.depth - 1) * self.top_k if self.parents is None else len(set(self.parents) - {0})
@@ -144,6 +151,36 @@ class TreeConfig:
         return f"{self.policy}:{self.depth}:{self.top_k}:{self.nodes}{rule}"
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """How often a head's guesses are taken, and what its confidence is worth: what trees are chosen by.
+
+    shares[d][r]: of the drafts at depth d + 1 that were a node's guess number r, the share that the target took, the node
+        itself being taken. Depths beyond the last are taken to be like it.
+    slopes, offsets: by depth, P(taken) = sigmoid(slope * logit(p) + offset) of a draft of probability p.
+
+    The default is a modest head's: SmolLM2-135M's after an hour of training (docs/experiments.md).
+    """
+
+    shares: tuple[tuple[float, ...], ...] = ((0.55, 0.13, 0.05, 0.04), (0.5, 0.12, 0.05, 0.04), (0.48, 0.11, 0.05, 0.04))
+    slopes: tuple[float, ...] = (1.0,)
+    offsets: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self):
+        object.__setattr__(self, "shares", tuple(tuple(row) for row in self.shares))
+        for name in ("slopes", "offsets"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        widths = {len(row) for row in self.shares}
+        in_range = all(0 <= share <= 1 for row in self.shares for share in row)
+        if len(widths) != 1 or 0 in widths or not in_range:
+            raise ValueError(f"shares are {self.shares!r:.80}; needed are rows of one length, by depth, of shares from 0 to 1")
+        numbers = [*self.slopes, *self.offsets, *(share for row in self.shares for share in row)]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError(f"acceptance holds {numbers!r:.80}; needed are finite numbers")
+        if not self.slopes or len(self.slopes) != len(self.offsets):
+            raise ValueError(f"{len(self.slopes)} slopes and {len(self.offsets)} offsets; give one of each for every depth")
+
+
 @strict
 class Eagle3Config(LlamaConfig):
     """Configuration of an EAGLE-3 draft head (arXiv 2503.01840); `from_target` fills it for a target.
@@ -152,7 +189,7 @@ class Eagle3Config(LlamaConfig):
     target_hidden_size: width of one target state and of the target's embeddings; equals hidden_size.
     fc_norm, norm_output: EAGLE-3.1's two changes (an RMSNorm per state before fc; the normed output is fed back).
     norm_before_residual: the residual stream starts from the normed state (speculators' default); SGLang ignores it.
-    eagle_hf: aux_layer_ids, target_num_hidden_layers, trained_length, tree, window.
+    eagle_hf: aux_layer_ids, target_num_hidden_layers, trained_length, tree, window, acceptance.
     """
 
     draft_vocab_size: int | None = None
@@ -242,6 +279,21 @@ class Eagle3Config(LlamaConfig):
         if not isinstance(tree, TreeConfig):
             raise ValueError(f"tree is {tree!r}; give an eagle_hf.TreeConfig")
         self.eagle_hf = {**self.eagle_hf, "tree": {name: value for name, value in asdict(tree).items() if value is not None}}
+
+    @property
+    def acceptance(self) -> Acceptance | None:
+        """How often the head's guesses are taken, where that was measured."""
+        saved = self.eagle_hf.get("acceptance")
+        if saved is None:
+            return None
+        try:
+            return Acceptance(**saved)
+        except TypeError as error:
+            raise ValueError(f"the head's acceptance is {saved!r:.80}; needed are shares, slopes and offsets ({error})") from error
+
+    @acceptance.setter
+    def acceptance(self, acceptance: Acceptance):
+        self.eagle_hf = {**self.eagle_hf, "acceptance": asdict(acceptance)}
 
     @property
     def window(self) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from eagle_hf.head.attention import ttt_attention
-from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.configuration import Acceptance, Eagle3Config, TreeConfig
 from eagle_hf.head.opening import open_head
 from eagle_hf.head.sidecars import choose_sidecars, copy_sidecars
 from eagle_hf.head.vocabulary import draft_to_target_ids, vocabulary_buffers
@@ -137,6 +137,7 @@ class Eagle3DraftHead(PreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.rotary_emb = Eagle3RotaryEmbedding(config)
         self.last_run = self.plan = None  # DecodingStats of the last generate; the planning.plan.Plan of policies that need one
+        self.tree_by_machine = False  # whether trees are chosen by what this machine is measured to do; see decoding/automatic.py
         self.gradient_checkpointing = False
         if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
@@ -164,12 +165,22 @@ class Eagle3DraftHead(PreTrainedModel):
 
     @property
     def tree(self) -> TreeConfig:
-        """How drafts are shaped; saved with the head."""
+        """How drafts are shaped; saved with the head. Setting it ends the choice by machine."""
         return self.config.tree
 
     @tree.setter
     def tree(self, tree: TreeConfig):
         self.config.tree = tree
+        self.tree_by_machine = False
+
+    @property
+    def acceptance(self) -> Acceptance | None:
+        """How often the head's guesses are taken, where that was measured; saved with the head."""
+        return self.config.acceptance
+
+    @acceptance.setter
+    def acceptance(self, acceptance: Acceptance):
+        self.config.acceptance = acceptance
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -264,15 +275,27 @@ class Eagle3DraftHead(PreTrainedModel):
             self.plan.save(save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, tree: TreeConfig | str = "auto", **kwargs):
         """Open a saved head of any dialect (dialects.DIALECTS); `head.dialect` says of which, saved again it is ours.
 
-        pretrained_model_name_or_path: a folder or hub id. Every weight must be there and none may be left over, pickles that are more
-        than tensors are refused: ValueError or OSError.
+        Args:
+            pretrained_model_name_or_path: a folder or hub id.
+            tree: "auto": what a few tokens cost on this machine is measured at the first call of generate, and drafts are
+                chosen by it, plain decoding included (decoding/automatic.py). "saved": the tree saved with the head. Or
+                a TreeConfig. A saved tree of a fixed shape, compiled, with rejection or with a plan is kept by "auto".
+
+        Raises:
+            ValueError, OSError: for what is no head. Every weight must be there and none may be left over; pickles that
+                are more than tensors are refused.
         """
+        if not isinstance(tree, TreeConfig) and tree not in ("auto", "saved"):
+            raise ValueError(f'tree is {tree!r}; give "auto", "saved" or an eagle_hf.TreeConfig')
         opened = open_head(cls, pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(None, *args, config=opened.config, state_dict=opened.weights, **kwargs)
         head = loaded[0] if isinstance(loaded, tuple) else loaded
         head.name_or_path = head.config.name_or_path = str(pretrained_model_name_or_path)
         head.dialect = opened.dialect
+        if isinstance(tree, TreeConfig):
+            head.tree = tree
+        head.tree_by_machine = tree == "auto" and head.tree.is_replaceable
         return loaded

@@ -225,8 +225,8 @@ def _config(raw: dict[str, Any], dialect: str, held: dict[str, Stored], kwargs: 
 
 
 def _check_drafting(config: Eagle3Config) -> None:
-    """Refuse settings of tree and window that would fail, or never end, while generating."""
-    config.window, tree = config.window, config.tree
+    """Refuse settings of tree, window and acceptance that would fail, or never end, while generating."""
+    config.window, tree, _ = config.window, config.tree, config.acceptance
     if max(tree.depth, tree.top_k, tree.nodes) > LARGEST_TREE:
         raise ValueError(f"the tree {tree} is larger than {LARGEST_TREE}; no target verifies that many tokens at once")
 

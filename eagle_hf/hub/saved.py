@@ -5,7 +5,7 @@ The config stays as it was written, because that is what the engines read; only 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
+from eagle_hf.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
 from eagle_hf.head.dialects import recognise, translate_names
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.opening import HUB_OPTIONS, Stored, contained, open_head, read_config, read_json, stored_tensors
-from eagle_hf.target import embedded_smollm2, load_target
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
@@ -127,33 +127,43 @@ def _verdict(source, raw: dict[str, Any], stored: dict[str, Stored], hub: dict[s
 
 
 def open_target(target, **hub_kwargs) -> Target:
-    """A target given as a folder, a hub id, "smollm2", a .gguf file, a model or its config. Of a folder only what is asked for is read."""
+    """A target given as a folder, a hub id, "smollm2", a .gguf file, a model or its config.
+
+    Of a folder only what is asked for is read. A GGUF file is converted when its weights are first
+    asked for.
+    """
     if not isinstance(target, (str, Path)):
         return _from_object(target)
-    name = str(target)
-    if name.endswith(".gguf"):
-        model, tokenizer = load_target(target)
-        return _from_object(model, name, tokenizer.chat_template)
     hub = {key: value for key, value in _hub_options(hub_kwargs).items() if key in ("cache_dir", "local_files_only", "token")}
-    place = embedded_smollm2() if name == "smollm2" else target
-    config = _flat(read_config(place, hub))
-    tied = config.get("tie_word_embeddings") is True
+    file = gguf_file(target)
+    if file is not None and find_copy(file) is None:
+        config = _flat(read_gguf_config(file))
+        template = read_header(file).template
+    else:
+        place = resolve(target)
+        config = _flat(read_config(place, hub))
+        template = _template(place, hub)
+    lm_heads = EMBEDDINGS if config.get("tie_word_embeddings") is True else LM_HEADS
     return Target(
-        name, config, _template(place, hub), lambda: _read_tensor(place, hub, EMBEDDINGS),
-        lambda: _read_tensor(place, hub, EMBEDDINGS if tied else LM_HEADS),
+        str(target),
+        config,
+        template,
+        read_embeddings=lambda: _read_tensor(resolve(target), hub, EMBEDDINGS),
+        read_lm_head=lambda: _read_tensor(resolve(target), hub, lm_heads),
     )
 
 
-def _from_object(target, name: str = "", template: str | None = None) -> Target:
+def _from_object(target) -> Target:
     config = getattr(target, "config", target)
     if not hasattr(config, "get_text_config"):
         raise ValueError(f"the target is a {type(target).__name__}; give a folder, a hub id, a model or its config")
-    facts = Target(name or config.name_or_path or type(target).__name__, config.get_text_config().to_dict(), template)
+    facts = Target(config.name_or_path or type(target).__name__, config.get_text_config().to_dict())
     if config is target:
         return facts
-    return Target(
-        facts.name, facts.config, template, lambda: target.get_input_embeddings().weight.detach(),
-        lambda: target.get_output_embeddings().weight.detach(),
+    return replace(
+        facts,
+        read_embeddings=lambda: target.get_input_embeddings().weight.detach(),
+        read_lm_head=lambda: target.get_output_embeddings().weight.detach(),
     )
 
 

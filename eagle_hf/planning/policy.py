@@ -11,6 +11,7 @@ find raise max J by more than lambda * T_D. Lambda follows from the rounds thems
 seconds, so that one seed gives one run.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,9 @@ from eagle_hf.planning.sequoia import best_tree_for
 CERTAIN = (-30.0, -1e-6)  # log-probabilities beyond these count as these: their logits are finite
 GRAIN = 256  # tokens by which a text must grow for its costs to be looked up again
 MEMORY = 0.9  # share of the past in lambda's running means, per round
-PATIENCE, PAUSE = 16, 32  # rounds that must lose before speculation pauses, and the first pause; each further one is twice as long
+PATIENCE = 8  # rounds that must lose before speculation pauses
+PROBE = 3  # rounds after a pause that must lose before the next one
+PAUSE = 32  # rounds of the first pause; each further one is twice as long
 
 
 class FixedPlan:
@@ -144,6 +147,7 @@ class AdaptivePlan:
         self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
         self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
         self.cell = self._at = None
+        self._next_pause = PAUSE
 
     def begin(self, lengths, depth):
         self._find_cell(len(lengths), max(lengths))
@@ -166,6 +170,15 @@ class AdaptivePlan:
     def _expect(self, rate: float) -> None:
         """Let lambda begin at this rate, with the weight of one round."""
         self._emitted, self._spent = rate * self.cell.target[0], self.cell.target[0]
+
+    @property
+    def has_paused(self) -> bool:
+        """Whether speculation lost for so long that it paused."""
+        return self._next_pause > PAUSE
+
+    def copy(self) -> "AdaptivePlan":
+        """One for another call, which goes on where this one ended."""
+        return copy.copy(self)
 
     @property
     def rate(self) -> float:
@@ -200,7 +213,7 @@ class AdaptivePlan:
         if self.widths:
             self._emitted, self._spent = (MEMORY * old + (1 - MEMORY) * new for old, new in ((self._emitted, tokens), (self._spent, seconds)))
             self._losses = self._losses + 1 if self.rate * self.cell.target[0] < self.rows else 0
-        if self._losses >= PATIENCE:
+        if self._losses >= (PROBE if self.has_paused else PATIENCE):
             self._pause, self._next_pause, self._losses = self._next_pause, 2 * self._next_pause, 0
             self._expect(self.rows / self.cell.target[0])
 

@@ -11,6 +11,7 @@ from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.prompts import evenly_spread
 from eagle_hf.data.sampling import evaluating, generate_batch
 from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.timing import given_tree
 
 BATCH = 8  # prompts answered at once
 
@@ -38,7 +39,7 @@ def measure_acceptance(target, head, prompts: list[list[int]], max_new_tokens: i
     No tau where every answer ended before a round was needed.
     """
     stats, stop = DecodingStats(rows=0), eos_token_ids(target, None)
-    with evaluating(head):
+    with evaluating(head), given_tree(head, head.tree):  # not the machine's: evaluations must compare
         for start in range(0, len(prompts), BATCH):
             batch = prompts[start : start + BATCH]
             generate_batch(target, batch, eos_token_ids=stop, max_new_tokens=max_new_tokens, assistant_model=head)

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from eagle_hf.compat import checkpointing_field
+from eagle_hf.dtypes import default_device, has_native_bf16
 from eagle_hf.training.loss import LOSSES
 from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target
 
@@ -18,6 +20,9 @@ class Eagle3TrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate; small heads take more: 1e-3 at a hidden size of 576 (docs/experiments.md)."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2 (EAGLE-3: 0.95)."})
     max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient clipping (EAGLE-3: 0.5)."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Autocast to bfloat16; not given: where the machine computes in it natively, and fp16 was not asked for."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Conversations carry columns that forward never sees."})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "So that a resumed run knows how many of its max_minutes are spent."}
@@ -64,6 +69,10 @@ class Eagle3TrainingArguments(TrainingArguments):
     eval_new_tokens: int = field(default=64, metadata={"help": "Tokens generated for each of them."})
 
     def __post_init__(self):
+        if self.bf16 is None:
+            device = torch.device("cpu") if self.use_cpu else default_device()
+            self.bf16 = not self.fp16 and has_native_bf16(device)
+            self.use_cpu = self.use_cpu or device.type == "cpu"  # else bf16 is refused on machines without a GPU
         super().__post_init__()
         check_head_stays_whole(self)
         check_shard_target(self.shard_target, self.target_states_gb)

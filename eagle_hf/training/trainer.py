@@ -4,6 +4,7 @@ B batch, S sequence, K passes; see batches.py for what a batch holds.
 """
 
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -204,6 +205,11 @@ class Eagle3Trainer(Trainer):
             self.save_model(output_dir)
         elif self.is_world_process_zero():
             merged(model).save_pretrained(output_dir)
+
+    def _load_from_checkpoint(self, *args, **kwargs):
+        with warnings.catch_warnings():  # the layout keeps the older RoPE schema, which engines read
+            warnings.filterwarnings("ignore", ".rope_scaling. is deprecated", FutureWarning)
+            super()._load_from_checkpoint(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         with whole_or_nothing(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")):

@@ -7,7 +7,7 @@ import torch
 
 from eagle_hf import Eagle3DraftHead, load_target
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
-from eagle_hf.target import embedded_smollm2
+from eagle_hf.gguf import resolve
 from ours import Case
 from tiny import quickly_trained, tiny_head, tiny_target
 
@@ -19,7 +19,7 @@ def smollm2():
     target, tokenizer = load_target("smollm2", dtype=torch.float32)
     head = Eagle3DraftHead.from_pretrained(TRAINED, dtype=torch.float32)
     prompts = [first_turn_ids(tokenizer, prompt)["input_ids"][0].tolist() for prompt in load_suite(per_category=2)[:5]]
-    return Case(target, embedded_smollm2(), head, TRAINED, prompts, new_tokens=48)
+    return Case(target, Path(resolve("smollm2")), head, TRAINED, prompts, new_tokens=48)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,11 @@
 """llama.cpp, given the head as its own converter writes it, accepts as many drafts as our chain, in float32 and on Q4_1 weights."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from driving import drive, need, run
 from environments import program
 from ours import DEPTH, accepted_along, chains
 
-from eagle_hf.target import SMOLLM2
+from eagle_hf.gguf import embedded_smollm2
 
 pytestmark = pytest.mark.engine
 
@@ -28,7 +25,7 @@ def seen(request, smollm2, tmp_path_factory):
     if request.param == "float32":
         convert(smollm2.target_folder, target := folder / "target.gguf")
     else:
-        target = Path(importlib.util.find_spec(SMOLLM2["package"]).origin).parent / SMOLLM2["file"]
+        target = embedded_smollm2()
     answer, _ = drive(
         "llamacpp", folder, target=target, head=folder / "head.gguf", depth=DEPTH, prompts=smollm2.prompts, new_tokens=smollm2.new_tokens
     )

@@ -81,7 +81,7 @@ def test_the_naked_loop_is_the_trainer(tmp_path):
     naked = list(recipe_module("naked_loop").train(target, head, rows, steps=5, batch_size=4, learning_rate=3e-3, ttt_length=3))
     args = Eagle3TrainingArguments(
         output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=5, learning_rate=3e-3, ttt_length=3, report_to="none",
-        save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True, train_sampling_strategy="sequential",
+        save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True, train_sampling_strategy="sequential", bf16=False,
     )
     trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
     trainer.train()

@@ -28,7 +28,7 @@ def examples(target):
 def arguments(tmp_path, **overrides):
     settings = dict(
         output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=6, learning_rate=3e-3, ttt_length=3, report_to="none",
-        save_strategy="no", logging_steps=2, disable_tqdm=True, use_cpu=True, seed=1,
+        save_strategy="no", logging_steps=2, disable_tqdm=True, use_cpu=True, seed=1, bf16=False,
     )
     return Eagle3TrainingArguments(**settings | overrides)
 

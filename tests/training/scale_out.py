@@ -61,7 +61,7 @@ def run(name: str, folder: Path) -> dict:
     processes, read = int(os.environ["WORLD_SIZE"]), []
     settings = dict(
         output_dir=str(folder / f"{processes}-{name}"), max_steps=STEPS, logging_steps=1, learning_rate=1e-2, ttt_length=2,
-        use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, per_device_eval_batch_size=GLOBAL_BATCH // processes,
+        use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, bf16=False, per_device_eval_batch_size=GLOBAL_BATCH // processes,
     )
     args = Eagle3TrainingArguments(**settings | VARIANTS[name])
     args.per_device_train_batch_size = GLOBAL_BATCH // processes // args.gradient_accumulation_steps

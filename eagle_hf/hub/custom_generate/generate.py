@@ -178,7 +178,10 @@ class Head(nn.Module):
 def open_head(config_file, weights_file, changed, device, dtype):
     """The head of these files; opened again only when `changed`, the time of the weights, is another."""
     with open(config_file, encoding="utf-8") as file:
-        config = LlamaConfig(**json.load(file))
+        settings = json.load(file)
+    if settings.get("rope_parameters"):
+        settings.pop("rope_scaling", None)  # the same in the older schema, of which newer releases warn
+    config = LlamaConfig(**settings)
     if getattr(config, "norm_before_fc", False) or config.num_hidden_layers != 1:
         raise ValueError(f"{config_file} sets norm_before_fc or more than one layer, which this file does not run; use eagle_hf or an engine")
     weights = load_file(weights_file)

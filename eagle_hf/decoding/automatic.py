@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import torch
 from transformers.utils import logging
 
 from eagle_hf.decoding.timing import identity, measure_quickly
@@ -35,7 +36,7 @@ BATCH_LIMIT = 64  # rows; larger batches are taken to cost what these do
 TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 
 _lock = threading.Lock()
-_known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {description: CostTable}
+_known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {setting: CostTable}
 _lost: WeakKeyDictionary = WeakKeyDictionary()  # head -> {rows: the policy of the last call, where drafting lost in it}
 
 
@@ -63,11 +64,11 @@ def learn(head, rows: int, policy: AdaptivePlan) -> None:
 def saved_plan(target, head) -> Plan | None:
     """The plan set on the head or lying in its folder, if it holds for this target on this machine."""
     plan, folder = head.plan, Path(head.name_or_path or "")
-    if plan is None and head.name_or_path and (folder / PLAN).is_file():
-        plan = Plan.load(folder)
-    if plan is None:
+    in_folder = bool(head.name_or_path) and (folder / PLAN).is_file()
+    if plan is None and not in_folder:
         return None
     try:
+        plan = plan or Plan.load(folder)
         plan.costs.check(identity(target, head))
     except ValueError as error:
         logger.warning_once(f"the head's plan is not used: {error}")
@@ -78,13 +79,14 @@ def saved_plan(target, head) -> Plan | None:
 def costs(target, head, rows: int) -> CostTable:
     """What 1 to 16 tokens cost in each of `rows` rows, the next power of two: measured at the first call, kept for others."""
     batch = min(BATCH_LIMIT, 1 << (rows - 1).bit_length())
-    facts = description(target, head, batch)
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    setting = batch, target.dtype, head.dtype, head.config.draft_vocab_size, torch.get_num_threads()
     with _lock:
         tables = _known.setdefault(unwrap(target), {})
-        if name not in tables:
-            tables[name] = _read(name, facts) or _measure(target, head, batch, name, facts)
-        return tables[name]
+        if setting not in tables:
+            facts = description(target, head, batch)
+            name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            tables[setting] = _read(name, facts) or _measure(target, head, batch, name, facts)
+        return tables[setting]
 
 
 def description(target, head, batch: int) -> dict:

@@ -218,6 +218,15 @@ def test_a_plan_of_another_machine_is_not_used_and_that_is_said(target, head, sa
     assert "device 'another'" in told[0]
 
 
+def test_a_damaged_plan_is_not_used_and_that_is_said(target, head, saved, folder, monkeypatch):
+    calls, told = measuring(monkeypatch, FAST_TREES), []
+    monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
+    (saved / "plan.json").write_text("{")
+    answer(target, head)
+    assert calls == [1]
+    assert "is no plan" in told[0]
+
+
 def test_a_head_that_loses_is_not_asked_again_and_again(target, saved, folder, monkeypatch):
     measuring(monkeypatch, (0.04, 0.05, 0.055, 0.06, 0.08))
     head = Eagle3DraftHead.from_pretrained(saved).eval()

@@ -16,8 +16,9 @@ quickstart: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 quickstart: install
 	$(BIN)/eagle-hf quickstart --minutes $(MINUTES)
 
+# two processes of one thread each: more threads only wait for each other
 test: install
-	$(BIN)/python -m pytest -q -n 2 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=10
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow --durations=10
@@ -31,7 +32,7 @@ test-all: test test-oldest test-slow test-long
 test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
-	PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training \
+	OMP_NUM_THREADS=1 PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training \
 		tests/hub/test_custom_generate.py tests/test_compat.py tests/test_gguf.py tests/test_target.py
 
 # an engine whose environment cannot be made is skipped, with the reason

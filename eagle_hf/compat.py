@@ -132,6 +132,11 @@ CONTRACT: dict[str, Callable[[], bool]] = {
         {"input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer", "assistant_model"}
         <= set(parameters(GenerationMixin._assisted_decoding))
     ),
+    "plain decoding is GenerationMixin._sample, which takes the same arguments": lambda: (
+        {"input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer"}
+        <= set(parameters(GenerationMixin._sample))
+        and parameters(GenerationMixin._sample)[-1] == "model_kwargs"
+    ),
     "_assisted_decoding collects the model's arguments in model_kwargs": lambda: (
         parameters(GenerationMixin._assisted_decoding)[-1] == "model_kwargs"
     ),
@@ -153,8 +158,9 @@ CONTRACT: dict[str, Callable[[], bool]] = {
     "generate marks a cache that it was given by _is_user_defined": lambda: (
         "_is_user_defined = True" in _source(GenerationMixin._prepare_cache_for_generation)
     ),
-    "generate notes the padding token as generation_config._pad_token_tensor": lambda: (
+    "generate notes special tokens as _pad_token_tensor and _eos_token_tensor of the generation_config": lambda: (
         "_pad_token_tensor" in _source(GenerationMixin._prepare_special_tokens)
+        and "_eos_token_tensor" in _source(GenerationMixin._prepare_special_tokens)
     ),
     "models say by _supports_logits_to_keep() whether one token's logits can be asked for": lambda: (
         callable(getattr(GenerationMixin, "_supports_logits_to_keep", None))

@@ -219,6 +219,7 @@ def test_a_round_costs_little_besides_the_forwards(smollm2, heads, prompts):
     assert sorted(rounds)[1] <= 10 and sorted(shares)[1] <= 0.08
 
 
+@pytest.mark.slow
 def test_the_gguf_file_opens_as_the_converted_folder_does(smollm2):
     file = embedded_smollm2()
     options = {"gguf_file": file.name, "dtype": torch.float32}

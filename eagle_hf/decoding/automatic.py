@@ -17,6 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.utils import logging
 
+from eagle_hf.compat import take_cache
+from eagle_hf.decoding.loop import speculate
+from eagle_hf.decoding.stats import PHASES, DecodingStats
 from eagle_hf.decoding.timing import identity, measure_quickly
 from eagle_hf.gguf import cache_folder
 from eagle_hf.head.configuration import Acceptance, TreeConfig
@@ -38,6 +41,39 @@ TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 _lock = threading.Lock()
 _known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {setting: CostTable}
 _lost: WeakKeyDictionary = WeakKeyDictionary()  # head -> {rows: the policy of the last call, where drafting lost in it}
+
+
+def decode(target, head, arguments: dict, inputs: dict):
+    """What `generate` returns, by the way that is fastest here; where no draft pays, by transformers' own plain decoding.
+
+    Args:
+        arguments: of `loop.speculate`.
+        inputs: the further ones that generate prepared for the target, its cache among them.
+    """
+    rows, prompt = arguments["input_ids"].shape
+    tree, policy = choose(target, head, rows)
+    lengths = (prompt, arguments["generation_config"].max_length)
+    if not any(policy.pays_for(rows, length) for length in lengths):
+        started = time.perf_counter()
+        output = target._sample(**arguments, **inputs)
+        head.last_run = plain_run(output, prompt, arguments["generation_config"], time.perf_counter() - started)
+        return output
+    _, inputs = take_cache(inputs)
+    output = speculate(target, head, **arguments, tree=tree, policy=policy, **inputs)
+    learn(head, rows, policy)
+    return output
+
+
+def plain_run(output, prompt: int, generation_config, seconds: float) -> DecodingStats:
+    """The statistics of plain decoding: every token but a row's first is a round of its own."""
+    sequences = getattr(output, "sequences", output)
+    generated = sequences[:, prompt:]
+    ends = torch.zeros_like(generated, dtype=torch.bool)
+    if generation_config._eos_token_tensor is not None:
+        ends = torch.isin(generated, generation_config._eos_token_tensor)
+    ended_before = (ends.cumsum(1) - ends.long())[:, 1:] > 0
+    tokens = int((~ended_before).sum())
+    return DecodingStats(len(sequences), tokens, tokens, seconds=dict.fromkeys(PHASES, 0.0) | {"target": seconds})
 
 
 def choose(target, head, rows: int) -> tuple[TreeConfig, AdaptivePlan]:

@@ -53,15 +53,12 @@ def register() -> None:
         call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
         check_inputs(self, call, inputs)
+        arguments = {name: call[name] for name in ("input_ids", "logits_processor", "stopping_criteria", "generation_config")}
+        arguments["streamer"] = call.get("streamer")
+        if getattr(assistant, "tree_by_machine", False):
+            return automatic.decode(self, assistant, arguments, inputs)
         _, inputs = take_cache(inputs)
-        arguments = [call[name] for name in ("logits_processor", "stopping_criteria", "generation_config")]
-        streamer, rows = call.get("streamer"), len(input_ids)
-        if not getattr(assistant, "tree_by_machine", False):
-            return speculate(self, assistant, input_ids, *arguments, streamer, **inputs)
-        tree, policy = automatic.choose(self, assistant, rows)
-        output = speculate(self, assistant, input_ids, *arguments, streamer, tree, policy, **inputs)
-        automatic.learn(assistant, rows, policy)
-        return output
+        return speculate(self, assistant, **arguments, **inputs)
 
     ALL_ATTENTION_FUNCTIONS.register("sdpa", around(ALL_ATTENTION_FUNCTIONS["sdpa"]))
     _assisted_decoding._eagle_hf = True

@@ -24,9 +24,10 @@ from eagle_hf.planning.sequoia import best_tree_for
 CERTAIN = (-30.0, -1e-6)  # log-probabilities beyond these count as these: their logits are finite
 GRAIN = 256  # tokens by which a text must grow for its costs to be looked up again
 MEMORY = 0.9  # share of the past in lambda's running means, per round
-PATIENCE = 8  # rounds that must lose before speculation pauses
-PROBE = 3  # rounds after a pause that must lose before the next one
-PAUSE = 32  # rounds of the first pause; each further one is twice as long
+CREDIT = 4.0  # tokens a row that drafting may lose on plain decoding before it pauses
+MOST_CREDIT = 8.0  # that it can have gained for worse times
+ALLOWANCE = 0.02  # of the tokens decoded plainly in a pause: what is lost by trying again
+PROBE = 1.0  # tokens a row that must have been allowed before it is tried again
 
 
 class FixedPlan:
@@ -139,6 +140,9 @@ class AdaptivePlan:
     """Depth, size and whether to draft at all, chosen anew every round for the whole batch.
 
     shares [D, W]: measured acceptance by depth and rank (see sequoia.py), what an undrafted level is expected to bring.
+
+    Where drafting loses, it pauses before it has lost more than CREDIT tokens a row, and is tried again so seldom that it
+    costs ALLOWANCE at most: `has_paused`, until it has won that back.
     """
 
     shape = None
@@ -147,12 +151,14 @@ class AdaptivePlan:
         self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
         self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
         self.cell = self._at = None
-        self._next_pause = PAUSE
+        self.has_paused, self._is_paused = False, False
 
     def begin(self, lengths, depth):
         self._find_cell(len(lengths), max(lengths))
-        self._pause = max(0, self._pause - 1)
-        self.read, self.widths = 0, [1] if depth > 0 and self.pays and not self._pause else []
+        if self._is_paused:
+            self._credit += ALLOWANCE
+            self._is_paused = self._credit < PROBE
+        self.read, self.widths = 0, [1] if depth > 0 and self.pays and not self._is_paused else []
         return bool(self.widths)
 
     def _find_cell(self, rows: int, length: int) -> None:
@@ -163,18 +169,19 @@ class AdaptivePlan:
         self.rows, self.cell = rows, self.table.at(rows, length)
         _, rate = best_tree_for(self.shares, self.cell.rounds, self.cell.draft_seconds, self.nodes, self.depth)
         self.pays = rate * self.cell.target[0] > 1
+        if before is None:
+            self._credit = CREDIT
         if before is None or before[0] != rows:
             self._expect(rate * rows)
-            self._pause, self._losses, self._next_pause = 0, 0, PAUSE
 
     def _expect(self, rate: float) -> None:
         """Let lambda begin at this rate, with the weight of one round."""
         self._emitted, self._spent = rate * self.cell.target[0], self.cell.target[0]
 
-    @property
-    def has_paused(self) -> bool:
-        """Whether speculation lost for so long that it paused."""
-        return self._next_pause > PAUSE
+    def pays_for(self, rows: int, length: int) -> bool:
+        """Whether drafting is predicted to pay for a batch of `rows` texts of `length` tokens."""
+        self._find_cell(rows, length)
+        return self.pays
 
     def copy(self) -> "AdaptivePlan":
         """One for another call, which goes on where this one ended."""
@@ -212,10 +219,17 @@ class AdaptivePlan:
         seconds = self.cell.round_seconds(self.read, self.widths)
         if self.widths:
             self._emitted, self._spent = (MEMORY * old + (1 - MEMORY) * new for old, new in ((self._emitted, tokens), (self._spent, seconds)))
-            self._losses = self._losses + 1 if self.rate * self.cell.target[0] < self.rows else 0
-        if self._losses >= (PROBE if self.has_paused else PATIENCE):
-            self._pause, self._next_pause, self._losses = self._next_pause, 2 * self._next_pause, 0
+            gained = tokens / self.rows - seconds / self.cell.target[0]  # tokens a row, beside plain decoding
+            self._credit = min(MOST_CREDIT, self._credit + gained)
+            self._judge()
+
+    def _judge(self) -> None:
+        """Pause where the credit is spent; forget a pause once drafting has won it back."""
+        if self._credit <= 0:
+            self._is_paused = self.has_paused = True
             self._expect(self.rows / self.cell.target[0])
+        elif self._credit > CREDIT:
+            self.has_paused = False
 
 
 def _chances(log_probs: torch.Tensor) -> numpy.ndarray:

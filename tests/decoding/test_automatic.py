@@ -95,6 +95,28 @@ def test_where_trees_are_dear_it_decodes_plainly(target, head, folder, monkeypat
     assert "no draft pays, so this is plain decoding" in said[0]
 
 
+@pytest.mark.parametrize("settings", [
+    {}, {"do_sample": True}, {"return_dict_in_generate": True, "output_scores": True}, {"eos_token_id": [5, 9]}, {"repetition_penalty": 1.3},
+], ids=str)
+@pytest.mark.parametrize("lengths", [(7,), (4, 9, 6)])
+def test_plain_decoding_is_transformers_own(target, head, folder, monkeypatch, said, lengths, settings):
+    measuring(monkeypatch, SLOW_TREES)
+    outputs = []
+    for assistant in (None, head):
+        torch.manual_seed(3)
+        outputs.append(answer(target, assistant, lengths, **settings))
+    plain, fast = (getattr(output, "sequences", output) for output in outputs)
+    assert torch.equal(plain, fast)
+    assert type(outputs[0]) is type(outputs[1])
+    assert head.last_run.rounds == head.last_run.tokens
+    generated = plain[:, max(lengths):]
+    if "eos_token_id" not in settings:
+        assert head.last_run.tokens == generated[:, 1:].numel()
+    else:
+        ends = [next((i for i, token in enumerate(row) if token in (5, 9)), len(row) - 1) for row in generated.tolist()]
+        assert head.last_run.tokens == sum(ends)
+
+
 def test_the_saved_acceptance_decides_too(target, head, folder, monkeypatch):
     measuring(monkeypatch, FAST_TREES)
     head.acceptance = Acceptance(shares=((0.01,),))
@@ -236,8 +258,8 @@ def test_a_head_that_loses_is_not_asked_again_and_again(target, saved, folder, m
     for _ in range(4):
         answer(target, head, max_new_tokens=150)
         rounds.append(head.last_run.trials[0] if head.last_run.trials else 0)
-    assert rounds[0] > 8
-    assert max(rounds[1:]) < rounds[0] / 2
+    assert 5 < rounds[0] < 20  # of 149
+    assert max(rounds[1:]) < 12
 
 
 def test_acceptance_is_saved_with_the_head(target, tmp_path):

@@ -44,6 +44,7 @@ def ablate(folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_runs_are_compared_failures_named_and_nothing_is_done_twice(folder):
     out = ablate(folder)
     assert "broken: failed, see out/broken/train.log" in out and "loss_type is 'guess'" in (folder / "out/broken/train.log").read_text()

@@ -47,6 +47,7 @@ def run(folder, *flags, status=0):
     return done.stdout if status == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_tau_is_measured_before_and_after_and_a_rerun_goes_on(folder):
     out = run(folder, "--max_steps", "2", "--lora_rank", "4")
     first = json.loads(out.splitlines()[-1])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -19,6 +20,7 @@ def run(folder, *flags):
     return subprocess.run(command, cwd=folder, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_setting_is_measured_once_and_kept(tmp_path):
     target = tiny_target(dtype=torch.float32, eos_token_id=2)
     target.save_pretrained(tmp_path / "target")

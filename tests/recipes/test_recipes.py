@@ -108,6 +108,7 @@ def train_with(folder, **config):
     return json.loads(out.splitlines()[-1]), Eagle3DraftHead.from_pretrained(folder / name), out
 
 
+@pytest.mark.slow
 def test_a_run_on_features_goes_on_and_is_adapted_with_lora(folder, conversations):
     capture = [sys.executable, RECIPES / "capture_features.py", "--target", "target", "--dataset", str(conversations[1]), "--output", "features"]
     run([*capture, "--target_dtype", "float32"], folder)
@@ -121,6 +122,7 @@ def test_a_run_on_features_goes_on_and_is_adapted_with_lora(folder, conversation
     assert moved == {name for name, _ in longer.named_parameters() if "norm" not in name and "lm_head" not in name}
 
 
+@pytest.mark.slow
 def test_a_streamed_dataset_trains(folder, conversations):
     metrics, head, out = train_with(
         folder, dataset=str(conversations[1]), streaming=True, output_dir="streamed", draft_vocab_size=20, fill_by_rank=True, packing=True,

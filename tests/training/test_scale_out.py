@@ -44,6 +44,7 @@ def logged(run, name):
     return [log[name] for log in run["logs"] if name in log]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ALIKE)
 def test_two_processes_follow_the_curve_of_one(runs, variant):
     one, two = (logged(runs[processes][variant], "loss") for processes in (1, 2))
@@ -51,12 +52,14 @@ def test_two_processes_follow_the_curve_of_one(runs, variant):
     assert len(set(runs[2][variant]["sums"])) == 1  # both processes end with the same head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["acc_0", "acc_1", "eval_loss", "eval_acc_0", "eval_acc_1", "eval_tau"])
 def test_two_processes_measure_what_one_measures(runs, metric):
     one, two = (logged(runs[processes]["plain"], metric) for processes in (1, 2))
     assert one and two == pytest.approx(one, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["plain", "streamed"])
 def test_an_epoch_reads_every_conversation_once(runs, variant):
     read, steps = runs[2][variant]["read"], ROWS // GLOBAL_BATCH
@@ -65,6 +68,7 @@ def test_an_epoch_reads_every_conversation_once(runs, variant):
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fsdp2", "zero3"])
 def test_a_sharded_target_changes_no_loss_and_no_acceptance(runs, how):
     if how not in runs[2]:
@@ -76,6 +80,7 @@ def test_a_sharded_target_changes_no_loss_and_no_acceptance(runs, how):
     assert whole["held"] == [1, 1] and sharded["held"] == pytest.approx([0.5, 0.5], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_sharded_target(runs):
     assert logged(runs[2]["resumed"], "loss") == pytest.approx(logged(runs[2]["whole"], "loss"), rel=1e-5)
     assert runs[2]["resumed"]["sums"] == pytest.approx(runs[2]["whole"]["sums"], rel=1e-6)

@@ -34,12 +34,12 @@ ONEDNN_BELOW_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512
 
 
 def default_device() -> torch.device:
-    """CUDA where there is a GPU, else Apple's, else the CPU."""
+    """CUDA where there is a GPU, else Apple's, else another accelerator that torch knows, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
-    return torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -111,9 +111,9 @@ def _seconds(dtype: torch.dtype, work: str) -> float:
 @lru_cache(maxsize=None)
 def product_seconds(dtype: torch.dtype, rows: int, device: str = "cpu") -> float:
     """Median seconds of `rows` tokens times a weight matrix of 8192 x 2048, measured once a process."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        weight = torch.randn(WEIGHT_SHAPE).to(device, dtype)
-        tokens = torch.randn(rows, WEIGHT_SHAPE[1]).to(device, dtype)
+    own = torch.Generator().manual_seed(0)  # the caller's random numbers are the caller's
+    weight = torch.randn(WEIGHT_SHAPE, generator=own).to(device, dtype)
+    tokens = torch.randn(rows, WEIGHT_SHAPE[1], generator=own).to(device, dtype)
     seconds = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()

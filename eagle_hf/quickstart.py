@@ -24,7 +24,7 @@ from eagle_hf.data.sampling import generate_batch
 from eagle_hf.decoding import automatic
 from eagle_hf.dtypes import choose_dtype, default_device
 from eagle_hf.evaluation.offline import Answer, Summary, by_category, evaluate
-from eagle_hf.evaluation.plans import measure_acceptance
+from eagle_hf.evaluation.plans import measure_acceptance, save_acceptance
 from eagle_hf.evaluation.report import screen_table, write_report
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
 from eagle_hf.head.modeling import Eagle3DraftHead
@@ -112,19 +112,20 @@ def quickstart(folder: Path, minutes: float = DEFAULT_MINUTES, prompts: int = 48
             count = make_head(folder, targets, minutes, prompts, started)
             heading(6, "The head trained here: the same prompts, with it and without")
             show(folder / "head", folder / "report", targets, LOOK, started)
-            print(f"trained on {count} of {prompts} prompts for {minutes:g} minutes: more of both make a better head")
+            if count is not None:
+                print(f"trained on {count} of {prompts} prompts for {minutes:g} minutes: more of both make a better head")
 
 
 def heading(step: int, text: str) -> None:
     print(f"\n[{step}/6] {text}", flush=True)
 
 
-def make_head(folder: Path, targets: Targets, minutes: float, prompts: int, started: float) -> int:
-    """Prompts, responses and training into folder/head, whatever of it the folder does not hold yet; how many prompts."""
-    count = affordable_prompts(folder / "prompts.json", targets, minutes, prompts, started)
+def make_head(folder: Path, targets: Targets, minutes: float, prompts: int, started: float) -> int | None:
+    """Prompts, responses and training into folder/head; how many prompts, None where the folder holds the head already."""
     if (folder / "head" / "config.json").is_file():
         print(f"\n{folder / 'head'} is there from an earlier run; delete it to train again")
-        return count
+        return None
+    count = affordable_prompts(folder / "prompts.json", targets, minutes, prompts, started)
     target, tokenizer = targets.fastest_for("batch"), targets.tokenizer
     fewer = "" if count == prompts else f" ({prompts} would take this machine longer than a quarter of an hour)"
     heading(3, f"Prompts: {count} user turns{fewer}, a third of them written by the target itself")
@@ -241,9 +242,10 @@ def save_with_acceptance(head, folder: Path, targets: Targets) -> None:
     target = targets.fastest_for("draft")
     questions = load_suite(per_category=ACCEPTANCE_PROMPTS, leave_out=LOOK.fast_prompts)
     starts = [first_turn_ids(targets.tokenizer, question)["input_ids"] for question in questions]
-    head.acceptance = measure_acceptance(target, head.to(target.device, target.dtype).eval(), starts)
     scratch = folder.with_suffix(".tmp")
     head.to(torch.bfloat16).save_pretrained(scratch)
+    saved = Eagle3DraftHead.from_pretrained(scratch, dtype=target.dtype).to(target.device).eval()
+    save_acceptance(scratch, measure_acceptance(target, saved, starts))
     scratch.rename(folder)
 
 

@@ -29,8 +29,7 @@ from eagle_hf import (
     write_responses,
     write_run,
 )
-from eagle_hf.evaluation.plans import measure_acceptance
-from eagle_hf.training.acceptance import held_out_prompts
+from eagle_hf.evaluation.plans import held_out_acceptance, save_acceptance
 
 
 @dataclass
@@ -116,10 +115,9 @@ def main():
     before = trainer.evaluate()
     trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
     after = trainer.evaluate()
-    starts = [torch.tensor([prompt]) for prompt in held_out_prompts(trainer.eval_dataset, training.eval_prompts)]
-    head.acceptance = measure_acceptance(target, head, starts)
     trainer.save_head(str(Path(training.output_dir, "head")))
     if trainer.is_world_process_zero():
+        save_acceptance(Path(training.output_dir, "head"), held_out_acceptance(trainer))
         print(table(before, after))
         counts = {"steps": trainer.state.global_step, "trained_on": len(trainer.train_dataset), "held_out": len(trainer.eval_dataset)}
         measured = {f"{name}_{when}": metrics[f"eval_{name}"] for when, metrics in (("before", before), ("after", after)) for name in ("tau", "loss")}

@@ -26,8 +26,7 @@ from eagle_hf import (
     tokenize_conversations,
     write_run,
 )
-from eagle_hf.evaluation.plans import measure_acceptance
-from eagle_hf.training.acceptance import held_out_prompts
+from eagle_hf.evaluation.plans import held_out_acceptance, save_acceptance
 
 
 @dataclass
@@ -139,11 +138,9 @@ def main():
     )
     resume = training.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
-    if eval_dataset is not None and training.eval_prompts and not training.shard_target:
-        prompts = held_out_prompts(trainer.eval_dataset, training.eval_prompts)
-        head.acceptance = measure_acceptance(target, head, [torch.tensor([prompt]) for prompt in prompts])
     trainer.save_head(training.output_dir)
     if trainer.is_world_process_zero():
+        save_acceptance(training.output_dir, held_out_acceptance(trainer))
         logs = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
         measured = {name: value for log in logs for name, value in log.items() if not name.endswith(("runtime", "per_second"))}
         counts = {"steps": trainer.state.global_step, "epoch": trainer.state.epoch, "coverage": covered}

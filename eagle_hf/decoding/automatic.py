@@ -9,6 +9,7 @@ State of this module: the costs measured or read so far, by target; and by head,
 
 import hashlib
 import json
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -40,7 +41,7 @@ TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 
 _lock = threading.Lock()
 _known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {setting: CostTable}
-_lost: WeakKeyDictionary = WeakKeyDictionary()  # head -> {rows: the policy of the last call, where drafting lost in it}
+_lost: WeakKeyDictionary = WeakKeyDictionary()  # head -> {rows: (plan, policy) of the last call, where drafting lost in it}
 
 
 def decode(target, head, arguments: dict, inputs: dict):
@@ -51,7 +52,15 @@ def decode(target, head, arguments: dict, inputs: dict):
         inputs: the further ones that generate prepared for the target, its cache among them.
     """
     rows, prompt = arguments["input_ids"].shape
-    tree, policy = choose(target, head, rows)
+    try:
+        plan, nodes = find_plan(target, head, rows)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:  # out of memory, or a model that measuring does not suit
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        logger.warning_once(f"this machine could not be measured ({reason}); drafting with the tree saved with the head, {head.tree}")
+        _, inputs = take_cache(inputs)
+        return speculate(target, head, **arguments, **inputs)
+    tree = bounds(target, nodes)
+    policy = _policy(head, rows, plan, tree)
     lengths = (prompt, arguments["generation_config"].max_length)
     if not any(policy.pays_for(rows, length) for length in lengths):
         started = time.perf_counter()
@@ -60,7 +69,7 @@ def decode(target, head, arguments: dict, inputs: dict):
         return output
     _, inputs = take_cache(inputs)
     output = speculate(target, head, **arguments, tree=tree, policy=policy, **inputs)
-    learn(head, rows, policy)
+    _remember(head, rows, plan, policy)
     return output
 
 
@@ -76,25 +85,35 @@ def plain_run(output, prompt: int, generation_config, seconds: float) -> Decodin
     return DecodingStats(len(sequences), tokens, tokens, seconds=dict.fromkeys(PHASES, 0.0) | {"target": seconds})
 
 
-def choose(target, head, rows: int) -> tuple[TreeConfig, AdaptivePlan]:
-    """The bounds of one call's trees for a batch of `rows`, and the policy that chooses among them.
+def find_plan(target, head, rows: int) -> tuple[Plan, int]:
+    """The plan for a batch of `rows`, and how many drafts a round its costs reach.
 
     A plan that was saved for this target and machine decides; without one, quickly measured costs do.
     """
-    plan, nodes = saved_plan(target, head), PLANNED_NODES
-    if plan is None:
-        acceptance = head.acceptance or TYPICAL
-        calibration = Calibration(acceptance.slopes, acceptance.offsets)
-        plan, nodes = Plan(costs(target, head, rows), acceptance.shares, calibration), NODES
+    plan = saved_plan(target, head)
+    if plan is not None:
+        return plan, PLANNED_NODES
+    acceptance = head.acceptance or TYPICAL
+    calibration = Calibration(acceptance.slopes, acceptance.offsets)
+    return Plan(costs(target, head, rows), acceptance.shares, calibration), NODES
+
+
+def bounds(target, nodes: int) -> TreeConfig:
+    """The largest trees of a call: of so many nodes, fewer where the target's context is short."""
     context = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None) or nodes + 1
-    tree = TreeConfig("adaptive", depth=DEPTH, top_k=WIDTH, nodes=min(nodes, context - 1))
-    lost = _lost.get(head, {}).get(rows)
-    return tree, lost.copy() if lost else plan.policy(tree)
+    return TreeConfig("adaptive", depth=DEPTH, top_k=WIDTH, nodes=min(nodes, context - 1))
 
 
-def learn(head, rows: int, policy: AdaptivePlan) -> None:
-    """Remember the policy of a call that has ended if drafting lost in it, so that the next call need not lose again."""
-    _lost[head] = _lost.get(head, {}) | {rows: policy if policy.has_paused else None}
+def _policy(head, rows: int, plan: Plan, tree: TreeConfig) -> AdaptivePlan:
+    """The policy of a call; where drafting lost in the last one by the same plan, one that goes on from there."""
+    former, policy = _lost.get(head, {}).get(rows, (None, None))
+    return policy.copy() if former == plan else plan.policy(tree)
+
+
+def _remember(head, rows: int, plan: Plan, policy: AdaptivePlan) -> None:
+    """Keep the policy of a call that has ended if drafting lost in it, so that the next call need not lose again."""
+    others = {count: kept for count, kept in _lost.get(head, {}).items() if count != rows}
+    _lost[head] = others | ({rows: (plan, policy)} if policy.has_paused else {})
 
 
 def saved_plan(target, head) -> Plan | None:
@@ -115,9 +134,13 @@ def saved_plan(target, head) -> Plan | None:
 def costs(target, head, rows: int) -> CostTable:
     """What 1 to 16 tokens cost in each of `rows` rows, the next power of two: measured at the first call, kept for others."""
     batch = min(BATCH_LIMIT, 1 << (rows - 1).bit_length())
-    setting = batch, target.dtype, head.dtype, head.config.draft_vocab_size, torch.get_num_threads()
+    model = unwrap(target)
+    attention = model.config.get_text_config()._attn_implementation
+    weights = sum(1 for _ in model.parameters())  # an adapter adds some
+    devices = str(target.device), str(head.device)
+    setting = batch, target.dtype, head.dtype, head.config.draft_vocab_size, torch.get_num_threads(), attention, weights, devices
     with _lock:
-        tables = _known.setdefault(unwrap(target), {})
+        tables = _known.setdefault(model, {})
         if setting not in tables:
             facts = description(target, head, batch)
             name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

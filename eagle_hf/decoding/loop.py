@@ -72,6 +72,7 @@ class Run:
         else:
             self.cache = TreeCache(limit=most)
             forget(assistant)
+        self.reads = cache_inputs(unwrap(target), self.cache)
         self.drafter = bind(assistant, target, self.cache, self.watch, tree, policy)
         self.is_captured = chosen.compile and device.type == "cuda"
         self.read = partial(read, target, self.drafter.aux_layer_ids)
@@ -148,7 +149,7 @@ class Run:
             self.cache.place(max(ends), tree.tokens.shape[1])
         with self.watch.phase("target"), reading_tree():
             return self.read_tree(
-                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, **cache_inputs(unwrap(self.target), self.cache)
+                input_ids=tree.tokens, position_ids=positions, attention_mask=mask, **self.reads
             )
 
     def _verify(self, tree, logits):

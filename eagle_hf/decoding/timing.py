@@ -69,23 +69,20 @@ def measure_quickly(target, head, batch: int, facts: dict) -> CostTable:
 
     The target first reads QUICK_CONTEXT tokens. Where its forwards are slow, only 1 and 8 tokens are timed.
     """
-    devices = [target.device] if target.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        cache = _short_cache(target, batch)
-        warm_up = target_forward(target, cache, batch, QUICK_CONTEXT, 1, reading_tree)
-        warm_up()
-        started = time.perf_counter()
-        is_slow = timed(warm_up, target.device) > QUICK_SECONDS / 20
-        tokens = QUICK_TOKENS[::3] if is_slow else QUICK_TOKENS
-        drafter = bind(head, target, cache, Stopwatch(), tree=TreeConfig())
-        forwards = [target_forward(target, cache, batch, QUICK_CONTEXT, count, reading_tree) for count in tokens]
-        forwards += [draft_forward(drafter, target, batch, QUICK_CONTEXT, width) for width in QUICK_WIDTHS]
-        seconds = [[] for _ in forwards]
-        turns = 0
-        while turns < 2 or (turns <= QUICK_REPEATS and time.perf_counter() - started < QUICK_SECONDS / 2):
-            for forward, times in zip(forwards, seconds, strict=True):
-                times.append(timed(forward, target.device))
-            turns += 1
+    started = time.perf_counter()
+    cache = _short_cache(target, batch)
+    widest = target_forward(target, cache, batch, QUICK_CONTEXT, QUICK_TOKENS[-1], reading_tree)
+    is_slow = timed(widest, target.device) > QUICK_SECONDS / 20
+    tokens = QUICK_TOKENS[::3] if is_slow else QUICK_TOKENS
+    drafter = bind(head, target, cache, Stopwatch(), tree=TreeConfig())
+    forwards = [target_forward(target, cache, batch, QUICK_CONTEXT, count, reading_tree) for count in tokens]
+    forwards += [draft_forward(drafter, target, batch, QUICK_CONTEXT, width) for width in QUICK_WIDTHS]
+    seconds = [[] for _ in forwards]
+    turns = 0
+    while turns < 2 or (turns <= QUICK_REPEATS and time.perf_counter() - started < QUICK_SECONDS / 2):
+        for forward, times in zip(forwards, seconds, strict=True):
+            times.append(timed(forward, target.device))
+        turns += 1
     medians = tuple(statistics.median(times[1:]) for times in seconds)  # the first ones warm up
     target_costs, draft_costs = medians[: len(tokens)], medians[len(tokens) :]
     return CostTable(
@@ -96,7 +93,7 @@ def measure_quickly(target, head, batch: int, facts: dict) -> CostTable:
 def _short_cache(target, batch: int) -> TreeCache:
     """The target's cache after it read QUICK_CONTEXT tokens of noise."""
     model, cache = unwrap(target), TreeCache()
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (batch, QUICK_CONTEXT), device=target.device)
+    ids = _random_ids(target, batch, QUICK_CONTEXT)
     target(input_ids=ids, **cache_inputs(model, cache), **last_logits(model))
     return cache
 
@@ -138,10 +135,12 @@ def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call; on a GPU between two events, its waiting for Python included."""
+    """Seconds of a call; on a CUDA GPU between two events, its waiting for Python included."""
     if device.type != "cuda":
         started = time.perf_counter()
         function()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         return time.perf_counter() - started
     with torch.cuda.device(device):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -159,14 +158,30 @@ def noise_cache(target, batch: int, length: int) -> TreeCache:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for layer in range(config.num_hidden_layers):
-        noise = torch.randn(batch, heads, length, width, dtype=target.dtype, device=target.device)
+        noise = _noise((batch, heads, length, width), target)
         cache.update(noise, noise, layer)
     return cache
 
 
+def _generator(device: torch.device) -> torch.Generator:
+    """A source of random numbers of its own: measuring happens within calls whose numbers are somebody's."""
+    return torch.Generator(device).manual_seed(0)
+
+
+def _random_ids(target, batch: int, count: int) -> torch.Tensor:
+    """Any tokens [batch, count]."""
+    vocabulary = unwrap(target).config.get_text_config().vocab_size
+    return torch.randint(0, vocabulary, (batch, count), generator=_generator(target.device), device=target.device)
+
+
+def _noise(shape: tuple[int, ...], model) -> torch.Tensor:
+    """Noise in a model's dtype, where it lies."""
+    return torch.randn(shape, generator=_generator(model.device), dtype=model.dtype, device=model.device)
+
+
 def target_forward(target, cache: Cache, batch: int, length: int, count: int, reading: Callable[[], AbstractContextManager]) -> Callable[[], None]:
     """A function that lets the target read `count` tokens a row on top of the cache, inside `reading()`, and forgets them."""
-    ids = torch.randint(0, unwrap(target).config.get_text_config().vocab_size, (batch, count), device=target.device)
+    ids = _random_ids(target, batch, count)
     positions = torch.arange(length, length + count, device=target.device).expand(batch, -1)
     seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(length)
     mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
@@ -184,8 +199,8 @@ def target_forward(target, cache: Cache, batch: int, length: int, count: int, re
 def draft_forward(drafter, target, batch: int, length: int, width: int) -> Callable[[], None]:
     """A function that runs `width` nodes a row through a drafter that has read `length` tokens, and proposes their children."""
     config, device = unwrap(target).config.get_text_config(), target.device
-    ids = torch.randint(0, config.vocab_size, (batch, width), device=device)
-    hidden = torch.randn(batch, width, config.hidden_size, dtype=_model(drafter).dtype, device=device)
+    ids = _random_ids(target, batch, width)
+    hidden = _noise((batch, width, config.hidden_size), _model(drafter))
     alone = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
     if drafter.slots.lengths is None:
         _fill(drafter, target, batch, length)

@@ -155,6 +155,7 @@ class ModelDrafter(Drafter):
             self.draft_to_target = torch.arange(vocabulary, device=model.device)
         self._forward = self.decoder if capacity is None else compiled(self.decoder, model.device)
         self.last_position = position_limit(model) - 1
+        self.reads = cache_inputs(self.decoder, self.cache)
 
     def start(self, input_ids, visible, aux, first):
         order, counts = left_aligned(visible)
@@ -205,7 +206,7 @@ class ModelDrafter(Drafter):
                 self.cache.place(slots, seen.shape[-1])
             positions = positions.clamp(max=self.last_position)  # drafts past the longest row's end go unread
             tokens = tokens.clamp(max=self.last_id)  # beyond is padding that the target alone has
-            inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, **cache_inputs(self.decoder, self.cache))
+            inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask, **self.reads)
             if seen is None:
                 return self.decoder(**inputs).last_hidden_state
             with reading_tree():

@@ -1,11 +1,17 @@
 """Making a plan: real answers for the acceptance, timed forwards for the costs, and what follows from both."""
 
 import itertools
+import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy
 import torch
+from transformers.utils import logging
 
+from eagle_hf.data.sampling import evaluating
 from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
 from eagle_hf.decoding.trace import Trace, record, replay
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
@@ -15,6 +21,10 @@ from eagle_hf.head.configuration import Acceptance, TreeConfig
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policy import Calibration, FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw
+from eagle_hf.target import unwrap
+from eagle_hf.training.acceptance import held_out_prompts
+
+logger = logging.get_logger(__name__)
 
 DEPTH, WIDTH, NODES, CHILDREN = 6, 8, 63, 32  # levels, nodes run at each, nodes read, children offered of every node that is run
 TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
@@ -58,8 +68,8 @@ def learnt(trace: Trace) -> tuple[tuple[tuple[float, ...], ...], Calibration]:
     return tuple(map(tuple, shares.tolist())), fit_calibration(trace.logs(WIDTH), depths=known)
 
 
-def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens: int = 48) -> Acceptance:
-    """How often a head's guesses are taken along the target's own greedy answers to prompts [1, S]; save it with the head.
+def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens: int = 48) -> Acceptance | None:
+    """How often a head's guesses are taken along the target's own greedy answers to prompts [1, S]; None where no answer has two tokens.
 
     Use prompts that the head was not trained on: trees are chosen by what is measured here.
     """
@@ -68,10 +78,39 @@ def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens:
     if padding is None:
         padding = tokens[0] if isinstance(tokens, list) else tokens
     answers = _answers(target, starts, dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=padding))
-    trace = record(target, head, [start.to(target.device) for start in starts], answers, DEPTH, WIDTH, KEPT_RANKS)
+    if max(map(len, answers), default=0) < 2:
+        return None
+    with evaluating(head):
+        trace = record(target, head, [start.to(target.device) for start in starts], answers, DEPTH, WIDTH, KEPT_RANKS)
     shares, calibration = learnt(trace)
-    rounded = [[round(share, 4) for share in row] for row in (*shares, calibration.slopes, calibration.offsets)]
-    return Acceptance(shares=tuple(rounded[:-2]), slopes=tuple(rounded[-2]), offsets=tuple(rounded[-1]))
+    kept = [[math.floor(1e4 * share) / 1e4 for share in row] for row in shares]  # rounded up, they could add up to more than 1
+    slopes, offsets = ([round(value, 4) for value in part] for part in (calibration.slopes, calibration.offsets))
+    return Acceptance(shares=kept, slopes=slopes, offsets=offsets)
+
+
+def save_acceptance(folder: str | Path, acceptance: Acceptance | None) -> None:
+    """Write it into the config.json of a saved head; None changes nothing."""
+    if acceptance is None:
+        return
+    path = Path(folder, "config.json")
+    config = json.loads(path.read_text())
+    config["eagle_hf"] = config.get("eagle_hf", {}) | {"acceptance": asdict(acceptance)}
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(config, indent=2) + "\n")
+    scratch.rename(path)
+
+
+def held_out_acceptance(trainer) -> Acceptance | None:
+    """What `measure_acceptance` finds on the prompts of a trainer's evaluation set; None where there are none to measure on."""
+    if trainer.eval_dataset is None or not trainer.args.eval_prompts or trainer.args.shard_target:
+        return None
+    try:
+        prompts = held_out_prompts(trainer.eval_dataset, trainer.args.eval_prompts)
+    except ValueError as error:
+        logger.warning(f"how often the head is accepted was not measured: {error}")
+        return None
+    head = unwrap(trainer.accelerator.unwrap_model(trainer.model))
+    return measure_acceptance(trainer.target, head, [torch.tensor([prompt]) for prompt in prompts])
 
 
 def make_plan(

@@ -171,9 +171,9 @@ class Acceptance:
         for name in ("slopes", "offsets"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         widths = {len(row) for row in self.shares}
-        in_range = all(0 <= share <= 1 for row in self.shares for share in row)
-        if len(widths) != 1 or 0 in widths or not in_range:
-            raise ValueError(f"shares are {self.shares!r:.80}; needed are rows of one length, by depth, of shares from 0 to 1")
+        in_range = all(0 <= share for row in self.shares for share in row)
+        if len(widths) != 1 or 0 in widths or not in_range or not all(sum(row) <= 1 + 1e-9 for row in self.shares):
+            raise ValueError(f"shares are {self.shares!r:.80}; needed are rows of one length, by depth, of shares that add up to 1 at most")
         numbers = [*self.slopes, *self.offsets, *(share for row in self.shares for share in row)]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise ValueError(f"acceptance holds {numbers!r:.80}; needed are finite numbers")

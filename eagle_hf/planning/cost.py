@@ -5,6 +5,7 @@ forward over w. Real tables are not convex, for kernels switch with the shape: n
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class CostTable:
 
     def save(self, path: str | Path) -> None:
         """As JSON; appears whole or not at all."""
-        scratch = Path(f"{path}.tmp")
+        scratch = Path(f"{path}.{os.getpid()}.tmp")  # another process may measure the same
         scratch.write_text(json.dumps(asdict(self), indent=1) + "\n")
         scratch.rename(path)
 

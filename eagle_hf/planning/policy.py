@@ -141,8 +141,8 @@ class AdaptivePlan:
 
     shares [D, W]: measured acceptance by depth and rank (see sequoia.py), what an undrafted level is expected to bring.
 
-    Where drafting loses, it pauses before it has lost more than CREDIT tokens a row, and is tried again so seldom that it
-    costs ALLOWANCE at most: `has_paused`, until it has won that back.
+    Where drafting loses, it pauses after the round that spends the last of CREDIT tokens a row, and is tried again so
+    seldom that it costs about ALLOWANCE: `has_paused`, until it has won that back.
     """
 
     shape = None

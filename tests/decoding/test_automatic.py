@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -10,6 +11,7 @@ from transformers.utils.logging import get_logger
 
 from eagle_hf import Eagle3DraftHead, Plan, TreeConfig
 from eagle_hf.decoding import automatic, timing
+from eagle_hf.evaluation.plans import measure_acceptance, save_acceptance
 from eagle_hf.head.configuration import Acceptance
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import Calibration
@@ -262,6 +264,58 @@ def test_a_head_that_loses_is_not_asked_again_and_again(target, saved, folder, m
     assert max(rounds[1:]) < 12
 
 
+def test_what_was_lost_under_one_plan_does_not_count_under_another(target, saved, folder, monkeypatch):
+    measuring(monkeypatch, (0.04, 0.05, 0.055, 0.06, 0.08))
+    head = Eagle3DraftHead.from_pretrained(saved).eval()
+    with torch.no_grad():
+        head.lm_head.weight.copy_(3 * head.lm_head.weight.roll(1, dims=0))
+    answer(target, head, max_new_tokens=150)
+    plan, _ = automatic.find_plan(target, head, 1)
+    tree = automatic.bounds(target, 15)
+    assert automatic._policy(head, 1, plan, tree).has_paused
+    head.acceptance = Acceptance(shares=((0.9,),))
+    other, _ = automatic.find_plan(target, head, 1)
+    assert not automatic._policy(head, 1, other, tree).has_paused
+
+
+def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_so(target, head, folder, monkeypatch):
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("16 GB were asked for")
+
+    told = []
+    monkeypatch.setattr(automatic, "measure_quickly", out_of_memory)
+    monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
+    assert torch.equal(answer(target, head), answer(target, None))
+    assert head.last_run.trials[0] > 0
+    assert "could not be measured (OutOfMemoryError: 16 GB were asked for); drafting with the tree saved with the head" in told[0]
+
+
+def test_acceptance_is_measured_along_the_targets_answers(target, trained_head):
+    starts = [torch.tensor([[3, 5 + i, 6]]) for i in range(4)]
+    trained = measure_acceptance(target, trained_head, starts)
+    wrong = deepcopy(trained_head)
+    with torch.no_grad():
+        wrong.lm_head.weight.neg_()
+    assert sum(trained.shares[0]) > 1.5 * sum(measure_acceptance(target, wrong, starts).shares[0])
+    assert all(sum(row) <= 1 for row in trained.shares)
+
+
+def test_without_an_answer_of_two_tokens_nothing_is_said_of_acceptance(target, trained_head, saved):
+    assert measure_acceptance(target, trained_head, [torch.tensor([[3, 5, 6]])], max_new_tokens=1) is None
+    before = (saved / "config.json").read_text()
+    save_acceptance(saved, None)
+    assert (saved / "config.json").read_text() == before
+
+
+def test_acceptance_is_added_to_a_saved_head(saved):
+    before = json.loads((saved / "config.json").read_text())
+    save_acceptance(saved, Acceptance(shares=((0.5, 0.25),)))
+    after = json.loads((saved / "config.json").read_text())
+    assert Eagle3DraftHead.from_pretrained(saved).acceptance == Acceptance(shares=((0.5, 0.25),))
+    assert after["eagle_hf"].pop("acceptance")
+    assert after == before
+
+
 def test_acceptance_is_saved_with_the_head(target, tmp_path):
     head, acceptance = tiny_head(target), Acceptance(shares=((0.5, 0.25), (0.4, 0.2)), slopes=(1.5,), offsets=(0.1,))
     assert head.acceptance is None
@@ -271,7 +325,7 @@ def test_acceptance_is_saved_with_the_head(target, tmp_path):
 
 
 @pytest.mark.parametrize("shares, slopes", [
-    (((1.5,),), (1.0,)), (((0.5,), (0.5, 0.2)), (1.0,)), ((), (1.0,)), (((float("nan"),),), (1.0,)), (((0.5,),), (float("inf"),)), (((0.5,),), ()),
+    (((1.5,),), (1.0,)), (((0.6, 0.5),), (1.0,)), (((0.5,), (0.5, 0.2)), (1.0,)), ((), (1.0,)), (((float("nan"),),), (1.0,)), (((0.5,),), (float("inf"),)), (((0.5,),), ()),
 ])
 def test_an_impossible_acceptance_is_refused(shares, slopes):
     with pytest.raises(ValueError, match="needed are|give one of each"):

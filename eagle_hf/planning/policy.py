@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from eagle_hf.planning.cost import Cell, CostTable
+from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.sequoia import best_tree_for
 
 CERTAIN = (-30.0, -1e-6)  # log-probabilities beyond these count as these: their logits are finite

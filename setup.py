@@ -3,8 +3,21 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # The upper bounds are what was tested: constraints.txt has the newest of each, `make test-oldest` the oldest transformers.
-quickstart = ["trl>=1.16,<1.17", "datasets>=5.2,<6", "gguf>=0.19,<0.20", "matplotlib>=3.10,<4", "pyyaml"]
-test = ["pytest>=9", "pytest-xdist>=3.8", "moto[server]>=5.2", "s3fs", "tensorboard>=2.21", "trackio>=0.43"]
+quickstart = [
+    "trl>=1.16,<1.17",
+    "datasets>=5.2,<6",
+    "gguf>=0.19,<0.20",
+    "matplotlib>=3.10,<4",
+    "pyyaml",
+]
+test = [
+    "pytest>=9",
+    "pytest-xdist>=3.8",
+    "moto[server]>=5.2",
+    "s3fs",
+    "tensorboard>=2.21",
+    "trackio>=0.43",
+]
 
 setup(
     name="eagle_hf",
@@ -14,7 +27,10 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
-    package_data={"eagle_hf.data": ["bundled/*"], "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"]},
+    package_data={
+        "eagle_hf.data": ["bundled/*"],
+        "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
+    },
     install_requires=[
         "torch>=2.11,<2.15",
         "transformers>=5.17,<5.25",

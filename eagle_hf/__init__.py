@@ -10,7 +10,13 @@ from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.prompts import bundled_prompts, evenly_spread, gather_prompts, read_prompts, write_prompts
+from eagle_hf.data.prompts import (
+    bundled_prompts,
+    evenly_spread,
+    gather_prompts,
+    read_prompts,
+    write_prompts,
+)
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register

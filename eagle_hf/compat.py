@@ -32,7 +32,10 @@ from transformers.utils import logging, output_capturing
 
 TESTED = ("5.17", "5.24")  # the oldest and the newest release that the tests run on
 CACHE_NAMES = ("cache", "past_key_values")  # the newest first
-CHECKPOINTING_FIELDS = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # the newest first
+CHECKPOINTING_FIELDS = (
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing_kwargs",
+)  # the newest first
 
 
 def parameters(function: Callable) -> list[str]:
@@ -48,7 +51,11 @@ def cache_name(function: Callable) -> str:
     return GENERATE_CACHE  # a wrapper's (*args, **kwargs)
 
 
-GENERATE_CACHE = next(name for name in CACHE_NAMES if name in parameters(GenerationMixin.prepare_inputs_for_generation))
+GENERATE_CACHE = next(
+    name
+    for name in CACHE_NAMES
+    if name in parameters(GenerationMixin.prepare_inputs_for_generation)
+)
 
 
 def cache_inputs(model, cache: Cache) -> dict[str, Any]:
@@ -65,13 +72,19 @@ def take_cache(inputs: dict[str, Any]) -> tuple[Cache | None, dict[str, Any]]:
 
 def prepare_inputs(model, input_ids, cache: Cache, inputs: dict[str, Any]) -> dict[str, Any]:
     """What the model's forward takes for its first reading of a prompt, by its own `prepare_inputs_for_generation`."""
-    return model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **{GENERATE_CACHE: cache}, **inputs)
+    return model.prepare_inputs_for_generation(
+        input_ids, is_first_iteration=True, **{GENERATE_CACHE: cache}, **inputs
+    )
 
 
 def decoder_only_output(sequences, scores, logits, cache: Cache) -> GenerateDecoderOnlyOutput:
     """What generate returns with return_dict_in_generate."""
-    name = next(name for name in CACHE_NAMES if name in GenerateDecoderOnlyOutput.__dataclass_fields__)
-    return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores, logits=logits, **{name: cache})
+    name = next(
+        name for name in CACHE_NAMES if name in GenerateDecoderOnlyOutput.__dataclass_fields__
+    )
+    return GenerateDecoderOnlyOutput(
+        sequences=sequences, scores=scores, logits=logits, **{name: cache}
+    )
 
 
 def is_user_defined(cache: Cache) -> bool:
@@ -129,7 +142,14 @@ CONTRACT: dict[str, Callable[[], bool]] = {
         GENERATION_MODES_MAPPING[GenerationMode.ASSISTED_GENERATION] == "_assisted_decoding"
     ),
     "_assisted_decoding takes input_ids, logits_processor, stopping_criteria, generation_config, streamer, assistant_model": lambda: (
-        {"input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer", "assistant_model"}
+        {
+            "input_ids",
+            "logits_processor",
+            "stopping_criteria",
+            "generation_config",
+            "streamer",
+            "assistant_model",
+        }
         <= set(parameters(GenerationMixin._assisted_decoding))
     ),
     "plain decoding is GenerationMixin._sample, which takes the same arguments": lambda: (
@@ -165,12 +185,15 @@ CONTRACT: dict[str, Callable[[], bool]] = {
     "models say by _supports_logits_to_keep() whether one token's logits can be asked for": lambda: (
         callable(getattr(GenerationMixin, "_supports_logits_to_keep", None))
     ),
-    "models with a recurrent state say so by _is_stateful": lambda: PreTrainedModel.__dict__.get("_is_stateful") is False,
+    "models with a recurrent state say so by _is_stateful": lambda: (
+        PreTrainedModel.__dict__.get("_is_stateful") is False
+    ),
     "a model whose hidden states were asked for is marked by _output_capturing_hooks_installed": lambda: (
         "_output_capturing_hooks_installed" in inspect.getsource(output_capturing)
     ),
     'attention is looked up in ALL_ATTENTION_FUNCTIONS["sdpa"], called with (module, query, key, value, attention_mask)': lambda: (
-        parameters(ALL_ATTENTION_FUNCTIONS["sdpa"])[:5] == ["module", "query", "key", "value", "attention_mask"]
+        parameters(ALL_ATTENTION_FUNCTIONS["sdpa"])[:5]
+        == ["module", "query", "key", "value", "attention_mask"]
     ),
     "caches are made of layers that take (key_states, value_states) in lazy_initialization and update": lambda: (
         parameters(DynamicLayer.lazy_initialization)[1:3] == ["key_states", "value_states"]
@@ -178,9 +201,12 @@ CONTRACT: dict[str, Callable[[], bool]] = {
         and "layer_class_to_replicate" in parameters(Cache.__init__)
     ),
     "caches can be cropped, counted and cut to rows": lambda: all(
-        callable(getattr(DynamicCache, name, None)) for name in ("crop", "get_seq_length", "batch_select_indices")
+        callable(getattr(DynamicCache, name, None))
+        for name in ("crop", "get_seq_length", "batch_select_indices")
     ),
-    "Llama's rotary embedding takes (x, position_ids)": lambda: parameters(LlamaRotaryEmbedding.forward)[1:] == ["x", "position_ids"],
+    "Llama's rotary embedding takes (x, position_ids)": lambda: (
+        parameters(LlamaRotaryEmbedding.forward)[1:] == ["x", "position_ids"]
+    ),
     "Trainer asks _get_num_items_in_batch, _save_checkpoint, _load_from_checkpoint and _get_train_sampler": lambda: (
         parameters(Trainer._get_num_items_in_batch)[1:] == ["batch_samples", "device"]
         and parameters(Trainer._save_checkpoint)[1:] == ["model", "trial"]
@@ -198,7 +224,13 @@ def broken_contract() -> Iterator[str]:
     for sentence, holds in CONTRACT.items():
         try:
             is_true = holds()
-        except (AttributeError, KeyError, TypeError, OSError, StopIteration):  # what it looks at is gone
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            OSError,
+            StopIteration,
+        ):  # what it looks at is gone
             is_true = False
         if not is_true:
             yield sentence
@@ -211,7 +243,11 @@ def warn_untested() -> None:
     if oldest <= release <= newest:
         return
     moved = "; ".join(broken_contract())
-    state = f"it breaks what the package rests on: {moved}" if moved else "what the package rests on is in its place"
+    state = (
+        f"it breaks what the package rests on: {moved}"
+        if moved
+        else "what the package rests on is in its place"
+    )
     warnings.warn(
         f"eagle_hf is tested with transformers {TESTED[0]} to {TESTED[1]}, this is {transformers.__version__}: {state}",
         UserWarning,

@@ -24,7 +24,10 @@ DTYPES = {
 }
 CHOICES = ("auto", *DTYPES)  # of a command's --dtype
 WORKS = ("draft", "batch", "prefill", "train")
-WEIGHT_SHAPE = (8192, 2048)  # of the product that is timed: 67 MB in float32, more than a cache holds
+WEIGHT_SHAPE = (
+    8192,
+    2048,
+)  # of the product that is timed: 67 MB in float32, more than a cache holds
 ROWS = {"batch": 32, "prefill": 256}  # tokens that such work multiplies at once
 TREE = 8  # tokens of a typical draft tree
 TREE_TAU = 2.2  # tokens that a round with such a tree emits; the reference head's, with 8 nodes
@@ -122,7 +125,9 @@ def product_seconds(dtype: torch.dtype, rows: int, device: str = "cpu") -> float
     return statistics.median(seconds[1:])  # the first one warms up
 
 
-def resolve_dtype(name: str | torch.dtype, device: torch.device | str, work: str = "draft") -> torch.dtype:
+def resolve_dtype(
+    name: str | torch.dtype, device: torch.device | str, work: str = "draft"
+) -> torch.dtype:
     """A dtype from what a user wrote.
 
     Args:
@@ -149,7 +154,11 @@ def _check_ability(dtype: torch.dtype, device: torch.device | str) -> None:
     try:
         square = torch.ones(2, 2, device=device, dtype=dtype)
         square @ square
-    except (RuntimeError, TypeError, AssertionError) as error:  # the last where torch was built without the device
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+    ) as error:  # the last where torch was built without the device
         reason = textwrap.shorten(str(error), 120)
         raise ValueError(
             f"dtype is {str(dtype).removeprefix('torch.')}, in which {device} does not compute ({reason}); "
@@ -163,7 +172,10 @@ def _say_cost(dtype: torch.dtype, device: str, work: str) -> None:
     best = choose_dtype(device, work)
     if dtype == best:
         return
-    one, tree = (product_seconds(dtype, rows, device) / product_seconds(best, rows, device) for rows in (1, TREE))
+    one, tree = (
+        product_seconds(dtype, rows, device) / product_seconds(best, rows, device)
+        for rows in (1, TREE)
+    )
     asked, faster = (str(kind).removeprefix("torch.") for kind in (dtype, best))
     logger.warning(
         f"{asked} as asked for: on this {device} the products of one token cost {one:.1f} times and those of {TREE} "

@@ -19,8 +19,12 @@ def machine(target) -> dict:
     on_gpu = target.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else cpu_name()
     return {
-        "device": device, "cpu_features": None if on_gpu else " ".join(cpu_features()), "threads": torch.get_num_threads(), "dtype": dtype_name(target),
-        "torch": torch.__version__, "transformers": transformers.__version__,
+        "device": device,
+        "cpu_features": None if on_gpu else " ".join(cpu_features()),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype_name(target),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }
 
 
@@ -34,7 +38,9 @@ def cpu_name() -> str:
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
+        )
     return f"{name}, {os.cpu_count()} cores"
 
 
@@ -44,10 +50,16 @@ def weights_sha256(target, parameters: Iterable[tuple] | None = None) -> str:
     Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
     a target is the same one in float32.
     """
-    if hasattr(target, "whole_weights_sha256"):  # its parameters are shares by now, see training/sharding.py
+    if hasattr(
+        target, "whole_weights_sha256"
+    ):  # its parameters are shares by now, see training/sharding.py
         return target.whole_weights_sha256
     digest = hashlib.sha256()
     for name, parameter in target.named_parameters() if parameters is None else parameters:
-        values = [] if parameter.is_meta else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
+        values = (
+            []
+            if parameter.is_meta
+            else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
+        )
         digest.update(repr((name, tuple(parameter.shape), values)).encode())
     return digest.hexdigest()

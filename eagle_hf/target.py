@@ -42,7 +42,9 @@ def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, work="
         ValueError: where it cannot be opened, or the device cannot compute in this dtype.
     """
     path = resolve(name_or_path)
-    revision = {key: kwargs[key] for key in ("revision", "trust_remote_code", "token") if key in kwargs}
+    revision = {
+        key: kwargs[key] for key in ("revision", "trust_remote_code", "token") if key in kwargs
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **revision)
         dtype = _loaded_dtype(path, revision, dtype, device, work, "device_map" in kwargs)
@@ -59,11 +61,15 @@ def load_target(name_or_path, adapter=None, *, dtype="auto", device=None, work="
     return target.requires_grad_(False).eval(), tokenizer
 
 
-def _loaded_dtype(path, revision: dict, dtype, device, work: str, is_mapped: bool) -> torch.dtype | str:
+def _loaded_dtype(
+    path, revision: dict, dtype, device, work: str, is_mapped: bool
+) -> torch.dtype | str:
     """What from_pretrained is given as dtype, where its "auto" is what the checkpoint holds."""
     if dtype == "stored":
         return "auto"
-    if dtype == "auto" and getattr(AutoConfig.from_pretrained(path, **revision), "quantization_config", None):
+    if dtype == "auto" and getattr(
+        AutoConfig.from_pretrained(path, **revision), "quantization_config", None
+    ):
         return "auto"
     if device is None:
         device = default_device() if is_mapped else "cpu"
@@ -144,7 +150,9 @@ def capture_aux(target, layer_ids: list[int]):
     """`with capture_aux(target, ids) as aux: target(...); states = aux.take()`."""
     layers, aux, caller = decoder_layers(target), AuxStates(layer_ids), threading.get_ident()
     if not layer_ids or min(layer_ids) < 0 or max(layer_ids) >= len(layers):
-        raise ValueError(f"aux layer ids are {layer_ids} but the target has layers 0..{len(layers) - 1}")
+        raise ValueError(
+            f"aux layer ids are {layer_ids} but the target has layers 0..{len(layers) - 1}"
+        )
 
     def reader(index):
         def read(module, args, kwargs):
@@ -153,7 +161,9 @@ def capture_aux(target, layer_ids: list[int]):
 
         return read
 
-    handles = [layers[i].register_forward_pre_hook(reader(i), with_kwargs=True) for i in set(layer_ids)]
+    handles = [
+        layers[i].register_forward_pre_hook(reader(i), with_kwargs=True) for i in set(layer_ids)
+    ]
     try:
         yield aux
     finally:
@@ -180,7 +190,9 @@ def target_states(target, input_ids: torch.Tensor, layer_ids: list[int]):
 def target_logits(target, hidden_states: torch.Tensor) -> torch.Tensor:
     """Logits [..., V] of final-normed states [..., H], as the target scales them."""
     lm_head = unwrap(target).get_output_embeddings()
-    return _scaled(target, lm_head(hidden_states.to(lm_head.weight.device, lm_head.weight.dtype))).to(hidden_states.device)
+    return _scaled(
+        target, lm_head(hidden_states.to(lm_head.weight.device, lm_head.weight.dtype))
+    ).to(hidden_states.device)
 
 
 def draft_rows(target, token_ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -190,8 +202,13 @@ def draft_rows(target, token_ids: torch.Tensor) -> Callable[[torch.Tensor], torc
         return partial(target_logits, target)
     if type(lm_head) is not nn.Linear:
         return lambda states: target_logits(target, states)[..., token_ids]
-    weight, bias = lm_head.weight[token_ids], None if lm_head.bias is None else lm_head.bias[token_ids]
-    return lambda states: _scaled(target, nn.functional.linear(states.to(weight.device, weight.dtype), weight, bias)).to(states.device)
+    weight, bias = (
+        lm_head.weight[token_ids],
+        None if lm_head.bias is None else lm_head.bias[token_ids],
+    )
+    return lambda states: _scaled(
+        target, nn.functional.linear(states.to(weight.device, weight.dtype), weight, bias)
+    ).to(states.device)
 
 
 def _scaled(target, logits: torch.Tensor) -> torch.Tensor:
@@ -202,19 +219,27 @@ def _scaled(target, logits: torch.Tensor) -> torch.Tensor:
     if getattr(config, "logits_scaling", None):  # Granite
         logits = logits / config.logits_scaling
     if getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+        logits = (
+            torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
+        )
     return logits
 
 
 @torch.no_grad()
-def next_token_summary(target, hidden_states: torch.Tensor, normaliser: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+def next_token_summary(
+    target, hidden_states: torch.Tensor, normaliser: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(argmax, float32 log-normaliser) [N] of the target's whole next-token distribution after states [N, H].
 
     Some rows at a time: never more than `LOGITS_AT_ONCE` logits are held. normaliser=False leaves the second out.
     """
     rows = max(1, LOGITS_AT_ONCE // unwrap(target).config.get_text_config().vocab_size)
     best = torch.empty(len(hidden_states), dtype=torch.long, device=hidden_states.device)
-    sums = torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device) if normaliser else None
+    sums = (
+        torch.empty(len(hidden_states), dtype=torch.float32, device=hidden_states.device)
+        if normaliser
+        else None
+    )
     for start in range(0, len(hidden_states), rows):
         logits = target_logits(target, hidden_states[start : start + rows])
         best[start : start + rows] = logits.max(-1).indices  # argmax: 6x slower in bf16 on a CPU
@@ -230,15 +255,22 @@ def check_compatible(target, head_config: Eagle3Config) -> None:
     facts = {
         "vocabulary": (head_config.vocab_size, config.vocab_size),
         "hidden size": (head_config.target_hidden_size, config.hidden_size),
-        "layer count": (head_config.eagle_hf.get("target_num_hidden_layers"), config.num_hidden_layers),
+        "layer count": (
+            head_config.eagle_hf.get("target_num_hidden_layers"),
+            config.num_hidden_layers,
+        ),
     }
     for what, (expected, found) in facts.items():
         if expected is not None and expected != found:
-            raise ValueError(f"the head was made for a target with {what} {expected}, this target's is {found}; {remedy}")
+            raise ValueError(
+                f"the head was made for a target with {what} {expected}, this target's is {found}; {remedy}"
+            )
     if getattr(getattr(target, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError(
             f"the target carries a prompt-learning adapter ({target.active_peft_config.peft_type.value}), whose virtual tokens a "
             "draft head never sees; use an adapter that changes weights (LoRA)"
         )
     if unwrap(target).get_output_embeddings() is None:
-        raise ValueError(f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM")
+        raise ValueError(
+            f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM"
+        )

@@ -37,12 +37,22 @@ class AblationArguments:
 
     output_dir: str = field(metadata={"help": "Folder for the runs and the table."})
     train: dict = field(metadata={"help": "Settings of recipes/train.py that all runs share."})
-    runs: dict = field(metadata={"help": "Name: what this run changes. The first one is the basis."})
-    jobs: int = field(default=1, metadata={"help": "Runs at a time; each gets its share of the cores."})
-    categories: list[str] = field(default_factory=lambda: ["chat", "code", "math"], metadata={"help": "Bundled categories or .jsonl files."})
+    runs: dict = field(
+        metadata={"help": "Name: what this run changes. The first one is the basis."}
+    )
+    jobs: int = field(
+        default=1, metadata={"help": "Runs at a time; each gets its share of the cores."}
+    )
+    categories: list[str] = field(
+        default_factory=lambda: ["chat", "code", "math"],
+        metadata={"help": "Bundled categories or .jsonl files."},
+    )
     per_category: int = field(default=20, metadata={"help": "Held-out prompts of each category."})
     max_new_tokens: int = field(default=48, metadata={"help": "Tokens of each answer."})
-    max_steps: int = field(default=-1, metadata={"help": "Training steps of each run, whatever its minutes (smoke tests)."})
+    max_steps: int = field(
+        default=-1,
+        metadata={"help": "Training steps of each run, whatever its minutes (smoke tests)."},
+    )
     only: str | None = field(default=None, metadata={"help": "This run alone, in this process."})
 
 
@@ -52,7 +62,9 @@ def fc_weights(head, *shares) -> torch.Tensor:
 
 
 STARTS = {
-    "lm_head: random": lambda head: torch.nn.init.normal_(head.lm_head.weight, std=head.config.initializer_range),
+    "lm_head: random": lambda head: torch.nn.init.normal_(
+        head.lm_head.weight, std=head.config.initializer_range
+    ),
     "fc: mean": lambda head: head.fc.weight.copy_(fc_weights(head, 1 / 3, 1 / 3, 1 / 3)),
     "fc: last": lambda head: head.fc.weight.copy_(fc_weights(head, 0, 0, 1)),
 }
@@ -65,7 +77,11 @@ def started(settings: dict, start: str, folder: Path) -> str:
     target, _ = load_target(settings["target"])
     torch.manual_seed(settings.get("seed", 42))
     examples = list(Features(settings["features"]).examples())
-    shape = {name: settings[name] for name in ("fill_by_rank", "fc_norm", "norm_output") if name in settings}
+    shape = {
+        name: settings[name]
+        for name in ("fill_by_rank", "fc_norm", "norm_output")
+        if name in settings
+    }
     head, _ = new_head(target, examples, settings["draft_vocab_size"], **shape)
     with torch.no_grad():
         STARTS[start](head)
@@ -88,11 +104,20 @@ def run(arguments: AblationArguments, name: str) -> None:
     else:
         Path(folder, "train.yaml").write_text(yaml.safe_dump(settings))
         with Path(folder, "train.log").open("w") as log:
-            subprocess.run([sys.executable, TRAIN, "--config", folder / "train.yaml"], stdout=log, stderr=log, check=True)
+            subprocess.run(
+                [sys.executable, TRAIN, "--config", folder / "train.yaml"],
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
     target, tokenizer = load_target(settings["target"])
-    head = Eagle3DraftHead.from_pretrained(trained or folder, dtype=target.dtype, tree="saved").eval()
+    head = Eagle3DraftHead.from_pretrained(
+        trained or folder, dtype=target.dtype, tree="saved"
+    ).eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
-    stats = acceptance(target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False)
+    stats = acceptance(
+        target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False
+    )
     write_acceptance(folder / "tau.json", head.tree, prompts, stats)
 
 
@@ -101,26 +126,47 @@ def compared(ours, basis) -> tuple[str, str]:
 
     Overlapping intervals of the taus themselves show no difference; the paired one may, and is named where it alone does.
     """
-    (low, high), (other_low, other_high), (worst, best) = tau_interval(ours), tau_interval(basis), tau_difference(ours, basis)
+    (low, high), (other_low, other_high), (worst, best) = (
+        tau_interval(ours),
+        tau_interval(basis),
+        tau_difference(ours, basis),
+    )
     seen = "better" if worst > 0 else "worse" if best < 0 else None
     overlap = low <= other_high and other_low <= high
-    verdict = (f"no difference seen (paired: {seen})" if overlap else seen) if seen else "no difference seen"
+    verdict = (
+        (f"no difference seen (paired: {seen})" if overlap else seen)
+        if seen
+        else "no difference seen"
+    )
     return f"{worst:+.3f} to {best:+.3f}", verdict
 
 
 def table(arguments: AblationArguments) -> str:
     """One row a finished run: tau, its interval, the difference to the first run."""
-    names = [name for name in arguments.runs if Path(arguments.output_dir, name, "tau.json").is_file()]
+    names = [
+        name for name in arguments.runs if Path(arguments.output_dir, name, "tau.json").is_file()
+    ]
     basis = read_acceptance(Path(arguments.output_dir, names[0], "tau.json"))
-    lines = ["| run | changes | steps | tau | 95 % | against the first, 95 % | |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| run | changes | steps | tau | 95 % | against the first, 95 % | |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in names:
-        ours = read_acceptance(Path(arguments.output_dir, name, "tau.json"), like=Path(arguments.output_dir, names[0], "tau.json"))
+        ours = read_acceptance(
+            Path(arguments.output_dir, name, "tau.json"),
+            like=Path(arguments.output_dir, names[0], "tau.json"),
+        )
         low, high = tau_interval(ours)
         against, verdict = ("", "") if name == names[0] else compared(ours, basis)
-        changed = ", ".join(f"{key} {value}" for key, value in arguments.runs[name].items()) or "the basis"
+        changed = (
+            ", ".join(f"{key} {value}" for key, value in arguments.runs[name].items())
+            or "the basis"
+        )
         steps = json.loads(Path(arguments.output_dir, name, "metrics.json").read_text())["steps"]
         tau = sum(ours, DecodingStats(rows=0)).tau
-        lines.append(f"| {name} | {changed} | {steps} | {tau:.3f} | {low:.3f} to {high:.3f} | {against} | {verdict} |")
+        lines.append(
+            f"| {name} | {changed} | {steps} | {tau:.3f} | {low:.3f} to {high:.3f} | {against} | {verdict} |"
+        )
     return "\n".join(lines)
 
 
@@ -128,17 +174,33 @@ def main():
     (arguments,) = TrlParser((AblationArguments,)).parse_args_and_config()
     if arguments.only:
         return run(arguments, arguments.only)
-    waiting = [name for name in arguments.runs if not Path(arguments.output_dir, name, "tau.json").is_file()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # those this process may use
+    waiting = [
+        name
+        for name in arguments.runs
+        if not Path(arguments.output_dir, name, "tau.json").is_file()
+    ]
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )  # those this process may use
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // arguments.jobs))}
     command = [sys.executable, *sys.argv, "--only"]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for name, done in zip(waiting, pool.map(lambda name: subprocess.run([*command, name], env=environment), waiting)):
-            print(f"{name}: {'done' if done.returncode == 0 else f'failed, see {arguments.output_dir}/{name}/train.log'}", flush=True)
+        for name, done in zip(
+            waiting,
+            pool.map(lambda name: subprocess.run([*command, name], env=environment), waiting),
+        ):
+            print(
+                f"{name}: {'done' if done.returncode == 0 else f'failed, see {arguments.output_dir}/{name}/train.log'}",
+                flush=True,
+            )
     text = table(arguments)
     print(text)
     Path(arguments.output_dir, "table.md").write_text(text + "\n")
-    write_run(arguments.output_dir, asdict(arguments), {"failed": [n for n in waiting if not Path(arguments.output_dir, n, "tau.json").is_file()]})
+    write_run(
+        arguments.output_dir,
+        asdict(arguments),
+        {"failed": [n for n in waiting if not Path(arguments.output_dir, n, "tau.json").is_file()]},
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ class ReadingArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json."})
     batches: list[int] = field(default_factory=lambda: [1, 8], metadata={"help": "Rows."})
-    lengths: list[int] = field(default_factory=lambda: [2048, 8000], metadata={"help": "Tokens in the cache of each row."})
+    lengths: list[int] = field(
+        default_factory=lambda: [2048, 8000], metadata={"help": "Tokens in the cache of each row."}
+    )
     tokens: int = field(default=17, metadata={"help": "Tokens of a tree, the root among them."})
     repeats: int = field(default=9, metadata={"help": "Timings of each."})
     dtype: str = field(default="auto", metadata={"help": "Of the target; auto: the fastest here."})
@@ -38,22 +40,36 @@ def cell(target, batch: int, length: int, arguments: ReadingArguments) -> dict:
     """Medians of both ways, in milliseconds."""
     cache = noise_cache(target, batch, length)
     forwards = {"in_place": (cache, reading_tree), "copied": (cache.plain(), nullcontext)}
-    ways = {name: target_forward(target, held, batch, length, arguments.tokens, reading) for name, (held, reading) in forwards.items()}
+    ways = {
+        name: target_forward(target, held, batch, length, arguments.tokens, reading)
+        for name, (held, reading) in forwards.items()
+    }
     seconds = {name: [] for name in ways}
     for _ in range(arguments.repeats + 1):
         for name, way in ways.items():
             seconds[name].append(timed(way, target.device))
-    return {"batch": batch, "length": length} | {name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()}
+    return {"batch": batch, "length": length} | {
+        name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()
+    }
 
 
 def main():
     (arguments,) = TrlParser((ReadingArguments,)).parse_args_and_config()
     target, _ = load_target(arguments.target, dtype=arguments.dtype, device=default_device())
-    cells, rows = [(batch, length) for batch in arguments.batches for length in arguments.lengths], []
-    print(f"| batch | length | {arguments.tokens} tokens, in place | copied | gained |\n|---|---|---|---|---|", flush=True)
+    cells, rows = (
+        [(batch, length) for batch in arguments.batches for length in arguments.lengths],
+        [],
+    )
+    print(
+        f"| batch | length | {arguments.tokens} tokens, in place | copied | gained |\n|---|---|---|---|---|",
+        flush=True,
+    )
     for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:
         rows.append(row := cell(target, batch, length, arguments))
-        print(f"| {batch} | {length} | {row['in_place']:.0f} ms | {row['copied']:.0f} ms | {row['copied'] - row['in_place']:.0f} ms |", flush=True)
+        print(
+            f"| {batch} | {length} | {row['in_place']:.0f} ms | {row['copied']:.0f} ms | {row['copied'] - row['in_place']:.0f} ms |",
+            flush=True,
+        )
     write_run(arguments.output_dir, asdict(arguments), {"machine": machine(target), "rows": rows})
 
 

@@ -40,8 +40,16 @@ def parse():
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--online", action="store_true", help="the target runs in every step, and counts into the limit")
-    parser.add_argument("--one", action="store_true", help="this one setting, in this process; default: the table, a process each")
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="the target runs in every step, and counts into the limit",
+    )
+    parser.add_argument(
+        "--one",
+        action="store_true",
+        help="this one setting, in this process; default: the table, a process each",
+    )
     return parser.parse_args()
 
 
@@ -52,12 +60,30 @@ class Step:
         torch.manual_seed(0)
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        shape = dict(hidden_size=options.hidden, intermediate_size=options.hidden * 8 // 3, num_attention_heads=options.hidden // 64)
-        shape |= dict(num_key_value_heads=max(1, options.hidden // 192), vocab_size=options.vocabulary, tie_word_embeddings=True)
+        shape = dict(
+            hidden_size=options.hidden,
+            intermediate_size=options.hidden * 8 // 3,
+            num_attention_heads=options.hidden // 64,
+        )
+        shape |= dict(
+            num_key_value_heads=max(1, options.hidden // 192),
+            vocab_size=options.vocabulary,
+            tie_word_embeddings=True,
+        )
         layers = options.target_layers if options.online else 3
-        self.target = LlamaForCausalLM(LlamaConfig(num_hidden_layers=layers, max_position_embeddings=8192, **shape)).to(self.device).eval()
+        self.target = (
+            LlamaForCausalLM(
+                LlamaConfig(num_hidden_layers=layers, max_position_embeddings=8192, **shape)
+            )
+            .to(self.device)
+            .eval()
+        )
         self.target.requires_grad_(False)
-        self.head = Eagle3DraftHead(Eagle3Config.from_target(self.target, draft_vocab_size=options.drafted)).to(self.device).train()
+        self.head = (
+            Eagle3DraftHead(Eagle3Config.from_target(self.target, draft_vocab_size=options.drafted))
+            .to(self.device)
+            .train()
+        )
         self.head.set_draft_vocabulary(torch.arange(options.drafted))
         self.head.set_attn_implementation(options.attention)
         if options.checkpointing:
@@ -73,7 +99,12 @@ class Step:
     def make_batch(self):
         options, place = self.options, dict(device=self.device)
         ids = torch.randint(0, options.vocabulary, (options.batch, options.length), **place)
-        batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), "index": torch.full((options.batch,), -1)}
+        batch = {
+            "input_ids": ids,
+            "labels": ids,
+            "attention_mask": torch.ones_like(ids),
+            "index": torch.full((options.batch,), -1),
+        }
         if not options.online:
             batch["aux_hidden_states"] = torch.randn(*ids.shape, 3 * options.hidden, **place)
             batch["hidden_states"] = torch.randn(*ids.shape, options.hidden, **place)
@@ -84,11 +115,17 @@ class Step:
         """One whole step: teacher, unrolled passes, loss, gradients, clipping, AdamW."""
         batch, head = self.batch | self.states(self.batch), self.head
         if self.options.online:
-            batch["best"] = batch["best"] % self.options.drafted  # a random target's argmax is anywhere
-        teacher = ask_teacher(batch, draft_rows(self.target, head.draft_to_target), head.draft_to_target)
+            batch["best"] = (
+                batch["best"] % self.options.drafted
+            )  # a random target's argmax is anywhere
+        teacher = ask_teacher(
+            batch, draft_rows(self.target, head.draft_to_target), head.draft_to_target
+        )
         embeddings = self.target.get_input_embeddings()(batch["input_ids"].roll(-1, dims=1))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16):
-            outputs = head(embeddings, batch["aux_hidden_states"], ttt_length=self.options.ttt_length)
+            outputs = head(
+                embeddings, batch["aux_hidden_states"], ttt_length=self.options.ttt_length
+            )
             loss, _, _ = ttt_loss(head, outputs, teacher)
         (loss / len(teacher.best)).backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 0.5)
@@ -100,7 +137,9 @@ def memory(device, peak: bool = False) -> int:
     """Bytes this process holds, or held at most: on the GPU where there is one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    field = "VmHWM" if peak else "VmRSS"  # not getrusage's peak: a child begins with that of the process that started it
+    field = (
+        "VmHWM" if peak else "VmRSS"
+    )  # not getrusage's peak: a child begins with that of the process that started it
     return 1024 * int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0])
 
 
@@ -122,7 +161,12 @@ def products(step: Step):
     """A function that runs the matrix products of the limit once."""
     options, head, rows = step.options, step.head, step.options.batch * step.options.length
     layer, dtype = head.midlayer, torch.bfloat16 if options.bf16 else torch.float32
-    per_pass = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj]
+    per_pass = [
+        layer.self_attn.q_proj,
+        layer.self_attn.k_proj,
+        layer.self_attn.v_proj,
+        layer.self_attn.o_proj,
+    ]
     per_pass += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
     counted = [(head.fc, rows, 1)] + [(module, rows, options.ttt_length) for module in per_pass]
     counted += [(head.lm_head, rows - 2 * options.batch, options.ttt_length)]
@@ -130,7 +174,14 @@ def products(step: Step):
     operands = []
     for module, tokens, times in counted:
         weight = module.weight.detach().to(dtype)
-        operands.append((torch.randn(tokens, weight.shape[1], **place), weight, torch.randn(tokens, weight.shape[0], **place), times))
+        operands.append(
+            (
+                torch.randn(tokens, weight.shape[1], **place),
+                weight,
+                torch.randn(tokens, weight.shape[0], **place),
+                times,
+            )
+        )
 
     def run():
         for states, weight, gradient, times in operands:
@@ -158,13 +209,20 @@ def measure(options) -> dict:
         steps, limits = zip(*pairs)
         result |= {
             "tokens_per_second": round(options.batch * options.length / statistics.median(steps)),
-            "step_s": round(statistics.median(steps), 3), "limit_s": round(statistics.median(limits), 3),
+            "step_s": round(statistics.median(steps), 3),
+            "limit_s": round(statistics.median(limits), 3),
             "share_of_limit": round(statistics.median(b / a for a, b in pairs), 3),
         }
     return result
 
 
-ROWS = [[], ["--checkpointing"], ["--batch", "4", "--steps", "0"], ["--batch", "4", "--checkpointing", "--steps", "0"], ["--online"]]
+ROWS = [
+    [],
+    ["--checkpointing"],
+    ["--batch", "4", "--steps", "0"],
+    ["--batch", "4", "--checkpointing", "--steps", "0"],
+    ["--online"],
+]
 
 
 def main():
@@ -175,7 +233,9 @@ def main():
     results = {}
     for row in ROWS:  # a process each: peaks do not come down
         command = [sys.executable, __file__, "--one", *sys.argv[1:], *row]
-        results[" ".join(row) or "default"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        results[" ".join(row) or "default"] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         print(" ".join(row) or "default", results[" ".join(row) or "default"], flush=True)
     print(json.dumps(results))
 

@@ -24,11 +24,19 @@ class LongContextArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     head: str = field(metadata={"help": "Folder or hub id of the draft head."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json."})
-    lengths: list[int] = field(default_factory=lambda: [1000, 2000, 4000, 8000], metadata={"help": "Prompt lengths in tokens."})
-    windows: list[int] = field(default_factory=lambda: [256, 512, 1024], metadata={"help": "Tokens that a window keeps, 4 sinks among them."})
+    lengths: list[int] = field(
+        default_factory=lambda: [1000, 2000, 4000, 8000],
+        metadata={"help": "Prompt lengths in tokens."},
+    )
+    windows: list[int] = field(
+        default_factory=lambda: [256, 512, 1024],
+        metadata={"help": "Tokens that a window keeps, 4 sinks among them."},
+    )
     prompts: int = field(default=12, metadata={"help": "Prompts of each length."})
     max_new_tokens: int = field(default=48, metadata={"help": "Tokens of each answer."})
-    dtype: str = field(default="auto", metadata={"help": "Of target and head; auto: the fastest here."})
+    dtype: str = field(
+        default="auto", metadata={"help": "Of target and head; auto: the fastest here."}
+    )
     max_steps: int = field(default=-1, metadata={"help": "Only this many prompts (smoke tests)."})
 
 
@@ -44,22 +52,51 @@ def main():
     (arguments,) = TrlParser((LongContextArguments,)).parse_args_and_config()
     device = default_device()
     target, tokenizer = load_target(arguments.target, dtype=arguments.dtype, device=device)
-    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype, tree="saved").to(device).eval()
+    head = (
+        Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype, tree="saved")
+        .to(device)
+        .eval()
+    )
     check_target(target, head)
     count, found = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts, []
-    print("| length | window | tau | 95 % | against the whole cache, 95 % |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| length | window | tau | 95 % | against the whole cache, 95 % |\n|---|---|---|---|---|",
+        flush=True,
+    )
     for length in arguments.lengths:
         windows = [None, *((4, size - 4) for size in arguments.windows if size < length)]
-        prompts = (Prompt(target, head, ids[None]) for ids in long_prompts(tokenizer, length, count).to(device))
-        columns = list(zip(*([behind(prompt, head, window, arguments.max_new_tokens) for window in windows] for prompt in prompts)))
+        prompts = (
+            Prompt(target, head, ids[None])
+            for ids in long_prompts(tokenizer, length, count).to(device)
+        )
+        columns = list(
+            zip(
+                *(
+                    [behind(prompt, head, window, arguments.max_new_tokens) for window in windows]
+                    for prompt in prompts
+                )
+            )
+        )
         for window, runs in zip(windows, columns):
-            entry = {"length": length, "window": window, "tau": sum(runs, DecodingStats(rows=0)).tau, "interval": tau_interval(runs)}
+            entry = {
+                "length": length,
+                "window": window,
+                "tau": sum(runs, DecodingStats(rows=0)).tau,
+                "interval": tau_interval(runs),
+            }
             entry["difference"] = tau_difference(runs, columns[0]) if window else None
             found.append(entry)
             low, high = entry["difference"] or ("", "")
             against = f"{low:+.3f} to {high:+.3f}" if window else ""
-            print(f"| {length} | {sum(window) if window else 'all'} | {entry['tau']:.2f} | {entry['interval'][0]:.2f}-{entry['interval'][1]:.2f} | {against} |", flush=True)
-    write_run(arguments.output_dir, asdict(arguments), {"trained_length": head.config.eagle_hf.get("trained_length"), "rows": found})
+            print(
+                f"| {length} | {sum(window) if window else 'all'} | {entry['tau']:.2f} | {entry['interval'][0]:.2f}-{entry['interval'][1]:.2f} | {against} |",
+                flush=True,
+            )
+    write_run(
+        arguments.output_dir,
+        asdict(arguments),
+        {"trained_length": head.config.eagle_hf.get("trained_length"), "rows": found},
+    )
 
 
 if __name__ == "__main__":

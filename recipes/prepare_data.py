@@ -10,7 +10,16 @@ from pathlib import Path
 
 from trl import TrlParser
 
-from eagle_hf import default_device, gather_prompts, load_target, magpie_prompts, read_prompts, write_prompts, write_responses, write_run
+from eagle_hf import (
+    default_device,
+    gather_prompts,
+    load_target,
+    magpie_prompts,
+    read_prompts,
+    write_prompts,
+    write_responses,
+    write_run,
+)
 
 
 @dataclass
@@ -19,17 +28,30 @@ class DataArguments:
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for prompts.jsonl and responses/."})
-    adapter: str | None = field(default=None, metadata={"help": "PEFT adapter laid over the target."})
-    target_dtype: str = field(default="auto", metadata={"help": "The target's dtype while it writes; auto: the fastest here."})
-    prompt_files: list[str] = field(default_factory=list, metadata={"help": ".jsonl files, or names of bundled sets."})
-    per_file: int | None = field(default=None, metadata={"help": "At most this many prompts of each file, evenly spread."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "PEFT adapter laid over the target."}
+    )
+    target_dtype: str = field(
+        default="auto",
+        metadata={"help": "The target's dtype while it writes; auto: the fastest here."},
+    )
+    prompt_files: list[str] = field(
+        default_factory=list, metadata={"help": ".jsonl files, or names of bundled sets."}
+    )
+    per_file: int | None = field(
+        default=None, metadata={"help": "At most this many prompts of each file, evenly spread."}
+    )
     magpie: int = field(default=0, metadata={"help": "User turns that the target itself writes."})
-    magpie_topics: list[str] = field(default_factory=list, metadata={"help": "Topic hints for them."})
+    magpie_topics: list[str] = field(
+        default_factory=list, metadata={"help": "Topic hints for them."}
+    )
     max_new_tokens: int = field(default=256, metadata={"help": "Longest response, in tokens."})
     batch_size: int = field(default=32, metadata={"help": "Conversations answered at once."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
     seed: int = field(default=0, metadata={"help": "Of all sampling."})
-    max_steps: int = field(default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."})
+    max_steps: int = field(
+        default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."}
+    )
 
 
 def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
@@ -39,7 +61,9 @@ def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
         prompts = gather_prompts(arguments.prompt_files, arguments.per_file)
         if arguments.magpie:
             topics = arguments.magpie_topics or None
-            prompts += magpie_prompts(target, tokenizer, arguments.magpie, seed=arguments.seed, topics=topics)
+            prompts += magpie_prompts(
+                target, tokenizer, arguments.magpie, seed=arguments.seed, topics=topics
+            )
         write_prompts(path, prompts)
     return read_prompts(path)[0]
 
@@ -47,18 +71,30 @@ def collect_prompts(arguments: DataArguments, target, tokenizer) -> list[dict]:
 def main():
     (arguments,) = TrlParser((DataArguments,)).parse_args_and_config()
     target, tokenizer = load_target(
-        arguments.target, arguments.adapter, dtype=arguments.target_dtype, device=default_device(), work="batch"
+        arguments.target,
+        arguments.adapter,
+        dtype=arguments.target_dtype,
+        device=default_device(),
+        work="batch",
     )
     prompts = collect_prompts(arguments, target, tokenizer)
     if arguments.max_steps > 0:
         prompts = prompts[: arguments.max_steps]
     report = write_responses(
-        target, tokenizer, prompts, Path(arguments.output_dir, "responses"), max_new_tokens=arguments.max_new_tokens,
-        batch_size=arguments.batch_size, temperature=arguments.temperature, seed=arguments.seed,
+        target,
+        tokenizer,
+        prompts,
+        Path(arguments.output_dir, "responses"),
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
     )
     for name, reason in report.skipped[:5]:
         print(f"skipped {name}: {reason}")
-    write_run(arguments.output_dir, asdict(arguments), asdict(report) | {"skipped": len(report.skipped)})
+    write_run(
+        arguments.output_dir, asdict(arguments), asdict(report) | {"skipped": len(report.skipped)}
+    )
 
 
 if __name__ == "__main__":

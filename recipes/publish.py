@@ -32,14 +32,27 @@ class PublishArguments:
     title: str = field(metadata={"help": "Name of the head."})
     base_model: str = field(metadata={"help": "Hub id of the target."})
     limits: str = field(metadata={"help": "Markdown: what a user must know before using it."})
-    trained: dict = field(default_factory=dict, metadata={"help": "Facts of the training to show first: sources of the data, hardware."})
+    trained: dict = field(
+        default_factory=dict,
+        metadata={"help": "Facts of the training to show first: sources of the data, hardware."},
+    )
     license: str | None = field(default=None, metadata={"help": "Hub id of the license."})
     scaling: str | None = field(default=None, metadata={"help": "Folder that scaling.py wrote."})
-    tree: str | None = field(default=None, metadata={"help": "policy:depth:top_k:nodes to save; default: the head's own."})
-    datasets: list[str] = field(default_factory=list, metadata={"help": "Hub ids of the data it was trained on."})
-    push_to: str | None = field(default=None, metadata={"help": "Upload the folder to this repository, user/name, made where it is new."})
+    tree: str | None = field(
+        default=None,
+        metadata={"help": "policy:depth:top_k:nodes to save; default: the head's own."},
+    )
+    datasets: list[str] = field(
+        default_factory=list, metadata={"help": "Hub ids of the data it was trained on."}
+    )
+    push_to: str | None = field(
+        default=None,
+        metadata={"help": "Upload the folder to this repository, user/name, made where it is new."},
+    )
     private: bool | None = field(default=None, metadata={"help": "Make that repository private."})
-    revision: str | None = field(default=None, metadata={"help": "Branch to push to, made where it is new; default: main."})
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch to push to, made where it is new; default: main."}
+    )
     max_steps: int = field(default=-1, metadata={"help": "Nothing here takes steps."})
 
     def __post_init__(self):
@@ -54,7 +67,9 @@ def collect_metrics(arguments: PublishArguments, sha256: str) -> dict:
     metrics = {"trained": arguments.trained | {name: run[name] for name in names if name in run}}
     metrics |= json.loads(Path(arguments.evaluation, "metrics.json").read_text())
     if metrics["head_sha256"] != sha256:
-        raise ValueError(f"{arguments.evaluation} measured another head than {arguments.head}; measure this one: recipes/evaluate.py")
+        raise ValueError(
+            f"{arguments.evaluation} measured another head than {arguments.head}; measure this one: recipes/evaluate.py"
+        )
     if arguments.scaling:
         metrics["scaling"] = json.loads(Path(arguments.scaling, "metrics.json").read_text())
     return metrics
@@ -71,15 +86,23 @@ def main():
     write_run(folder, asdict(arguments), metrics)
     add_custom_generate(folder)
     write_card(
-        folder, title=arguments.title, base_model=arguments.base_model, limits=arguments.limits, license=arguments.license,
+        folder,
+        title=arguments.title,
+        base_model=arguments.base_model,
+        limits=arguments.limits,
+        license=arguments.license,
         datasets=arguments.datasets,
     )
     summaries = next(iter(results_of(metrics, str(head.tree)).values()))
-    plot(folder / "acceptance.png", {name: Summary(**summary) for name, summary in summaries.items()})
+    plot(
+        folder / "acceptance.png", {name: Summary(**summary) for name, summary in summaries.items()}
+    )
     if arguments.scaling:
         shutil.copy(Path(arguments.scaling, "scaling.png"), folder)
     if arguments.push_to:
-        commit = push_folder(folder, arguments.push_to, private=arguments.private, revision=arguments.revision)
+        commit = push_folder(
+            folder, arguments.push_to, private=arguments.private, revision=arguments.revision
+        )
         print(json.dumps({"pushed": commit.commit_url}))
 
 

@@ -20,10 +20,16 @@ from eagle_hf.evaluation.scaling import draw_scaling, fit_scaling
 class ScalingArguments:
     """Which runs, and how far the line is drawn."""
 
-    runs: str = field(metadata={"help": "Folder that recipes/ablations.py wrote; every run in it is a point."})
+    runs: str = field(
+        metadata={"help": "Folder that recipes/ablations.py wrote; every run in it is a point."}
+    )
     output_dir: str = field(metadata={"help": "Folder for scaling.png and metrics.json."})
-    times: int = field(default=10, metadata={"help": "Extrapolate to so many times the largest run's tokens."})
-    max_steps: int = field(default=-1, metadata={"help": "Only the first so many runs (smoke tests)."})
+    times: int = field(
+        default=10, metadata={"help": "Extrapolate to so many times the largest run's tokens."}
+    )
+    max_steps: int = field(
+        default=-1, metadata={"help": "Only the first so many runs (smoke tests)."}
+    )
 
 
 def read_run(folder: Path, first: Path) -> tuple[int, list[DecodingStats]]:
@@ -37,12 +43,16 @@ def main():
     folders = sorted(path.parent for path in Path(arguments.runs).glob("*/tau.json"))
     folders = folders[: arguments.max_steps] if arguments.max_steps > 0 else folders
     if not folders:
-        raise ValueError(f"{arguments.runs} holds no run with a tau.json; run recipes/ablations.py first")
+        raise ValueError(
+            f"{arguments.runs} holds no run with a tau.json; run recipes/ablations.py first"
+        )
     tokens, runs = zip(*(read_run(folder, folders[0]) for folder in folders))
     scaling = fit_scaling(tokens, runs, arguments.times)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     draw_scaling(Path(arguments.output_dir, "scaling.png"), scaling)
-    write_run(arguments.output_dir, asdict(arguments), asdict(scaling) | {"summary": scaling.summary})
+    write_run(
+        arguments.output_dir, asdict(arguments), asdict(scaling) | {"summary": scaling.summary}
+    )
 
 
 if __name__ == "__main__":

@@ -36,5 +36,7 @@ def adversarial_head(target):
 def own_measurements(tmp_path_factory):
     """What tests measure of the machine is kept in a folder of theirs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(automatic, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder)
+        patch.setattr(
+            automatic, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder
+        )
         yield

@@ -8,19 +8,30 @@ import pytest
 from transformers.utils import logging
 
 from eagle_hf import compat
-from eagle_hf.compat import CACHE_NAMES, CONTRACT, cache_name, quiet_libraries, take_cache, warn_untested
+from eagle_hf.compat import (
+    CACHE_NAMES,
+    CONTRACT,
+    cache_name,
+    quiet_libraries,
+    take_cache,
+    warn_untested,
+)
 
 PACKAGE = Path(compat.__file__).parent
 
 
 @pytest.mark.parametrize("sentence", CONTRACT)
 def test_transformers_keeps_the_contract(sentence):
-    assert CONTRACT[sentence](), f"no longer true of transformers {compat.transformers.__version__}: {sentence}"
+    assert CONTRACT[sentence](), (
+        f"no longer true of transformers {compat.transformers.__version__}: {sentence}"
+    )
 
 
 def test_what_is_gone_is_told_and_not_raised(monkeypatch):
     monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
-    assert list(compat.broken_contract()) == ["models say by _supports_logits_to_keep() whether one token's logits can be asked for"]
+    assert list(compat.broken_contract()) == [
+        "models say by _supports_logits_to_keep() whether one token's logits can be asked for"
+    ]
 
 
 def test_a_release_within_the_tested_range_is_not_spoken_of(monkeypatch):
@@ -34,15 +45,24 @@ def test_a_release_within_the_tested_range_is_not_spoken_of(monkeypatch):
 @pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
 def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
     monkeypatch.setattr(compat.transformers, "__version__", version)
-    with pytest.warns(UserWarning, match=f"tested with transformers 5.17 to 5.24, this is {version}: what the package rests on is in its place"):
+    with pytest.warns(
+        UserWarning,
+        match=f"tested with transformers 5.17 to 5.24, this is {version}: what the package rests on is in its place",
+    ):
         warn_untested()
     monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
-    with pytest.warns(UserWarning, match="it breaks what the package rests on: models say by _supports_logits_to_keep"):
+    with pytest.warns(
+        UserWarning,
+        match="it breaks what the package rests on: models say by _supports_logits_to_keep",
+    ):
         warn_untested()
 
 
 def test_no_other_file_spells_the_caches_name():
-    own = {PACKAGE / "compat.py", PACKAGE / "hub" / "custom_generate" / "generate.py"}  # the second runs without this package
+    own = {
+        PACKAGE / "compat.py",
+        PACKAGE / "hub" / "custom_generate" / "generate.py",
+    }  # the second runs without this package
     for path in set(PACKAGE.rglob("*.py")) - own:
         assert "past_key_values" not in path.read_text(), path
 

@@ -8,13 +8,24 @@ from eagle_hf.dtypes import choose_dtype, cpu_features, has_native_bf16, resolve
 from tiny import tiny_target, word_tokenizer
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
-EMULATING = {(BF16, 1): 37, (BF16, 8): 157, (BF16, 32): 300, (BF16, 256): 900, (FP32, 1): 64, (FP32, 8): 99, (FP32, 32): 120, (FP32, 256): 300}
+EMULATING = {
+    (BF16, 1): 37,
+    (BF16, 8): 157,
+    (BF16, 32): 300,
+    (BF16, 256): 900,
+    (FP32, 1): 64,
+    (FP32, 8): 99,
+    (FP32, 32): 120,
+    (FP32, 256): 300,
+}
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """machine(features): a CPU with these; without bfloat16 its products cost what EMULATING says."""
-    monkeypatch.setattr(dtypes, "product_seconds", lambda dtype, rows, device="cpu": EMULATING[dtype, rows])
+    monkeypatch.setattr(
+        dtypes, "product_seconds", lambda dtype, rows, device="cpu": EMULATING[dtype, rows]
+    )
 
     def become(*features):
         monkeypatch.setattr(dtypes, "cpu_features", lambda: features)
@@ -24,20 +35,27 @@ def machine(monkeypatch):
     dtypes._say_cost.cache_clear()
 
 
-@pytest.mark.parametrize("features", [("avx512", "avx512_bf16"), ("avx512", "avx512_bf16", "amx_bf16"), ("default", "arm_bf16")])
+@pytest.mark.parametrize(
+    "features",
+    [("avx512", "avx512_bf16"), ("avx512", "avx512_bf16", "amx_bf16"), ("default", "arm_bf16")],
+)
 @pytest.mark.parametrize("work", dtypes.WORKS)
 def test_a_cpu_with_bfloat16_takes_it_for_everything(machine, features, work):
     machine(*features)
     assert choose_dtype("cpu", work) == BF16
 
 
-@pytest.mark.parametrize("work, dtype", [("draft", BF16), ("batch", FP32), ("prefill", FP32), ("train", FP32)])
+@pytest.mark.parametrize(
+    "work, dtype", [("draft", BF16), ("batch", FP32), ("prefill", FP32), ("train", FP32)]
+)
 def test_a_cpu_that_emulates_it_is_measured_for_the_work(machine, work, dtype):
     machine("avx2")
     assert choose_dtype("cpu", work) == dtype
 
 
-def test_where_trees_in_float32_beat_plain_decoding_in_emulated_bfloat16_they_win(machine, monkeypatch):
+def test_where_trees_in_float32_beat_plain_decoding_in_emulated_bfloat16_they_win(
+    machine, monkeypatch
+):
     machine("avx2")
     monkeypatch.setitem(EMULATING, (FP32, 8), 60)
     assert choose_dtype("cpu", "draft") == FP32
@@ -59,12 +77,19 @@ def test_training_on_a_machine_without_a_gpu_needs_no_use_cpu(machine, monkeypat
 @pytest.mark.parametrize("asked", [True, False])
 def test_training_obeys_what_was_asked_for(machine, tmp_path, asked):
     machine("avx512", "avx512_bf16")
-    assert Eagle3TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", bf16=asked).bf16 is asked
+    assert (
+        Eagle3TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", bf16=asked).bf16
+        is asked
+    )
 
 
 @pytest.mark.parametrize("is_native, dtype", [(True, BF16), (False, FP16)])
 def test_gpus_take_bfloat16_where_they_have_it(monkeypatch, is_native, dtype):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: is_native and not including_emulation)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: is_native and not including_emulation,
+    )
     assert {choose_dtype("cuda", work) for work in dtypes.WORKS} == {dtype}
 
 
@@ -89,7 +114,10 @@ def test_an_explicit_dtype_is_obeyed_and_its_cost_is_said_once(machine, monkeypa
     monkeypatch.setattr(dtypes.logger, "warning", said.append)
     assert [resolve_dtype("float32", "cpu") for _ in range(2)] == [FP32, FP32]
     assert len(said) == 1
-    assert "one token cost 1.7 times and those of 8 tokens 0.6 times what they cost in bfloat16" in said[0]
+    assert (
+        "one token cost 1.7 times and those of 8 tokens 0.6 times what they cost in bfloat16"
+        in said[0]
+    )
 
 
 def test_the_best_dtype_and_a_torch_dtype_are_obeyed_silently(machine, monkeypatch):
@@ -108,12 +136,16 @@ def test_another_name_is_refused(name):
 
 
 def test_a_dtype_that_the_device_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="dtype is float64, in which mps does not compute .*take auto, or float32"):
+    with pytest.raises(
+        ValueError, match="dtype is float64, in which mps does not compute .*take auto, or float32"
+    ):
         resolve_dtype(torch.float64, "mps")  # there is none here
 
 
 def test_another_work_is_refused():
-    with pytest.raises(ValueError, match="work is 'sleep'; choose one of draft, batch, prefill, train"):
+    with pytest.raises(
+        ValueError, match="work is 'sleep'; choose one of draft, batch, prefill, train"
+    ):
         choose_dtype("cpu", "sleep")
 
 
@@ -131,7 +163,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("asked, dtype", [("auto", BF16), ("stored", FP32), ("float64", torch.float64), (FP16, FP16)])
+@pytest.mark.parametrize(
+    "asked, dtype", [("auto", BF16), ("stored", FP32), ("float64", torch.float64), (FP16, FP16)]
+)
 def test_a_target_opens_in_the_dtype_asked_for(machine, folder, asked, dtype):
     machine("avx512", "avx512_bf16")
     EMULATING[torch.float64, 1] = EMULATING[torch.float64, 8] = 100

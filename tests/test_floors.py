@@ -4,7 +4,22 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "eagle_hf"
-FLOORS = {"compat": 0, "dtypes": 0, "gguf": 0, "identity": 0, "head": 0, "target": 1, "planning": 2, "decoding": 3, "data": 4, "training": 5, "hub": 5, "evaluation": 6, "quickstart": 7, "cli": 8}
+FLOORS = {
+    "compat": 0,
+    "dtypes": 0,
+    "gguf": 0,
+    "identity": 0,
+    "head": 0,
+    "target": 1,
+    "planning": 2,
+    "decoding": 3,
+    "data": 4,
+    "training": 5,
+    "hub": 5,
+    "evaluation": 6,
+    "quickstart": 7,
+    "cli": 8,
+}
 
 
 def imports(path):
@@ -25,6 +40,8 @@ def test_no_import_goes_up_or_through_the_root():
         for name in imports(path):
             if name.split(".")[0] == "eagle_hf":
                 assert name != "eagle_hf", f"{path} imports through the package root"
-                assert FLOORS[name.split(".")[1]] <= FLOORS[room], f"{path} imports {name}, which is above it"
+                assert FLOORS[name.split(".")[1]] <= FLOORS[room], (
+                    f"{path} imports {name}, which is above it"
+                )
                 seen += 1
     assert seen > 20

@@ -34,7 +34,9 @@ def test_no_engine_refuses_it():
 
 
 def test_the_weights_are_those_that_were_measured(metrics):
-    assert metrics["head_sha256"] == weights_sha256(Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto"))
+    assert metrics["head_sha256"] == weights_sha256(
+        Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
+    )
 
 
 def test_the_readmes_table_is_what_was_measured(metrics):
@@ -45,7 +47,10 @@ def test_the_readmes_table_is_what_was_measured(metrics):
 def test_the_card_is_built_from_its_metrics(tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "head")
     asked = json.loads((FOLDER / "run.json").read_text())["settings"]
-    write_card(folder, **{name: asked[name] for name in ("title", "base_model", "limits", "license", "datasets")})
+    write_card(
+        folder,
+        **{name: asked[name] for name in ("title", "base_model", "limits", "license", "datasets")},
+    )
     assert (folder / "README.md").read_text() == (FOLDER / "README.md").read_text()
 
 
@@ -56,5 +61,9 @@ def test_its_custom_generate_is_the_packages_own():
 def test_it_was_not_measured_on_what_it_was_chosen_or_trained_on(metrics):
     assert all(setting["left_out"] == 20 for setting in metrics["settings"])
     assert {setting["dtype"] for setting in metrics["settings"]} == {"bfloat16", "float32"}
-    exact = [setting["results"]["all"]["identical"] for setting in metrics["settings"] if setting["dtype"] == "float32"]
+    exact = [
+        setting["results"]["all"]["identical"]
+        for setting in metrics["settings"]
+        if setting["dtype"] == "float32"
+    ]
     assert exact and all(share == 1.0 for share in exact)

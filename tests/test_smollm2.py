@@ -11,7 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from eagle_hf import DecodingStats, Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, load_target
+from eagle_hf import (
+    DecodingStats,
+    Eagle3DraftHead,
+    Plan,
+    SelfSpeculation,
+    TreeConfig,
+    WindowedDraft,
+    load_target,
+)
 from eagle_hf.compat import take_cache
 from eagle_hf.decoding import loop
 from eagle_hf.decoding.timing import measure_costs
@@ -73,11 +81,20 @@ def compare(smollm2, heads, prompts, setting):
         name, head = list(heads.items())[number % len(heads)]
         inputs = first_turn_ids(tokenizer, prompt)
         torch.manual_seed(1)
-        plain = target.generate(**inputs, max_new_tokens=NEW, return_dict_in_generate=True, output_scores=True, **setting)
+        plain = target.generate(
+            **inputs,
+            max_new_tokens=NEW,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **setting,
+        )
         torch.manual_seed(1)
         fast = target.generate(**inputs, max_new_tokens=NEW, assistant_model=head, **setting)
         difference = first_difference(plain, fast, 1 if setting["do_sample"] else None)
-        rounds[name], tokens[name] = rounds[name] + head.last_run.rounds, tokens[name] + head.last_run.tokens
+        rounds[name], tokens[name] = (
+            rounds[name] + head.last_run.rounds,
+            tokens[name] + head.last_run.tokens,
+        )
         if difference is not None:
             print(f"{prompt['id']}, {name}: {difference}")
             ties += difference.is_tie
@@ -90,7 +107,9 @@ def compare(smollm2, heads, prompts, setting):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_prompt_equals_the_target_alone(smollm2, heads, prompts, setting):
     number = list(SETTINGS).index(setting)
-    wrong, ties = compare(smollm2, {"trained": heads["trained"]}, prompts[12 * number :][:1], SETTINGS[setting])
+    wrong, ties = compare(
+        smollm2, {"trained": heads["trained"]}, prompts[12 * number :][:1], SETTINGS[setting]
+    )
     assert wrong == []
     assert ties == 0
 
@@ -112,7 +131,12 @@ def test_fifty_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
 
 def batch_of(tokenizer, prompts):
     """Left-padded prompts of different lengths."""
-    texts = [tokenizer.apply_chat_template([{"role": "user", "content": p["turns"][0]}], add_generation_prompt=True, tokenize=False) for p in prompts]
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": p["turns"][0]}], add_generation_prompt=True, tokenize=False
+        )
+        for p in prompts
+    ]
     return tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
 
 
@@ -123,11 +147,19 @@ def check_batches(smollm2, heads, prompts, greedy=("greedy", "constrained")):
         inputs = batch_of(tokenizer, prompts[4 * number : 4 * number + 4])
         assert len(set(inputs["attention_mask"].sum(1).tolist())) > 1
         for turn, setting in enumerate(greedy):
-            settings, head = SETTINGS[setting] | {"max_new_tokens": NEW}, list(heads.values())[(number + turn) % len(heads)]
-            plain = target.generate(**inputs, return_dict_in_generate=True, output_scores=True, **settings)
+            settings, head = (
+                SETTINGS[setting] | {"max_new_tokens": NEW},
+                list(heads.values())[(number + turn) % len(heads)],
+            )
+            plain = target.generate(
+                **inputs, return_dict_in_generate=True, output_scores=True, **settings
+            )
             fast = target.generate(**inputs, assistant_model=head, **settings)
             for row in range(4):
-                alone = SimpleNamespace(sequences=plain.sequences[row : row + 1], scores=[step[row : row + 1] for step in plain.scores])
+                alone = SimpleNamespace(
+                    sequences=plain.sequences[row : row + 1],
+                    scores=[step[row : row + 1] for step in plain.scores],
+                )
                 difference = first_difference(alone, fast[row : row + 1])
                 if difference is not None:
                     print(f"batch {number}, row {row}, {setting}: {difference}")
@@ -150,12 +182,17 @@ def test_greedy_batches_of_four_lengths_equal_the_target_alone(smollm2, heads, p
 
 def ways(target, head):
     """Every drafter and policy: assistants by name, heads with a tree of their own."""
-    costs = measure_costs(target, head, batches=[1, 4], lengths=[100], tokens=[1, 4, 8], widths=[1, 4], repeats=1)
+    costs = measure_costs(
+        target, head, batches=[1, 4], lengths=[100], tokens=[1, 4, 8], widths=[1, 4], repeats=1
+    )
     plan = Plan(costs, ((0.6, 0.2, 0.1, 0.05), (0.5, 0.2, 0.1, 0.05)), Calibration())
     trees = {
-        "chain": TreeConfig("chain", depth=3), "dynamic": TreeConfig(depth=3, top_k=3, nodes=6), "compiled": TreeConfig(depth=3, top_k=3, nodes=6, compile=True),
+        "chain": TreeConfig("chain", depth=3),
+        "dynamic": TreeConfig(depth=3, top_k=3, nodes=6),
+        "compiled": TreeConfig(depth=3, top_k=3, nodes=6, compile=True),
         "fixed shape": TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 3), ranks=(0, 0, 1, 0, 1, 0)),
-        "sequoia": TreeConfig("sequoia", depth=3, top_k=4, nodes=7), "adaptive": TreeConfig("adaptive", depth=3, top_k=4, nodes=7),
+        "sequoia": TreeConfig("sequoia", depth=3, top_k=4, nodes=7),
+        "adaptive": TreeConfig("adaptive", depth=3, top_k=4, nodes=7),
     }
     made = {name: copy.copy(head) for name in trees}
     for name, one in made.items():
@@ -165,7 +202,9 @@ def ways(target, head):
     made["head behind a window"].config = copy.deepcopy(head.config)
     made["head behind a window"].window = (4, 40)
     return made | {
-        "itself": SelfSpeculation(4, 60, 3), "itself, SnapKV": SelfSpeculation(window=40, snapkv=24, gamma=3), "model": WindowedDraft(target, 4, 60, 3),
+        "itself": SelfSpeculation(4, 60, 3),
+        "itself, SnapKV": SelfSpeculation(window=40, snapkv=24, gamma=3),
+        "model": WindowedDraft(target, 4, 60, 3),
     }
 
 
@@ -180,7 +219,12 @@ def test_batches_with_every_drafter_and_policy_equal_the_target_alone(smollm2, h
 def test_the_trained_head_gets_drafts_accepted_on_a_real_model(smollm2, heads, prompts):
     (target, tokenizer), stats = smollm2, DecodingStats(rows=0)
     for prompt in prompts[::18][:3]:
-        target.generate(**first_turn_ids(tokenizer, prompt), max_new_tokens=NEW, do_sample=False, assistant_model=heads["trained"])
+        target.generate(
+            **first_turn_ids(tokenizer, prompt),
+            max_new_tokens=NEW,
+            do_sample=False,
+            assistant_model=heads["trained"],
+        )
         stats += heads["trained"].last_run
     assert stats.tau > 1.5
 
@@ -199,7 +243,12 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prom
                 worst.append(float((getattr(ours, name) - truth).norm() / truth.norm()))
 
     monkeypatch.setattr(loop.Run, "round", checked)
-    target.generate(**first_turn_ids(tokenizer, prompts[0]), max_new_tokens=24, do_sample=False, assistant_model=heads["trained"])
+    target.generate(
+        **first_turn_ids(tokenizer, prompts[0]),
+        max_new_tokens=24,
+        do_sample=False,
+        assistant_model=heads["trained"],
+    )
     print(f"largest relative norm {max(worst):.1e}")
     assert max(worst) < 5e-6
 
@@ -211,7 +260,12 @@ def test_a_round_costs_little_besides_the_forwards(smollm2, heads, prompts):
     before, head.tree = head.tree, TreeConfig(depth=4, top_k=4, nodes=16)
     rounds, shares = [], []
     for prompt in prompts[:3]:
-        target.generate(**first_turn_ids(tokenizer, prompt), max_new_tokens=NEW, do_sample=False, assistant_model=head)
+        target.generate(
+            **first_turn_ids(tokenizer, prompt),
+            max_new_tokens=NEW,
+            do_sample=False,
+            assistant_model=head,
+        )
         rounds.append(1000 * head.last_run.overhead)
         shares.append(head.last_run.overhead_share)
     head.tree = before

@@ -26,7 +26,9 @@ def test_aux_states_are_hidden_states_by_hf_index(target):
     ids = left_padded(target, [9])["input_ids"]
     hidden = target(ids, output_hidden_states=True).hidden_states
     aux, final = target_states(target, ids, [2, 3, 4])
-    assert torch.equal(aux, torch.cat([hidden[2], hidden[3], hidden[4]], dim=-1)) and torch.equal(final, hidden[-1])
+    assert torch.equal(aux, torch.cat([hidden[2], hidden[3], hidden[4]], dim=-1)) and torch.equal(
+        final, hidden[-1]
+    )
 
 
 def test_capture_leaves_no_hook_behind(target):
@@ -52,7 +54,9 @@ def test_a_folder_opens_single_file_or_sharded_tied_or_not(tmp_path, sharded, ti
 
 
 def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
-    tuned = get_peft_model(tiny_target(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    tuned = get_peft_model(
+        tiny_target(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    )
     tuned.save_pretrained(tmp_path / "adapter")
     loaded, _ = load_target(folder, adapter=tmp_path / "adapter", dtype="stored")
     ids = left_padded(loaded, [9])["input_ids"]
@@ -62,7 +66,9 @@ def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
     check_compatible(loaded, head.config)
     assert aux_layer_ids(loaded, head.config) == [2, 3, 4]
     aux, _ = target_states(loaded, ids, [2, 3, 4])
-    assert torch.equal(aux, torch.cat(tuned(ids, output_hidden_states=True).hidden_states[2:5], dim=-1))
+    assert torch.equal(
+        aux, torch.cat(tuned(ids, output_hidden_states=True).hidden_states[2:5], dim=-1)
+    )
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):

@@ -14,8 +14,16 @@ def tiny_target(vocab_size=31, layers=7, dtype=torch.float64, seed=0, **config):
     """A random Llama whose next token is uncertain enough to sample and certain enough to draft."""
     torch.manual_seed(seed)
     settings = dict(
-        vocab_size=vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
         initializer_range=0.25,
     )
     return LlamaForCausalLM(LlamaConfig(**settings | config)).to(dtype).eval()
@@ -24,7 +32,9 @@ def tiny_target(vocab_size=31, layers=7, dtype=torch.float64, seed=0, **config):
 def tiny_head(target, draft_vocab_size=24, seed=1, **config):
     """A random head with every third token missing, drafting trees wide enough to be accepted by luck."""
     torch.manual_seed(seed)
-    head = Eagle3DraftHead(Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config))
+    head = Eagle3DraftHead(
+        Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config)
+    )
     ids = torch.randperm(target.config.vocab_size)[:draft_vocab_size].sort().values
     head.set_draft_vocabulary(ids)
     head.tree = TreeConfig(depth=4, top_k=6, nodes=24)
@@ -47,15 +57,24 @@ def told(target, head, batch):
     inputs = {"inputs_embeds": embeddings, "aux_hidden_states": batch["aux_hidden_states"]}
     if "position_ids" in batch:
         inputs["position_ids"] = batch["position_ids"]
-    return inputs, ask_teacher(batch, draft_rows(target, head.draft_to_target), head.draft_to_target)
+    return inputs, ask_teacher(
+        batch, draft_rows(target, head.draft_to_target), head.draft_to_target
+    )
 
 
 def quickly_trained(target, head, steps=150):
     """The head after some steps on the target's own samples: no good head, but one that gets drafts accepted."""
     torch.manual_seed(0)
     start = torch.randint(3, target.config.vocab_size, (32, 4))
-    ids = target.generate(start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None)
-    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), "index": torch.full((32,), -1)}
+    ids = target.generate(
+        start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None
+    )
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "attention_mask": torch.ones_like(ids),
+        "index": torch.full((32,), -1),
+    }
     inputs, teacher = told(target, head, batch)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     for _ in range(steps):

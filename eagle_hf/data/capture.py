@@ -31,7 +31,15 @@ from eagle_hf.data.shards import Layout, dequantise, measure_spread, quantise
 from eagle_hf.identity import weights_sha256
 from eagle_hf.target import capture_aux, next_token_summary, target_states, unwrap
 
-SETTINGS = ("target_weights", "template_sha256", "layer_ids", "dtype", "batch_tokens", "shard_bytes", "examples_sha256")
+SETTINGS = (
+    "target_weights",
+    "template_sha256",
+    "layer_ids",
+    "dtype",
+    "batch_tokens",
+    "shard_bytes",
+    "examples_sha256",
+)
 INDEX_BYTES = 400  # at most, per conversation, for the index and its next version
 
 
@@ -73,13 +81,18 @@ def capture_features(
     fills up nevertheless, with the finished shards kept; states that are not finite; another run at work in a local folder.
     """
     if batch_tokens < 1 or shard_bytes < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens} and shard_bytes {shard_bytes}; both must be at least 1")
+        raise ValueError(
+            f"batch_tokens is {batch_tokens} and shard_bytes {shard_bytes}; both must be at least 1"
+        )
     with capture_aux(target, list(layer_ids)):
         pass  # refuses layers that the target does not have
     config = unwrap(target).config.get_text_config()
     layout = Layout(config.hidden_size, len(layer_ids) + 1, dtype)
     rows, digest = scan_examples(examples, config.vocab_size)
-    shards, folder = plan_shards(rows, layout, batch_tokens, shard_bytes), Folder(url, storage_options)
+    shards, folder = (
+        plan_shards(rows, layout, batch_tokens, shard_bytes),
+        Folder(url, storage_options),
+    )
     index = {
         "format": FORMAT,
         "step": "features",
@@ -104,11 +117,22 @@ def capture_features(
 class _Capture:
     """One run: look at what is there, make sure that the rest fits, write it shard by shard."""
 
-    def __init__(self, target, examples, layout: Layout, shards: list[ShardPlan], folder: Folder, index: dict, progress: bool):
+    def __init__(
+        self,
+        target,
+        examples,
+        layout: Layout,
+        shards: list[ShardPlan],
+        folder: Folder,
+        index: dict,
+        progress: bool,
+    ):
         self.target, self.examples, self.layout = target, examples, layout
         self.shards, self.folder, self.index = shards, folder, index
         self.spread: torch.Tensor | None = None
-        self.bar = tqdm(total=self._tokens(shards), desc="features", unit="token", disable=not progress, delay=1)
+        self.bar = tqdm(
+            total=self._tokens(shards), desc="features", unit="token", disable=not progress, delay=1
+        )
 
     def run(self) -> CaptureReport:
         started = time.perf_counter()
@@ -116,17 +140,24 @@ class _Capture:
         missing = self._announce()
         self._check_disk(missing)
         done = sum(len(shard["conversations"]) for shard in self.index["shards"])
-        report = CaptureReport(already_there=done, tokens=self._tokens(self.shards), shards=len(self.shards))
+        report = CaptureReport(
+            already_there=done, tokens=self._tokens(self.shards), shards=len(self.shards)
+        )
         if missing:
             self._write_index()  # a folder that cannot be written shows before the target runs
         self.bar.update(report.tokens - self._tokens(missing))
         for shard in missing:
-            self.index["shards"] = sorted([*self.index["shards"], self._write_shard(shard)], key=lambda entry: entry["name"])
+            self.index["shards"] = sorted(
+                [*self.index["shards"], self._write_shard(shard)], key=lambda entry: entry["name"]
+            )
             self.index["complete"] = len(self.index["shards"]) == len(self.shards)
             self._write_index()
             report.written += len(shard.rows)
         self.bar.close()
-        report.bytes, report.seconds = sum(shard.bytes for shard in self.shards), time.perf_counter() - started
+        report.bytes, report.seconds = (
+            sum(shard.bytes for shard in self.shards),
+            time.perf_counter() - started,
+        )
         return report
 
     def _tokens(self, shards: list[ShardPlan]) -> int:
@@ -136,10 +167,16 @@ class _Capture:
         """Take over the index of an earlier run, without the shards that are missing or truncated by now."""
         found, sizes = self.folder.index(), self.folder.sizes()
         if found is None and any(name.endswith(".safetensors") for name in sizes):
-            raise ValueError(f"{self.folder.url} holds safetensors files but no {INDEX}; choose another folder or delete this one")
+            raise ValueError(
+                f"{self.folder.url} holds safetensors files but no {INDEX}; choose another folder or delete this one"
+            )
         if found is None or not found["shards"]:
             return
-        differing = [f"{name} is {found[name]} there and {self.index[name]} now" for name in SETTINGS if found[name] != self.index[name]]
+        differing = [
+            f"{name} is {found[name]} there and {self.index[name]} now"
+            for name in SETTINGS
+            if found[name] != self.index[name]
+        ]
         if differing:
             raise ValueError(
                 f"{self.folder.url} holds features of the target {found['target']!r} made with other settings: "
@@ -165,9 +202,13 @@ class _Capture:
     def _check_disk(self, missing: list[ShardPlan]) -> None:
         if not self.folder.is_local or not missing:
             return
-        for leftover in Path(self.folder.path).glob(".*.tmp"):  # of a run that was killed: nobody else is here
+        for leftover in Path(self.folder.path).glob(
+            ".*.tmp"
+        ):  # of a run that was killed: nobody else is here
             leftover.unlink()
-        needed = sum(shard.bytes for shard in missing) + INDEX_BYTES * sum(len(shard.rows) for shard in self.shards)
+        needed = sum(shard.bytes for shard in missing) + INDEX_BYTES * sum(
+            len(shard.rows) for shard in self.shards
+        )
         free = shutil.disk_usage(self.folder.path).free
         if needed > free:
             raise ValueError(
@@ -188,7 +229,9 @@ class _Capture:
                         file.write(part)
                         digest.update(part)
                     checksums = [zlib.crc32(part) for part in parts]
-                    conversations.append({"id": row.id, "row": row.row, "tokens": row.length, "crc32": checksums})
+                    conversations.append(
+                        {"id": row.id, "row": row.row, "tokens": row.length, "crc32": checksums}
+                    )
                     self.bar.update(row.length)
         return {
             "name": shard.name,
@@ -201,31 +244,47 @@ class _Capture:
     def _read(self, batch: list[Row]) -> list[dict[str, torch.Tensor]]:
         """What is stored of each conversation of a batch, on the CPU."""
         examples, lengths = [self.examples[row.row] for row in batch], [row.length for row in batch]
-        ids, masks = ([torch.as_tensor(example[key]).long() for example in examples] for key in ("input_ids", "loss_mask"))
+        ids, masks = (
+            [torch.as_tensor(example[key]).long() for example in examples]
+            for key in ("input_ids", "loss_mask")
+        )
         padded = pad_sequence(ids, batch_first=True).to(unwrap(self.target).device)
         real = torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]
-        aux, states = (tensor[real.to(tensor.device)] for tensor in target_states(self.target, padded, self.index["layer_ids"]))
+        aux, states = (
+            tensor[real.to(tensor.device)]
+            for tensor in target_states(self.target, padded, self.index["layer_ids"])
+        )
         if not (aux.isfinite().all() and states.isfinite().all()):
             raise ValueError(
                 f"the target's states are not finite in the batch of {[row.id for row in batch][:8]}; load the target in "
                 "bfloat16 or float32"
             )
-        stored = {name: tensor.cpu().split(lengths) for name, tensor in self._stored(aux, states).items()}
+        stored = {
+            name: tensor.cpu().split(lengths) for name, tensor in self._stored(aux, states).items()
+        }
         columns = {"input_ids": ids, "loss_mask": [mask.bool() for mask in masks]} | stored
-        return [{name: column[place] for name, column in columns.items()} for place in range(len(batch))]
+        return [
+            {name: column[place] for name, column in columns.items()} for place in range(len(batch))
+        ]
 
     def _stored(self, aux: torch.Tensor, states: torch.Tensor) -> dict[str, torch.Tensor]:
         """States [N, ...] in the storage dtype, the target's argmax, and the log-normaliser of what a reader will see."""
         best, normaliser = next_token_summary(self.target, states)
-        tensors, seen = self._quantised(aux, states) if self.layout.dtype == "int8" else self._cast(aux, states)
+        tensors, seen = (
+            self._quantised(aux, states) if self.layout.dtype == "int8" else self._cast(aux, states)
+        )
         seen = seen.to(states.dtype)
-        if not torch.equal(seen, states):  # int8 states need not sum to one with the true normaliser: 0.6 to 1.2 on SmolLM2
+        if not torch.equal(
+            seen, states
+        ):  # int8 states need not sum to one with the true normaliser: 0.6 to 1.2 on SmolLM2
             normaliser = next_token_summary(self.target, seen)[1]
         return tensors | {"best": best, "log_normaliser": normaliser}
 
     def _cast(self, aux: torch.Tensor, states: torch.Tensor):
         dtype = getattr(torch, self.layout.dtype)
-        return {"aux_hidden_states": aux.to(dtype), "hidden_states": states.to(dtype)}, states.to(dtype)
+        return {"aux_hidden_states": aux.to(dtype), "hidden_states": states.to(dtype)}, states.to(
+            dtype
+        )
 
     def _quantised(self, aux: torch.Tensor, states: torch.Tensor):
         streams = torch.cat([aux, states], dim=-1).unflatten(-1, (self.layout.streams, -1))
@@ -233,7 +292,11 @@ class _Capture:
             self.spread = self._write_spread(measure_spread(streams))
         spread = self.spread.to(streams.device)
         values, scales = quantise(streams, spread)
-        tensors = {"scales": scales, "aux_hidden_states": values[:, :-1].flatten(1), "hidden_states": values[:, -1]}
+        tensors = {
+            "scales": scales,
+            "aux_hidden_states": values[:, :-1].flatten(1),
+            "hidden_states": values[:, -1],
+        }
         return tensors, dequantise(values, scales, spread)[:, -1]
 
     def _write_spread(self, spread: torch.Tensor) -> torch.Tensor:
@@ -251,7 +314,11 @@ class _Capture:
     def _placed(self, name: str) -> Iterator:
         """A file that stands under its name, whole, when the block has ended well; otherwise nothing of it stays."""
         local = self.folder.is_local
-        with nullcontext(self.folder.path) if local else tempfile.TemporaryDirectory(prefix="eagle_hf-") as here:
+        with (
+            nullcontext(self.folder.path)
+            if local
+            else tempfile.TemporaryDirectory(prefix="eagle_hf-") as here
+        ):
             temporary = Path(here, f".{name}.tmp")
             try:
                 with temporary.open("wb") as file:

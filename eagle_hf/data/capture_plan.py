@@ -55,7 +55,9 @@ def scan_examples(examples: Sequence[Mapping], vocab_size: int) -> tuple[list[Ro
         rows.append(Row(number, name, len(ids)))
         digest.update(repr((name, len(ids))).encode() + ids.tobytes() + mask.astype(bool).tobytes())
     if not rows:
-        raise ValueError("there are no conversations to capture; get examples from tokenize_conversations")
+        raise ValueError(
+            "there are no conversations to capture; get examples from tokenize_conversations"
+        )
     return rows, digest.hexdigest()
 
 
@@ -63,7 +65,9 @@ def _array(values) -> np.ndarray:
     return np.asarray([] if values is None else values, dtype=np.int64)
 
 
-def plan_shards(rows: list[Row], layout: Layout, batch_tokens: int, shard_bytes: int) -> list[ShardPlan]:
+def plan_shards(
+    rows: list[Row], layout: Layout, batch_tokens: int, shard_bytes: int
+) -> list[ShardPlan]:
     """Whole batches, longest first, in shards of at most `shard_bytes` of data where a single batch is not larger."""
     rows, start, parts, filled = sorted(rows, key=lambda row: (-row.length, row.row)), 0, [[]], 0
     while start < len(rows):

@@ -38,7 +38,9 @@ class Folder:
         try:
             self._fs, path = url_to_fs(self.url, **self.options)
         except ImportError as error:
-            raise ValueError(f"{self.url} cannot be opened ({error}); install that package") from error
+            raise ValueError(
+                f"{self.url} cannot be opened ({error}); install that package"
+            ) from error
         self.path, self.is_local = path.rstrip("/"), isinstance(self._fs, LocalFileSystem)
 
     @property
@@ -61,8 +63,13 @@ class Folder:
             entries = self.fs.ls(self.path, detail=True)
         except FileNotFoundError:
             return {}
-        files = {entry["name"].rsplit("/", 1)[-1]: entry for entry in entries if entry["type"] == "file"}
-        return {name: self.fs.size(entry["name"]) if entry["size"] is None else entry["size"] for name, entry in files.items()}
+        files = {
+            entry["name"].rsplit("/", 1)[-1]: entry for entry in entries if entry["type"] == "file"
+        }
+        return {
+            name: self.fs.size(entry["name"]) if entry["size"] is None else entry["size"]
+            for name, entry in files.items()
+        }
 
     def index(self) -> dict | None:
         """The folder's index.json, None where there is none."""
@@ -71,7 +78,9 @@ class Folder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{INDEX} of {self.url} is not JSON ({error}); delete the folder and capture again") from error
+            raise ValueError(
+                f"{INDEX} of {self.url} is not JSON ({error}); delete the folder and capture again"
+            ) from error
         found = index.get("format") if isinstance(index, dict) else index
         if found != FORMAT:
             raise ValueError(
@@ -118,12 +127,18 @@ class Features(torch.utils.data.Dataset):
         self.folder = Folder(url, storage_options)
         index = self.folder.index()
         if index is None:
-            raise ValueError(f"{url} has no {INDEX}; give the folder that capture_features wrote, or run the capture")
+            raise ValueError(
+                f"{url} has no {INDEX}; give the folder that capture_features wrote, or run the capture"
+            )
         if not index["complete"]:
-            raise ValueError(f"the capture of {url} was interrupted; run it again with the same settings, and it goes on where it was")
+            raise ValueError(
+                f"the capture of {url} was interrupted; run it again with the same settings, and it goes on where it was"
+            )
         self.manifest = {name: value for name, value in index.items() if name != "shards"}
         self.layout = Layout(index["hidden_size"], len(index["layer_ids"]) + 1, index["dtype"])
-        self._shards = [(shard["name"], shard["bytes"], shard["header"]) for shard in index["shards"]]
+        self._shards = [
+            (shard["name"], shard["bytes"], shard["header"]) for shard in index["shards"]
+        ]
         self._check_sizes()
         self.spread = self.folder.spread(index) if index["dtype"] == "int8" else None
         self._items = _items(index["shards"])
@@ -140,7 +155,10 @@ class Features(torch.utils.data.Dataset):
         """Several conversations, fetched together: what a DataLoader asks for."""
         indices = [range(len(self))[index] for index in indices]
         items = [self._items[index] for index in indices]
-        return [self._tensors(index, item, data) for index, item, data in zip(indices, items, self._fetch(items, 2))]
+        return [
+            self._tensors(index, item, data)
+            for index, item, data in zip(indices, items, self._fetch(items, 2))
+        ]
 
     def select(self, indices: Sequence[int]) -> "Features":
         """The features of these conversations only, in this order."""
@@ -157,13 +175,19 @@ class Features(torch.utils.data.Dataset):
                 tensors = self.layout.decode(data, item.length)
                 yield {"id": item.id} | {name: tensor.tolist() for name, tensor in tensors.items()}
 
-    def check(self, *, target, layer_ids: Sequence[int], template_sha256: str | None = None) -> None:
+    def check(
+        self, *, target, layer_ids: Sequence[int], template_sha256: str | None = None
+    ) -> None:
         """ValueError naming what differs when these features are not this target's, of these layers, in this template."""
         wanted = {"target_weights": weights_sha256(target), "layer_ids": list(layer_ids)}
         if template_sha256 is not None:
             wanted["template_sha256"] = template_sha256
         found = self.manifest
-        differing = [f"{name} is {found[name]} there and {value} now" for name, value in wanted.items() if found[name] != value]
+        differing = [
+            f"{name} is {found[name]} there and {value} now"
+            for name, value in wanted.items()
+            if found[name] != value
+        ]
         if differing:
             raise ValueError(
                 f"{self.folder.url} holds features of the target {found['target']!r}, which do not fit: {'; '.join(differing)}; "
@@ -174,7 +198,11 @@ class Features(torch.utils.data.Dataset):
         found = self.folder.sizes()
         for name, size, _ in self._shards:
             if found.get(name) != size:
-                state = f"has {found[name]} bytes, the index says {size}: it is truncated" if name in found else "is missing"
+                state = (
+                    f"has {found[name]} bytes, the index says {size}: it is truncated"
+                    if name in found
+                    else "is missing"
+                )
                 raise ValueError(f"{name} of {self.folder.url} {state}; {AGAIN}")
 
     def _fetch(self, items: list[_Item], parts: int) -> list[bytes]:
@@ -192,11 +220,17 @@ class Features(torch.utils.data.Dataset):
         place = f"{self._shards[item.shard][0]} of {self.folder.url}"
         if isinstance(data, Exception):
             reason = f"{type(data).__name__}: {data}"
-            raise ValueError(f"{place} cannot be read at conversation {item.id!r} ({reason}); check the connection, or {AGAIN}") from data
+            raise ValueError(
+                f"{place} cannot be read at conversation {item.id!r} ({reason}); check the connection, or {AGAIN}"
+            ) from data
         view = memoryview(data)
-        checksums = [zlib.crc32(part) for part in (view[: sizes[0]], view[sizes[0] :])][: len(sizes)]
+        checksums = [zlib.crc32(part) for part in (view[: sizes[0]], view[sizes[0] :])][
+            : len(sizes)
+        ]
         if len(data) != sum(sizes) or checksums != list(item.crc32[: len(sizes)]):
-            raise ValueError(f"{place} is damaged at conversation {item.id!r} (its checksum differs); {AGAIN}")
+            raise ValueError(
+                f"{place} is damaged at conversation {item.id!r} (its checksum differs); {AGAIN}"
+            )
 
     def _shard_starts(self, shard: int) -> list[int]:
         """Where each conversation of a shard begins: its header, read once."""
@@ -205,9 +239,13 @@ class Features(torch.utils.data.Dataset):
             try:
                 data = self.folder.fs.cat_file(self.folder.file(name), start=0, end=header["bytes"])
             except OSError as error:
-                raise ValueError(f"{name} of {self.folder.url} cannot be read ({error}); check the connection, or {AGAIN}") from error
+                raise ValueError(
+                    f"{name} of {self.folder.url} cannot be read ({error}); check the connection, or {AGAIN}"
+                ) from error
             if zlib.crc32(data) != header["crc32"]:
-                raise ValueError(f"{name} of {self.folder.url} is damaged in its header (the checksum differs); {AGAIN}")
+                raise ValueError(
+                    f"{name} of {self.folder.url} is damaged in its header (the checksum differs); {AGAIN}"
+                )
             self._starts[shard] = conversation_starts(data)
         return self._starts[shard]
 
@@ -235,5 +273,7 @@ def _items(shards: list[dict]) -> list[_Item]:
     items = {}
     for place, shard in enumerate(shards):
         for number, entry in enumerate(shard["conversations"]):
-            items[entry["row"]] = _Item(entry["id"], place, number, entry["tokens"], tuple(entry["crc32"]))
+            items[entry["row"]] = _Item(
+                entry["id"], place, number, entry["tokens"], tuple(entry["crc32"])
+            )
     return [items[row] for row in sorted(items)]

@@ -102,9 +102,13 @@ def _prefix_ids(tokenizer, topic: str | None) -> list[int]:
 
 def _check_settings(count: int, temperature: float, batch_size: int, topics) -> None:
     if count < 1 or batch_size < 1:
-        raise ValueError(f"count is {count} and batch_size is {batch_size}; both must be at least 1")
+        raise ValueError(
+            f"count is {count} and batch_size is {batch_size}; both must be at least 1"
+        )
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, which gives one user turn only; take one above 0, say 1.0")
+        raise ValueError(
+            f"temperature is {temperature}, which gives one user turn only; take one above 0, say 1.0"
+        )
     if isinstance(topics, str):
         raise ValueError(f"topics is the text {topics!r}; pass a list, [{topics!r}]")
 

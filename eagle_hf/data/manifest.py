@@ -21,7 +21,9 @@ def check_manifest(folder: Path, manifest: dict, fields: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
         if any(folder.glob("*.jsonl")):
-            raise ValueError(f"{folder} holds data but no {MANIFEST}; choose another folder or delete this one")
+            raise ValueError(
+                f"{folder} holds data but no {MANIFEST}; choose another folder or delete this one"
+            )
         write_manifest(folder, manifest)
         return
     found = read_manifest(folder)
@@ -42,16 +44,22 @@ def read_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / MANIFEST} is not JSON ({error}); delete the folder and start again") from error
+        raise ValueError(
+            f"{folder / MANIFEST} is not JSON ({error}); delete the folder and start again"
+        ) from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{folder / MANIFEST} holds a {type(manifest).__name__}; delete the folder and start again")
+        raise ValueError(
+            f"{folder / MANIFEST} holds a {type(manifest).__name__}; delete the folder and start again"
+        )
     return manifest
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """The manifest appears whole or not at all."""
     temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     os.replace(temporary, folder / MANIFEST)
 
 
@@ -60,18 +68,24 @@ def write_run(folder: str | Path, settings: dict, metrics: dict) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made_by = {"settings": settings, "commit": source_commit(), "versions": library_versions()}
-    (folder / "run.json").write_text(json.dumps(made_by, indent=1, default=str) + "\n", encoding="utf-8")
+    (folder / "run.json").write_text(
+        json.dumps(made_by, indent=1, default=str) + "\n", encoding="utf-8"
+    )
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(metrics), flush=True)
 
 
 def source_commit() -> str | None:
     """The commit of the checkout this package runs from, None where it runs from no checkout."""
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    run = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     return run.stdout.strip() or None
 
 
-def library_versions(names: Iterable[str] = ("torch", "transformers", "eagle_hf")) -> dict[str, str]:
+def library_versions(
+    names: Iterable[str] = ("torch", "transformers", "eagle_hf"),
+) -> dict[str, str]:
     """The installed versions; "not installed" for a package that runs from its source folder."""
     versions = {}
     for name in names:
@@ -107,7 +121,9 @@ def _locked(path: Path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise ValueError(f"another run is writing to {path.parent}; wait for its end or choose another folder") from error
+            raise ValueError(
+                f"another run is writing to {path.parent}; wait for its end or choose another folder"
+            ) from error
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()  # the former run removed it between our open and our lock

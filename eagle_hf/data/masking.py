@@ -33,7 +33,11 @@ def eos_token_ids(target, tokenizer) -> set[int]:
     config = getattr(target, "generation_config", None)
     named = getattr(config, "eos_token_id", None)
     ids = set(named) if isinstance(named, (list, tuple)) else {named}
-    ids = {int(token) for token in ids | {getattr(tokenizer, "eos_token_id", None)} if token is not None}
+    ids = {
+        int(token)
+        for token in ids | {getattr(tokenizer, "eos_token_id", None)}
+        if token is not None
+    }
     if not ids:
         raise ValueError(
             "neither the target's generation_config nor the tokenizer names an end-of-turn token, so no response "
@@ -74,10 +78,14 @@ def render(
 def check_messages(messages) -> None:
     """Refuse, with the reason, anything that is not a list of text messages ending with the assistant."""
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages is {_shape(messages)}; a list of {{'role', 'content'}} is needed")
+        raise ValueError(
+            f"messages is {_shape(messages)}; a list of {{'role', 'content'}} is needed"
+        )
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            raise ValueError(f"message {index} is {_shape(message)}; a {{'role', 'content'}} is needed")
+            raise ValueError(
+                f"message {index} is {_shape(message)}; a {{'role', 'content'}} is needed"
+            )
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             found = {key: type(value).__name__ for key, value in message.items()}
             raise ValueError(f"message {index} holds {found}; role and content must both be text")
@@ -85,7 +93,9 @@ def check_messages(messages) -> None:
     if "assistant" not in roles:
         raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
     if roles[-1] != "assistant":
-        raise ValueError(f"the last message is from {roles[-1]!r}; drop it or let the target answer it")
+        raise ValueError(
+            f"the last message is from {roles[-1]!r}; drop it or let the target answer it"
+        )
 
 
 def _shape(value) -> str:
@@ -112,7 +122,9 @@ def _response_mask(ids: list[int], stop: frozenset[int], index: int) -> list[int
     """1 up to and including the first end-of-turn token, 0 for what the template adds after it."""
     end = next((p for p, token in enumerate(ids) if token in stop), None)
     if end == 0 or not ids:
-        raise ValueError(f"assistant message {index} has zero response tokens; drop the conversation")
+        raise ValueError(
+            f"assistant message {index} has zero response tokens; drop the conversation"
+        )
     learnt = len(ids) if end is None else end + 1
     return [1] * learnt + [0] * (len(ids) - learnt)
 
@@ -132,17 +144,25 @@ def tokenize_conversations(
             if not isinstance(row, Mapping):
                 raise ValueError(f"the row is {_shape(row)}; a mapping with 'messages' is needed")
             name = str(row.get("id") or name)
-            ids, mask = render(tokenizer, row.get("messages"), eos_token_ids=stop, max_length=max_length)
+            ids, mask = render(
+                tokenizer, row.get("messages"), eos_token_ids=stop, max_length=max_length
+            )
             examples.append({"id": name, "input_ids": ids, "loss_mask": mask})
         except ValueError as error:
             skipped.append(SkippedRow(name, str(error)))
     if not examples:
-        reasons = "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
-        raise ValueError(f"none of {len(skipped)} conversations is usable ({reasons}); fix the data or the settings")
+        reasons = (
+            "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
+        )
+        raise ValueError(
+            f"none of {len(skipped)} conversations is usable ({reasons}); fix the data or the settings"
+        )
     return examples, skipped
 
 
-def usable_examples(rows: Iterable[Mapping], max_length: int | None) -> tuple[list[dict], list[SkippedRow]]:
+def usable_examples(
+    rows: Iterable[Mapping], max_length: int | None
+) -> tuple[list[dict], list[SkippedRow]]:
     """The already tokenised rows that can be learnt from; too long ones and all-zero masks come back with their reason."""
     examples, skipped = [], []
     for number, row in enumerate(rows):
@@ -158,8 +178,12 @@ def usable_examples(rows: Iterable[Mapping], max_length: int | None) -> tuple[li
             continue
         skipped.append(SkippedRow(str(row.get("id") or f"row-{number}"), reason))
     if not examples:
-        reasons = "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
-        raise ValueError(f"none of {len(skipped)} tokenised conversations is usable ({reasons}); fix the data")
+        reasons = (
+            "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
+        )
+        raise ValueError(
+            f"none of {len(skipped)} tokenised conversations is usable ({reasons}); fix the data"
+        )
     return examples, skipped
 
 
@@ -167,7 +191,9 @@ def count_response_tokens(examples: Iterable[Mapping], vocab_size: int) -> torch
     """How often each of V target tokens is learnt: the counts a draft vocabulary is chosen by."""
     counts = torch.zeros(vocab_size, dtype=torch.long)
     for example in examples:
-        ids = torch.tensor(example["input_ids"])[torch.tensor(example["loss_mask"], dtype=torch.bool)]
+        ids = torch.tensor(example["input_ids"])[
+            torch.tensor(example["loss_mask"], dtype=torch.bool)
+        ]
         if len(ids) and int(ids.max()) >= vocab_size:
             raise ValueError(
                 f"example {example['id']!r} holds token {int(ids.max())}, but vocab_size is {vocab_size}; "
@@ -180,7 +206,9 @@ def count_response_tokens(examples: Iterable[Mapping], vocab_size: int) -> torch
 def show_mask(tokenizer, input_ids: list[int], loss_mask: list[int]) -> str:
     """The conversation as text for a terminal: green is learnt, dim is not."""
     if len(input_ids) != len(loss_mask):
-        raise ValueError(f"{len(input_ids)} input_ids and {len(loss_mask)} mask values; both must be of one example")
+        raise ValueError(
+            f"{len(input_ids)} input_ids and {len(loss_mask)} mask values; both must be of one example"
+        )
     parts, start = [], 0
     for end in range(1, len(input_ids) + 1):
         if end == len(input_ids) or loss_mask[end] != loss_mask[start]:

@@ -10,7 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "model": "assistant"}
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "model": "assistant",
+}
 COLUMNS = ("turns", "messages", "conversations", "prompt", "instruction")
 
 
@@ -39,13 +45,19 @@ def read_prompts(path: str | Path) -> tuple[list[dict], list[Skipped]]:
     """
     path = Path(path)
     with path.open("rb") as lines:
-        return _collect(enumerate(map(_parse_line, lines), start=1), path.stem, f"lines of {path.name}")
+        return _collect(
+            enumerate(map(_parse_line, lines), start=1), path.stem, f"lines of {path.name}"
+        )
 
 
-def prompts_from_dataset(dataset: Iterable[Mapping], source: str = "dataset") -> tuple[list[dict], list[Skipped]]:
+def prompts_from_dataset(
+    dataset: Iterable[Mapping], source: str = "dataset"
+) -> tuple[list[dict], list[Skipped]]:
     """The prompts of any iterable of rows (a datasets.Dataset, an IterableDataset, a list), as `read_prompts`."""
     if isinstance(dataset, Mapping):
-        raise ValueError(f"a mapping of splits {sorted(map(str, dataset))} arrived; pass one of them, dataset['train']")
+        raise ValueError(
+            f"a mapping of splits {sorted(map(str, dataset))} arrived; pass one of them, dataset['train']"
+        )
     return _collect(enumerate(dataset), source, "rows")
 
 
@@ -61,7 +73,9 @@ def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[di
     for name in names:
         rows, skipped = read_prompts(name if name.endswith(".jsonl") else bundled_prompts(name))
         if skipped:
-            print(f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}")
+            print(
+                f"{name}: {len(skipped)} lines skipped, the first: line {skipped[0].line}, {skipped[0].reason}"
+            )
         prompts += evenly_spread(rows, per_file)
     return prompts
 
@@ -71,11 +85,16 @@ def write_prompts(path: str | Path, prompts: Iterable[dict]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts), encoding="utf-8")
+    scratch.write_text(
+        "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts),
+        encoding="utf-8",
+    )
     scratch.replace(path)
 
 
-def _collect(rows: Iterable[tuple[int, object]], source: str, what: str) -> tuple[list[dict], list[Skipped]]:
+def _collect(
+    rows: Iterable[tuple[int, object]], source: str, what: str
+) -> tuple[list[dict], list[Skipped]]:
     prompts, skipped, seen = [], [], set()
     for number, row in rows:
         try:
@@ -88,8 +107,12 @@ def _collect(rows: Iterable[tuple[int, object]], source: str, what: str) -> tupl
         seen.add(prompt["id"])
         prompts.append(prompt)
     if not prompts:
-        reasons = "; ".join(f"{line}: {reason}" for line, reason in skipped[:3]) or "there were none"
-        raise ValueError(f"none of {len(skipped)} {what} holds a prompt ({reasons}); one of {COLUMNS} is needed")
+        reasons = (
+            "; ".join(f"{line}: {reason}" for line, reason in skipped[:3]) or "there were none"
+        )
+        raise ValueError(
+            f"none of {len(skipped)} {what} holds a prompt ({reasons}); one of {COLUMNS} is needed"
+        )
     return prompts, skipped
 
 
@@ -114,7 +137,11 @@ def prompt_from_row(row, *, default_id: str, source: str) -> dict:
         raise ValueError(f"the row is of type {type(row).__name__}; a mapping is needed")
     column = next((name for name in COLUMNS if row.get(name) is not None), None)
     if column is None:
-        plain = "only plain text, which has no user turn" if row.get("text") is not None else f"the columns {list(row)}"
+        plain = (
+            "only plain text, which has no user turn"
+            if row.get("text") is not None
+            else f"the columns {list(row)}"
+        )
         raise ValueError(f"the row has {plain}; one of {COLUMNS} is needed")
     turns, system = _TURNS[column](row[column], row)
     system = row.get("system") if system is None else system
@@ -151,7 +178,9 @@ def _messages(value, row) -> tuple[list, str | None]:
         elif role == "system" and system is None and not turns:
             system = content
         elif role != "assistant":
-            raise ValueError(f"a message of role {role!r} in this place; only system first, then user and assistant")
+            raise ValueError(
+                f"a message of role {role!r} in this place; only system first, then user and assistant"
+            )
     return turns, system
 
 
@@ -184,7 +213,9 @@ def _id(row: Mapping, default: str) -> str:
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"'id' is of type {type(value).__name__}; text or a whole number is needed")
+        raise ValueError(
+            f"'id' is of type {type(value).__name__}; text or a whole number is needed"
+        )
     return _text(str(value), "'id'")
 
 

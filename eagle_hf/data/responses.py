@@ -89,9 +89,12 @@ def write_responses(
     done = finished_ids(folder / CONVERSATIONS)
     report = ResponseReport(already_there=sum(prompt["id"] in done for prompt in prompts))
     pending = _prepare([prompt for prompt in prompts if prompt["id"] not in done], setting, report)
-    with (folder / CONVERSATIONS).open("a", encoding="utf-8") as file, tqdm(
-        total=len(prompts), initial=len(prompts) - len(pending), desc="responses", unit="prompt"
-    ) as progress:
+    with (
+        (folder / CONVERSATIONS).open("a", encoding="utf-8") as file,
+        tqdm(
+            total=len(prompts), initial=len(prompts) - len(pending), desc="responses", unit="prompt"
+        ) as progress,
+    ):
         for start in range(0, len(pending), batch_size):
             batch = pending[start : start + batch_size]
             _answer(batch, setting)
@@ -101,7 +104,9 @@ def write_responses(
             progress.set_postfix_str(f"{report.tokens / report.seconds:.0f} tokens/s")
     if not report.written and not report.already_there:
         reasons = "; ".join(f"{id}: {reason}" for id, reason in report.skipped[:3])
-        raise ValueError(f"none of {len(prompts)} prompts got a response ({reasons}); fix the prompts or the settings")
+        raise ValueError(
+            f"none of {len(prompts)} prompts got a response ({reasons}); fix the prompts or the settings"
+        )
     return report
 
 
@@ -133,11 +138,15 @@ def _check_arguments(prompts, max_new_tokens: int, batch_size: int, temperature:
             "the first two must be at least 1, temperature at least 0"
         )
     if not prompts:
-        raise ValueError("there are no prompts to answer; get some from read_prompts or magpie_prompts")
+        raise ValueError(
+            "there are no prompts to answer; get some from read_prompts or magpie_prompts"
+        )
     seen = set()
     for number, prompt in enumerate(prompts):
         if not prompt.get("id") or not prompt.get("turns"):
-            raise ValueError(f"prompt {number} has the keys {sorted(prompt)}; a prompt needs an 'id' and 'turns'")
+            raise ValueError(
+                f"prompt {number} has the keys {sorted(prompt)}; a prompt needs an 'id' and 'turns'"
+            )
         if prompt["id"] in seen:
             raise ValueError(f"two prompts have the id {prompt['id']!r}; give each its own")
         seen.add(prompt["id"])
@@ -146,7 +155,9 @@ def _check_arguments(prompts, max_new_tokens: int, batch_size: int, temperature:
 def _length_limit(target, max_length: int | None) -> int:
     limit = max_length or getattr(target.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
-        raise ValueError("the target's config has no max_position_embeddings; pass max_length in tokens")
+        raise ValueError(
+            "the target's config has no max_position_embeddings; pass max_length in tokens"
+        )
     return limit
 
 
@@ -169,7 +180,9 @@ def _prepare(prompts: list[dict], setting: _Setting, report: ResponseReport) -> 
     pending = []
     for prompt in prompts:
         system = prompt.get("system")
-        conversation = _Conversation(prompt, [{"role": "system", "content": system}] if system else [])
+        conversation = _Conversation(
+            prompt, [{"role": "system", "content": system}] if system else []
+        )
         _ask(conversation, prompt["turns"][0], setting)
         if conversation.failure:
             report.skipped.append((prompt["id"], conversation.failure))

@@ -23,7 +23,13 @@ from dataclasses import dataclass
 import torch
 
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-HEADER_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8", torch.int32: "I32", torch.uint8: "U8"}
+HEADER_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
 TOKENS = ("input_ids", "loss_mask")
 SMALLEST_SPREAD = 1e-3  # of a stream's mean: a dimension that was silent in the first batch must not blow up later
 
@@ -38,7 +44,9 @@ class Layout:
 
     def __post_init__(self):
         if self.dtype not in STORED:
-            raise ValueError(f"the storage dtype is {self.dtype!r}; choose one of {', '.join(STORED)}")
+            raise ValueError(
+                f"the storage dtype is {self.dtype!r}; choose one of {', '.join(STORED)}"
+            )
 
     def parts(self, length: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of every tensor of a conversation of `length` tokens, in the order of the file."""
@@ -50,13 +58,19 @@ class Layout:
         }
         if self.dtype == "int8":
             parts["scales"] = (torch.float32, (length, self.streams))
-        parts["aux_hidden_states"] = (STORED[self.dtype], (length, (self.streams - 1) * self.hidden_size))
+        parts["aux_hidden_states"] = (
+            STORED[self.dtype],
+            (length, (self.streams - 1) * self.hidden_size),
+        )
         parts["hidden_states"] = (STORED[self.dtype], (length, self.hidden_size))
         return parts
 
     def sizes(self, length: int) -> tuple[int, int]:
         """Bytes of a conversation's tokens and of its states."""
-        bytes_of = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in self.parts(length).items()}
+        bytes_of = {
+            name: dtype.itemsize * math.prod(shape)
+            for name, (dtype, shape) in self.parts(length).items()
+        }
         tokens = sum(bytes_of[name] for name in TOKENS)
         return tokens, sum(bytes_of.values()) - tokens
 
@@ -66,7 +80,11 @@ class Layout:
         for number, length in enumerate(lengths):
             for name, (dtype, shape) in self.parts(length).items():
                 start, end = end, end + dtype.itemsize * math.prod(shape)
-                entries[f"{number}.{name}"] = {"dtype": HEADER_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+                entries[f"{number}.{name}"] = {
+                    "dtype": HEADER_NAMES[dtype],
+                    "shape": shape,
+                    "data_offsets": [start, end],
+                }
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
@@ -78,7 +96,9 @@ class Layout:
             tensor = parts[name].to(dtype)
             if name == "loss_mask":
                 tensor = torch.nn.functional.pad(tensor, (0, shape[0] - length))
-            assert tuple(tensor.shape) == shape, f"{name} has shape {tuple(tensor.shape)}, its place has {shape}"
+            assert tuple(tensor.shape) == shape, (
+                f"{name} has shape {tuple(tensor.shape)}, its place has {shape}"
+            )
             encoded[name] = tensor.contiguous().view(torch.uint8).numpy().tobytes()
         tokens = b"".join(encoded.pop(name) for name in TOKENS)
         return tokens, b"".join(encoded.values())
@@ -90,7 +110,9 @@ class Layout:
             if offset == len(buffer):
                 break
             count = math.prod(shape)
-            tensors[name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(shape)
+            tensors[name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(
+                shape
+            )
             offset += dtype.itemsize * count
         tensors["loss_mask"] = tensors["loss_mask"][:length]
         return tensors
@@ -100,7 +122,9 @@ def conversation_starts(header: bytes) -> list[int]:
     """Where each conversation of a shard begins, in bytes from the start of the file."""
     entries = json.loads(header[8:])
     count = sum(name.endswith(".input_ids") for name in entries)
-    return [len(header) + entries[f"{number}.input_ids"]["data_offsets"][0] for number in range(count)]
+    return [
+        len(header) + entries[f"{number}.input_ids"]["data_offsets"][0] for number in range(count)
+    ]
 
 
 def measure_spread(states: torch.Tensor) -> torch.Tensor:

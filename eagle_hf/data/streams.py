@@ -17,8 +17,19 @@ class StreamedExamples(IterableDataset):
     what lets a resumed run count its way to where it was. A pass without a usable row is a ValueError.
     """
 
-    def __init__(self, rows: Iterable, examples_of: Callable, skipped: list[SkippedRow], endless: bool = False):
-        self.rows, self.examples_of, self.skipped, self.endless = rows, examples_of, skipped, endless
+    def __init__(
+        self,
+        rows: Iterable,
+        examples_of: Callable,
+        skipped: list[SkippedRow],
+        endless: bool = False,
+    ):
+        self.rows, self.examples_of, self.skipped, self.endless = (
+            rows,
+            examples_of,
+            skipped,
+            endless,
+        )
 
     def __iter__(self):
         for epoch in count() if self.endless else [0]:
@@ -29,14 +40,21 @@ class StreamedExamples(IterableDataset):
                 usable += 1
                 yield example
             if not usable and get_worker_info() is None:
-                reasons = "; ".join(f"{row.id}: {row.reason}" for row in self.skipped[:3]) or "there were no rows"
-                raise ValueError(f"no row of the stream is usable ({reasons}); fix the data or the settings")
+                reasons = (
+                    "; ".join(f"{row.id}: {row.reason}" for row in self.skipped[:3])
+                    or "there were no rows"
+                )
+                raise ValueError(
+                    f"no row of the stream is usable ({reasons}); fix the data or the settings"
+                )
             if not usable:
                 return
 
     def _one_pass(self):
         rows, worker = enumerate(self.rows), get_worker_info()
-        if worker is not None and not isinstance(self.rows, IterableDataset):  # those share among workers themselves
+        if worker is not None and not isinstance(
+            self.rows, IterableDataset
+        ):  # those share among workers themselves
             rows = islice(rows, worker.id, None, worker.num_workers)
         for number, row in rows:
             try:

@@ -31,7 +31,9 @@ def render_text(tokenizer, messages: list[dict], *, add_generation_prompt: bool 
     """The messages as the target reads them; what the template itself refuses is a ValueError."""
     chat_template(tokenizer)
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
     except TemplateError as error:
         roles = [message.get("role") for message in messages]
         raise ValueError(

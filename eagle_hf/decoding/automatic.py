@@ -41,7 +41,9 @@ TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 
 _lock = threading.Lock()
 _known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {setting: CostTable}
-_lost: WeakKeyDictionary = WeakKeyDictionary()  # head -> {rows: (plan, policy) of the last call, where drafting lost in it}
+_lost: WeakKeyDictionary = (
+    WeakKeyDictionary()
+)  # head -> {rows: (plan, policy) of the last call, where drafting lost in it}
 
 
 def decode(target, head, arguments: dict, inputs: dict):
@@ -54,9 +56,16 @@ def decode(target, head, arguments: dict, inputs: dict):
     rows, prompt = arguments["input_ids"].shape
     try:
         plan, nodes = find_plan(target, head, rows)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:  # out of memory, or a model that measuring does not suit
+    except (
+        RuntimeError,
+        IndexError,
+        ValueError,
+        TypeError,
+    ) as error:  # out of memory, or a model that measuring does not suit
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-        logger.warning_once(f"this machine could not be measured ({reason}); drafting with the tree saved with the head, {head.tree}")
+        logger.warning_once(
+            f"this machine could not be measured ({reason}); drafting with the tree saved with the head, {head.tree}"
+        )
         _, inputs = take_cache(inputs)
         return speculate(target, head, **arguments, **inputs)
     tree = bounds(target, nodes)
@@ -65,7 +74,9 @@ def decode(target, head, arguments: dict, inputs: dict):
     if not any(policy.pays_for(rows, length) for length in lengths):
         started = time.perf_counter()
         output = target._sample(**arguments, **inputs)
-        head.last_run = plain_run(output, prompt, arguments["generation_config"], time.perf_counter() - started)
+        head.last_run = plain_run(
+            output, prompt, arguments["generation_config"], time.perf_counter() - started
+        )
         return output
     _, inputs = take_cache(inputs)
     output = speculate(target, head, **arguments, tree=tree, policy=policy, **inputs)
@@ -82,7 +93,9 @@ def plain_run(output, prompt: int, generation_config, seconds: float) -> Decodin
         ends = torch.isin(generated, generation_config._eos_token_tensor)
     ended_before = (ends.cumsum(1) - ends.long())[:, 1:] > 0
     tokens = int((~ended_before).sum())
-    return DecodingStats(len(sequences), tokens, tokens, seconds=dict.fromkeys(PHASES, 0.0) | {"target": seconds})
+    return DecodingStats(
+        len(sequences), tokens, tokens, seconds=dict.fromkeys(PHASES, 0.0) | {"target": seconds}
+    )
 
 
 def find_plan(target, head, rows: int) -> tuple[Plan, int]:
@@ -100,7 +113,10 @@ def find_plan(target, head, rows: int) -> tuple[Plan, int]:
 
 def bounds(target, nodes: int) -> TreeConfig:
     """The largest trees of a call: of so many nodes, fewer where the target's context is short."""
-    context = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None) or nodes + 1
+    context = (
+        getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None)
+        or nodes + 1
+    )
     return TreeConfig("adaptive", depth=DEPTH, top_k=WIDTH, nodes=min(nodes, context - 1))
 
 
@@ -138,7 +154,16 @@ def costs(target, head, rows: int) -> CostTable:
     attention = model.config.get_text_config()._attn_implementation
     weights = sum(1 for _ in model.parameters())  # an adapter adds some
     devices = str(target.device), str(head.device)
-    setting = batch, target.dtype, head.dtype, head.config.draft_vocab_size, torch.get_num_threads(), attention, weights, devices
+    setting = (
+        batch,
+        target.dtype,
+        head.dtype,
+        head.config.draft_vocab_size,
+        torch.get_num_threads(),
+        attention,
+        weights,
+        devices,
+    )
     with _lock:
         tables = _known.setdefault(model, {})
         if setting not in tables:
@@ -153,9 +178,17 @@ def description(target, head, batch: int) -> dict:
     weights = hashlib.sha256()
     for model in (target, head):
         for part, parameter in model.named_parameters():
-            weights.update(repr((part, tuple(parameter.shape), str(parameter.dtype), str(parameter.device))).encode())
+            weights.update(
+                repr(
+                    (part, tuple(parameter.shape), str(parameter.dtype), str(parameter.device))
+                ).encode()
+            )
     attention = unwrap(target).config.get_text_config()._attn_implementation
-    return machine(target) | {"batch": batch, "weights": weights.hexdigest(), "attention": attention}
+    return machine(target) | {
+        "batch": batch,
+        "weights": weights.hexdigest(),
+        "attention": attention,
+    }
 
 
 def measurements() -> Path:
@@ -204,7 +237,9 @@ def _told(table: CostTable) -> str:
 
 def _consequence(table: CostTable, head) -> str:
     cell, acceptance = table.at(table.batches[0], 0), head.acceptance or TYPICAL
-    tree, rate = best_tree_for(acceptance.shares, cell.rounds, cell.draft_seconds, table.tokens[-1] - 1, DEPTH)
+    tree, rate = best_tree_for(
+        acceptance.shares, cell.rounds, cell.draft_seconds, table.tokens[-1] - 1, DEPTH
+    )
     if not tree.size:
         return "no draft pays, so this is plain decoding"
     return f"about {tree.size} drafts a round pay, {rate * cell.target[0]:.2f}x predicted"

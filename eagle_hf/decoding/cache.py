@@ -45,7 +45,8 @@ class TreeLayer(DynamicLayer):
         super().lazy_initialization(key_states, value_states)
         self.length = 0
         self._keys, self._values = (
-            self._zeros(part, *part.shape[:2], self.capacity, part.shape[-1]) for part in (key_states, value_states)
+            self._zeros(part, *part.shape[:2], self.capacity, part.shape[-1])
+            for part in (key_states, value_states)
         )
 
     def update(self, key_states, value_states, *args, **kwargs):
@@ -56,7 +57,9 @@ class TreeLayer(DynamicLayer):
             self._values.index_copy_(2, self.place, value_states)
             return self._keys, self._values
         start, end = self.length, self.length + key_states.shape[2]
-        self._keys, self._values = (_grown(part, end, self.limit) for part in (self._keys, self._values))
+        self._keys, self._values = (
+            _grown(part, end, self.limit) for part in (self._keys, self._values)
+        )
         self._keys[:, :, start:end] = key_states
         self._values[:, :, start:end] = value_states
         self.set_length(end)
@@ -69,25 +72,33 @@ class TreeLayer(DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest slots, a negative number of them as in `Cache.crop`."""
-        assert tokens_to_remove <= 0, f"crop takes off a negative number of slots, not {tokens_to_remove}"
+        assert tokens_to_remove <= 0, (
+            f"crop takes off a negative number of slots, not {tokens_to_remove}"
+        )
         self.set_length(self.length + tokens_to_remove)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Let only these rows stay."""
-        self._keys, self._values = (part[indices.to(part.device)] for part in (self._keys, self._values))
+        self._keys, self._values = (
+            part[indices.to(part.device)] for part in (self._keys, self._values)
+        )
         self.set_length(self.length)
 
     def move(self, rows: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """Copy slot sources[b, m] of row b to its slot targets[b, m]; rows is [B, 1], the others [B, M]."""
         for buffer in (self._keys, self._values):
-            places = [index.to(buffer.device) for index in (rows, sources, targets)]  # layers may live on several devices
+            places = [
+                index.to(buffer.device) for index in (rows, sources, targets)
+            ]  # layers may live on several devices
             buffer[places[0], :, places[2]] = buffer[places[0], :, places[1]]
 
 
 class TreeCache(Cache):
     """The target's cache of one run: a `TreeLayer` for every layer, of `capacity` slots from the start and for good, or growing to `limit`."""
 
-    def __init__(self, capacity: int | None = None, limit: int | None = None, buffers: Buffers | None = None):
+    def __init__(
+        self, capacity: int | None = None, limit: int | None = None, buffers: Buffers | None = None
+    ):
         super().__init__(layer_class_to_replicate=partial(TreeLayer, capacity or 0, limit, buffers))
         self.capacity, self.buffers = capacity, buffers
 
@@ -95,7 +106,9 @@ class TreeCache(Cache):
         """The next keys are a tree's, in the slots from `base` on; nothing to do for a cache that grows."""
         if self.capacity is None:
             return
-        assert base + nodes <= self.capacity, f"a tree of {nodes} nodes at slot {base} of a cache of {self.capacity}"
+        assert base + nodes <= self.capacity, (
+            f"a tree of {nodes} nodes at slot {base} of a cache of {self.capacity}"
+        )
         slots = torch.arange(base, base + nodes, device=self.layers[0]._keys.device)
         for layer in self.layers:
             layer.place = slots.to(layer._keys.device)
@@ -108,10 +121,13 @@ class TreeCache(Cache):
         still). Row b then has ends[b] + len(paths[b]) committed slots.
         """
         width = max(len(path) for path in paths)
-        last = self.get_seq_length() - 1  # a slot no kept node moves to while a shorter path needs filling up
+        last = (
+            self.get_seq_length() - 1
+        )  # a slot no kept node moves to while a shorter path needs filling up
         sources = [[base + node for node in path] + [last] * (width - len(path)) for path in paths]
         targets = [
-            [end + step for step in range(len(path))] + [last] * (width - len(path)) for end, path in zip(ends, paths)
+            [end + step for step in range(len(path))] + [last] * (width - len(path))
+            for end, path in zip(ends, paths)
         ]
         device = self.layers[0]._keys.device
         length = max(end + len(path) for end, path in zip(ends, paths))
@@ -209,7 +225,9 @@ class SlotLayer(DynamicLayer):
         if self._settled:
             return
         self._settled, parts = True, (self.keys, self.values)
-        self.keys, self.values = (buffers.zeros(part, *part.shape[:2], slots, part.shape[-1]) for part in parts)
+        self.keys, self.values = (
+            buffers.zeros(part, *part.shape[:2], slots, part.shape[-1]) for part in parts
+        )
         for buffer, part in zip((self.keys, self.values), parts):
             buffer[:, :, : part.shape[2]] = part
 
@@ -222,14 +240,20 @@ class SlotLayer(DynamicLayer):
     def keep(self, keys: torch.Tensor, values: torch.Tensor, kept: torch.Tensor) -> None:
         """Hold the numbers `kept` [B, C], or [B, groups, C], of a prompt's keys and values."""
         kept = kept.to(keys.device)
-        index = (kept if kept.dim() == 3 else kept[:, None].expand(-1, keys.shape[1], -1))[..., None]
-        self.keys, self.values = (part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (keys, values))
+        index = (kept if kept.dim() == 3 else kept[:, None].expand(-1, keys.shape[1], -1))[
+            ..., None
+        ]
+        self.keys, self.values = (
+            part.gather(2, index.expand(-1, -1, -1, part.shape[-1])) for part in (keys, values)
+        )
         self.is_initialized = True
 
     def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, length: int):
         """Put keys, values [B, groups, n, D] at `slots` [B, n]; returns the first `length` slots of both."""
         if not self.is_initialized:
-            self.keys, self.values = (part.new_zeros(*part.shape[:2], 0, part.shape[3]) for part in (keys, values))
+            self.keys, self.values = (
+                part.new_zeros(*part.shape[:2], 0, part.shape[3]) for part in (keys, values)
+            )
             self.is_initialized = True
         self.keys, self.values = _grown(self.keys, length), _grown(self.values, length)
         slots = slots.to(keys.device)
@@ -241,6 +265,10 @@ class SlotLayer(DynamicLayer):
     def turn(self, sinks: int, fresh: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Turn the first `sinks` keys on from where they were written; rows that are `fresh` (bool [B]) never were turned."""
         written = self.keys[:, :, :sinks]
-        self._sinks = written.clone() if self._sinks is None else torch.where(fresh.to(written.device)[:, None, None, None], written, self._sinks)
+        self._sinks = (
+            written.clone()
+            if self._sinks is None
+            else torch.where(fresh.to(written.device)[:, None, None, None], written, self._sinks)
+        )
         cos, sin = cos.to(written.device), sin.to(written.device)
         self.keys[:, :, :sinks] = rotated(self._sinks.to(cos.dtype), cos, sin).to(written.dtype)

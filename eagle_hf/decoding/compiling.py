@@ -6,7 +6,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-_lent: WeakKeyDictionary = WeakKeyDictionary()  # assistant -> the tensors of the last call that ended, in their order
+_lent: WeakKeyDictionary = (
+    WeakKeyDictionary()
+)  # assistant -> the tensors of the last call that ended, in their order
 
 
 def compiled(function: Callable, device: torch.device) -> Callable:
@@ -47,7 +49,9 @@ class Buffers:
     def give_back(self) -> None:
         """The call has ended; nobody reads its caches any more."""
         if self._taken and self._taken[0].device.type == "cuda":
-            torch.cuda.current_stream(self._taken[0].device).synchronize()  # the next call may be on another stream
+            torch.cuda.current_stream(
+                self._taken[0].device
+            ).synchronize()  # the next call may be on another stream
         _lent[self._assistant] = self._taken
 
 
@@ -57,8 +61,14 @@ def forget(assistant) -> None:
 
 
 def _alike(buffer: torch.Tensor, like: torch.Tensor, shape: Sequence[int]) -> bool:
-    same = (buffer.shape, buffer.dtype, buffer.device) == (torch.Size(shape), like.dtype, like.device)
-    return same and buffer.is_inference() == torch.is_inference_mode_enabled()  # one made in inference mode may not be written to outside
+    same = (buffer.shape, buffer.dtype, buffer.device) == (
+        torch.Size(shape),
+        like.dtype,
+        like.device,
+    )
+    return (
+        same and buffer.is_inference() == torch.is_inference_mode_enabled()
+    )  # one made in inference mode may not be written to outside
 
 
 def begin_round() -> None:

@@ -42,7 +42,11 @@ def register() -> None:
         assistant = _ours(generation_mode_kwargs.get("assistant_model"))
         if assistant is not None:
             check_call(self, assistant, generation_config, generation_mode_kwargs)
-            generation_mode_kwargs = {name: value for name, value in generation_mode_kwargs.items() if name != "assistant_model"}
+            generation_mode_kwargs = {
+                name: value
+                for name, value in generation_mode_kwargs.items()
+                if name != "assistant_model"
+            }
         return validate(self, generation_mode, generation_config, generation_mode_kwargs)
 
     @functools.wraps(decode)
@@ -53,7 +57,10 @@ def register() -> None:
         call = inspect.signature(decode).bind(self, input_ids, *args, **kwargs).arguments
         inputs = call.get("model_kwargs") or call.get("kwargs") or {}
         check_inputs(self, call, inputs)
-        arguments = {name: call[name] for name in ("input_ids", "logits_processor", "stopping_criteria", "generation_config")}
+        arguments = {
+            name: call[name]
+            for name in ("input_ids", "logits_processor", "stopping_criteria", "generation_config")
+        }
         arguments["streamer"] = call.get("streamer")
         if getattr(assistant, "tree_by_machine", False):
             return automatic.decode(self, assistant, arguments, inputs)
@@ -80,25 +87,75 @@ def check_call(target, assistant, generation_config, mode_kwargs) -> None:
         other_tokenizer = ", or, for a draft model with another tokenizer, pass the model itself: transformers' universal assisted generation"
     refused = [
         (config.num_beams > 1, f"num_beams={config.num_beams}", "use num_beams=1"),
-        (config.num_return_sequences > 1, f"num_return_sequences={config.num_return_sequences}", "repeat the prompt in the batch"),
-        (config.use_cache is False, "use_cache=False", "speculation needs the cache; leave use_cache at True"),
-        (config.cache_implementation not in (None, "dynamic"), f"cache_implementation={config.cache_implementation!r}", "leave it unset"),
-        (config.prompt_lookup_num_tokens, "prompt_lookup_num_tokens", "choose either prompt look-up or the head"),
-        (config.assistant_early_exit, "assistant_early_exit", "choose either early exit or the head"),
-        (getattr(config, "penalty_alpha", None), "penalty_alpha (contrastive search)", "leave it unset"),
+        (
+            config.num_return_sequences > 1,
+            f"num_return_sequences={config.num_return_sequences}",
+            "repeat the prompt in the batch",
+        ),
+        (
+            config.use_cache is False,
+            "use_cache=False",
+            "speculation needs the cache; leave use_cache at True",
+        ),
+        (
+            config.cache_implementation not in (None, "dynamic"),
+            f"cache_implementation={config.cache_implementation!r}",
+            "leave it unset",
+        ),
+        (
+            config.prompt_lookup_num_tokens,
+            "prompt_lookup_num_tokens",
+            "choose either prompt look-up or the head",
+        ),
+        (
+            config.assistant_early_exit,
+            "assistant_early_exit",
+            "choose either early exit or the head",
+        ),
+        (
+            getattr(config, "penalty_alpha", None),
+            "penalty_alpha (contrastive search)",
+            "leave it unset",
+        ),
         (getattr(config, "dola_layers", None), "dola_layers", "leave it unset"),
-        (getattr(config, "constraints", None) or getattr(config, "force_words_ids", None), "constrained search", "leave it unset"),
-        (config.guidance_scale not in (None, 1, 1.0), "guidance_scale", "its processor runs the target a second time; leave it unset"),
-        (config.prefill_chunk_size, f"prefill_chunk_size={config.prefill_chunk_size}", "the prompt is read in one pass; leave it unset"),
+        (
+            getattr(config, "constraints", None) or getattr(config, "force_words_ids", None),
+            "constrained search",
+            "leave it unset",
+        ),
+        (
+            config.guidance_scale not in (None, 1, 1.0),
+            "guidance_scale",
+            "its processor runs the target a second time; leave it unset",
+        ),
+        (
+            config.prefill_chunk_size,
+            f"prefill_chunk_size={config.prefill_chunk_size}",
+            "the prompt is read in one pass; leave it unset",
+        ),
         (config.token_healing, "token_healing", "heal the prompt before calling generate"),
-        (config.output_attentions, "output_attentions", "trees have no per-token attentions; leave it False"),
-        (config.output_hidden_states, "output_hidden_states", "trees have no per-token states; leave it False"),
+        (
+            config.output_attentions,
+            "output_attentions",
+            "trees have no per-token attentions; leave it False",
+        ),
+        (
+            config.output_hidden_states,
+            "output_hidden_states",
+            "trees have no per-token states; leave it False",
+        ),
         (mode_kwargs.get("synced_gpus"), "synced_gpus", "generate with the unsharded target"),
-        (mode_kwargs.get("assistant_tokenizer"), "assistant_tokenizer", f"it shares the target's vocabulary; leave it out{other_tokenizer}"),
+        (
+            mode_kwargs.get("assistant_tokenizer"),
+            "assistant_tokenizer",
+            f"it shares the target's vocabulary; leave it out{other_tokenizer}",
+        ),
     ]
     for is_set, what, remedy in refused:
         if is_set:
-            raise ValueError(f"generate(assistant_model=<{type(assistant).__name__}>) does not support {what}: {remedy}")
+            raise ValueError(
+                f"generate(assistant_model=<{type(assistant).__name__}>) does not support {what}: {remedy}"
+            )
     check_target(target, assistant)
 
 
@@ -106,7 +163,9 @@ def check_target(target, assistant) -> None:
     """Raise a ValueError for a target that cannot verify trees, or not this assistant's."""
     model = unwrap(target)
     check_trees(model)
-    owner = getattr(model.prepare_inputs_for_generation, "__self__", model)  # PEFT puts its own method there
+    owner = getattr(
+        model.prepare_inputs_for_generation, "__self__", model
+    )  # PEFT puts its own method there
     if getattr(getattr(owner, "active_peft_config", None), "is_prompt_learning", False):
         raise ValueError(
             f"the target carries a prompt-learning adapter ({owner.active_peft_config.peft_type}), whose virtual tokens have "
@@ -120,7 +179,9 @@ def check_target(target, assistant) -> None:
         return
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and assistant.tree.nodes >= context:
-        raise ValueError(f"the tree has {assistant.tree.nodes} nodes and the target's context is {context} tokens; take a smaller tree: assistant.tree = TreeConfig(...)")
+        raise ValueError(
+            f"the tree has {assistant.tree.nodes} nodes and the target's context is {context} tokens; take a smaller tree: assistant.tree = TreeConfig(...)"
+        )
     if assistant.tree.needs_plan:
         check_plan(target, assistant)
 
@@ -144,7 +205,9 @@ def check_head(target, head) -> None:
     with capture_aux(target, aux_layer_ids(target, head.config)):
         pass  # raises where the target's layers cannot be read
     if unwrap(target).device != head.device:
-        raise ValueError(f"the target is on {unwrap(target).device} and the head on {head.device}; move one: head.to(target.device)")
+        raise ValueError(
+            f"the target is on {unwrap(target).device} and the head on {head.device}; move one: head.to(target.device)"
+        )
 
 
 def check_inputs(target, call: dict, inputs: dict) -> None:
@@ -152,21 +215,29 @@ def check_inputs(target, call: dict, inputs: dict) -> None:
     cache, _ = take_cache(inputs)
     input_ids = call["input_ids"]
     if isinstance(cache, StaticCache):
-        raise ValueError(f"{GENERATE_CACHE} is a StaticCache, which cannot drop rejected drafts; leave {GENERATE_CACHE} out")
+        raise ValueError(
+            f"{GENERATE_CACHE} is a StaticCache, which cannot drop rejected drafts; leave {GENERATE_CACHE} out"
+        )
     if cache is not None and (cache.get_seq_length() > 0 or is_user_defined(cache)):
         raise ValueError(
             f"{GENERATE_CACHE} was given and already holds {cache.get_seq_length()} tokens; the head must see the states of "
             "every token and the loop keeps its own cache: leave it out and pass the whole prompt as input_ids"
         )
     if inputs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:
-        raise ValueError("the prompt came as inputs_embeds; the head reads token ids: pass input_ids")
+        raise ValueError(
+            "the prompt came as inputs_embeds; the head reads token ids: pass input_ids"
+        )
     if inputs.get("token_type_ids") is not None:
         raise ValueError("token_type_ids were given, but drafted tokens have none; leave them out")
     if input_ids.device != unwrap(target).device:
-        raise ValueError(f"input_ids are on {input_ids.device} and the target on {unwrap(target).device}; move the inputs")
+        raise ValueError(
+            f"input_ids are on {input_ids.device} and the target on {unwrap(target).device}; move the inputs"
+        )
     positions = inputs.get("position_ids")
     if positions is not None and positions.dim() != 2:
-        raise ValueError(f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass [batch, length]")
+        raise ValueError(
+            f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass [batch, length]"
+        )
     check_rope(unwrap(target).config.get_text_config(), call["generation_config"].max_length)
     check_mask(unwrap(target).config.get_text_config(), inputs.get("attention_mask"))
     if input_ids.shape[0] > 1:
@@ -177,7 +248,9 @@ def check_rope(config, max_length: int) -> None:
     """Refuse RoPE whose frequencies depend on the longest position of a forward: a tree's deeper nodes would change them."""
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type")
-    limit = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    limit = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
     limit = limit or config.max_position_embeddings
     if kind in ("dynamic", "longrope") and max_length > limit:
         raise ValueError(
@@ -190,23 +263,35 @@ def check_mask(config, attention_mask) -> None:
     """Refuse padding on the right, and a mask with holes for sliding windows: the library measures windows by slot, trees by position."""
     if attention_mask is not None and (attention_mask[:, -1] == 0).any():
         rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
-        raise ValueError(f'attention_mask ends with zeros in rows {rows}: the batch is padded on the right; pad on the left: padding_side="left"')
+        raise ValueError(
+            f'attention_mask ends with zeros in rows {rows}: the batch is padded on the right; pad on the left: padding_side="left"'
+        )
     if attention_mask is None or "sliding_attention" not in layer_kinds(config):
         return
     if (attention_mask.diff(dim=1) < 0).any():
-        raise ValueError("attention_mask has zeros after ones and the target has sliding windows; pad on the left only")
+        raise ValueError(
+            "attention_mask has zeros after ones and the target has sliding windows; pad on the left only"
+        )
 
 
 def check_batch(call: dict) -> None:
     """Refuse what only makes sense for rows that advance together."""
     rows, criteria = call["input_ids"].shape[0], call["stopping_criteria"]
     if call.get("streamer") is not None:
-        raise ValueError(f"a streamer was given with {rows} rows, which advance at different speeds; stream one row at a time")
+        raise ValueError(
+            f"a streamer was given with {rows} rows, which advance at different speeds; stream one row at a time"
+        )
     for processor in call["logits_processor"]:
         name = ROW_BOUND.get(type(processor).__name__)
         if name:
-            raise ValueError(f"{name} follows the rows of a batch by their place, but rows are decided one by one; pass one row")
-    others = [type(criterion).__name__ for criterion in criteria if not isinstance(criterion, MaxLengthCriteria)]
+            raise ValueError(
+                f"{name} follows the rows of a batch by their place, but rows are decided one by one; pass one row"
+            )
+    others = [
+        type(criterion).__name__
+        for criterion in criteria
+        if not isinstance(criterion, MaxLengthCriteria)
+    ]
     if others and not any(hasattr(criterion, "eos_token_id") for criterion in criteria):
         raise ValueError(
             f"{', '.join(others)} may end {rows} rows at different times, and without an end-of-turn token generate does not pad "

@@ -43,11 +43,19 @@ def joined(waiting: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     """Tokens of several rounds as one: each entry holds counts [B] and tensors [B, M, ...] padded on the right."""
     if len(waiting) == 1:
         return waiting[0]
-    real = [torch.arange(part.shape[1], device=part.device) < counts[:, None] for counts, part, *_ in waiting]
+    real = [
+        torch.arange(part.shape[1], device=part.device) < counts[:, None]
+        for counts, part, *_ in waiting
+    ]
     order, counts = left_aligned(torch.cat(real, dim=1))
     order = order[:, : max(1, int(counts.max()))]
     parts = [torch.cat(part, dim=1) for part in list(zip(*waiting))[1:]]
-    return counts, *(part.gather(1, order.view(*order.shape, *[1] * (part.dim() - 2)).expand(-1, -1, *part.shape[2:])) for part in parts)
+    return counts, *(
+        part.gather(
+            1, order.view(*order.shape, *[1] * (part.dim() - 2)).expand(-1, -1, *part.shape[2:])
+        )
+        for part in parts
+    )
 
 
 class Drawing:
@@ -74,26 +82,51 @@ class Drafter:
     A round runs the drafter once over the newly committed tokens (`extend`) and once per further level of the tree (`step`).
     """
 
-    aux_layer_ids: list[int] = []  # the target's streams that `start` and `accept` are given, side by side
+    aux_layer_ids: list[
+        int
+    ] = []  # the target's streams that `start` and `accept` are given, side by side
 
-    def __init__(self, tree: TreeConfig, watch: Stopwatch, window: Window | None = None, capacity: int | None = None):
+    def __init__(
+        self,
+        tree: TreeConfig,
+        watch: Stopwatch,
+        window: Window | None = None,
+        capacity: int | None = None,
+    ):
         """capacity: slots that its cache begins with and keeps; None lets it grow."""
         self.tree, self.watch, self.capacity = tree, watch, capacity
-        self.least = 1 if capacity is None else tree.depth + 1  # tokens of a round, padding included
-        self.plan = FixedPlan(tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks))
-        self.cache, self.slots = DraftCache(), SlotMap(window, 2 * (tree.depth + 1), capacity and (capacity, tree.run))
-        self.drawing = self.draft_to_target = None  # a Drawing where drafts are drawn; target ids [U] of what log_probs are for
+        self.least = (
+            1 if capacity is None else tree.depth + 1
+        )  # tokens of a round, padding included
+        self.plan = FixedPlan(
+            tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks)
+        )
+        self.cache, self.slots = (
+            DraftCache(),
+            SlotMap(window, 2 * (tree.depth + 1), capacity and (capacity, tree.run)),
+        )
+        self.drawing = self.draft_to_target = (
+            None  # a Drawing where drafts are drawn; target ids [U] of what log_probs are for
+        )
         self.waiting = []  # of every round not yet read: counts [B], tokens [B, M] and what else the drafter reads
 
     def watching(self, visible: torch.Tensor):
         """The block in which the target reads the prompt, whose real slots are bool [B, S]."""
         return nullcontext()
 
-    def start(self, input_ids: torch.Tensor, visible: torch.Tensor, aux: torch.Tensor | None, first: torch.Tensor) -> None:
+    def start(
+        self,
+        input_ids: torch.Tensor,
+        visible: torch.Tensor,
+        aux: torch.Tensor | None,
+        first: torch.Tensor,
+    ) -> None:
         """Take the prompt [B, S], which of its slots are real (bool [B, S]), its states, and the first token [B]."""
         raise NotImplementedError
 
-    def accept(self, aux: torch.Tensor | None, paths: list[list[int]], tokens: list[list[int]]) -> None:
+    def accept(
+        self, aux: torch.Tensor | None, paths: list[list[int]], tokens: list[list[int]]
+    ) -> None:
         """Take a round's outcome: states of the tree [B, N, 3H], nodes kept and tokens emitted, row by row."""
         raise NotImplementedError
 
@@ -108,7 +141,9 @@ class Drafter:
         """Run over the pending tokens; the output [B, H] at each row's newest."""
         raise NotImplementedError
 
-    def step(self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
+    def step(
+        self, tokens: torch.Tensor, hidden: torch.Tensor, level: int, ancestors: torch.Tensor
+    ) -> torch.Tensor:
         """Run over k nodes [B, k] of a level, whose parents' outputs are `hidden` [B, k, H]; the output [B, k, H].
 
         ancestors: bool [B, k, n], which of all n nodes run so far, these k the last, each may see.
@@ -134,7 +169,10 @@ class Drafter:
         """A tree below the newest tokens `root` [B], at most `max_depth` levels deep; lengths: of the rows still running."""
         depth = min(self.tree.depth, max_depth) if self.capacity is None else self.tree.depth
         if not self.plan.begin(lengths, depth):
-            if self.slots.window and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth:
+            if (
+                self.slots.window
+                and sum(tokens.shape[1] for _, tokens, *_ in self.waiting) > self.tree.depth
+            ):
                 self.extend()  # before more wait than a ring has room for
             return root_alone(root)
         return grow(self, root, self.plan, depth)
@@ -143,7 +181,9 @@ class Drafter:
 class EagleDrafter(Drafter):
     """The draft head on top of the target's own states (EAGLE-3), growing EAGLE-2's trees."""
 
-    def __init__(self, head, target, tree: TreeConfig, watch: Stopwatch, capacity: int | None = None):
+    def __init__(
+        self, head, target, tree: TreeConfig, watch: Stopwatch, capacity: int | None = None
+    ):
         super().__init__(tree, watch, Window(*head.window) if head.window else None, capacity)
         self.head, self.embed = head, unwrap(target).get_input_embeddings()
         self.aux_layer_ids = aux_layer_ids(target, head.config)
@@ -155,10 +195,15 @@ class EagleDrafter(Drafter):
         order, counts = left_aligned(visible)
         tokens = input_ids.gather(1, order).roll(-1, dims=1)
         tokens.scatter_(1, counts[:, None] - 1, first[:, None])
-        self.waiting = [(counts, tokens, aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])))]
+        self.waiting = [
+            (counts, tokens, aux.gather(1, order[..., None].expand(-1, -1, aux.shape[-1])))
+        ]
 
     def accept(self, aux, paths, tokens):
-        nodes, counts = padded_rows(paths, aux.device, self.least), upload([len(path) for path in paths], aux.device)
+        nodes, counts = (
+            padded_rows(paths, aux.device, self.least),
+            upload([len(path) for path in paths], aux.device),
+        )
         states = aux.gather(1, nodes[..., None].expand(-1, -1, aux.shape[-1]))
         self.waiting.append((counts, padded_rows(tokens, aux.device, self.least), states))
 
@@ -207,7 +252,14 @@ class EagleDrafter(Drafter):
         return self.head.step(embeddings, hidden, positions, attend)
 
 
-def bind(assistant, target, cache: TreeCache, watch: Stopwatch, tree: TreeConfig | None = None, policy=None) -> Drafter:
+def bind(
+    assistant,
+    target,
+    cache: TreeCache,
+    watch: Stopwatch,
+    tree: TreeConfig | None = None,
+    policy=None,
+) -> Drafter:
     """The drafter of an assistant for one run on a target, whose committed keys and values are in `cache`.
 
     tree, policy: of a head whose trees are chosen by machine; else the assistant's own.
@@ -224,7 +276,9 @@ def bind(assistant, target, cache: TreeCache, watch: Stopwatch, tree: TreeConfig
     if tree is not None:
         return drafter
     if assistant.tree.acceptance == "rejection":
-        chain = tuple(range(-1, assistant.tree.depth))  # a chain as a fixed shape: nothing may be chosen by its own probability
+        chain = tuple(
+            range(-1, assistant.tree.depth)
+        )  # a chain as a fixed shape: nothing may be chosen by its own probability
         drafter.plan.shape = drafter.plan.shape or ((0, *chain[1:]), (0,) * len(chain))
     if assistant.tree.needs_plan:
         drafter.plan = assistant.plan.policy(assistant.tree)

@@ -31,7 +31,10 @@ def grow_dynamic(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
     scores, tokens = drafter.propose(hidden, k)  # [B, k]
     scores = plan.confidence(scores, 1)
     pool, depths = [(tokens, torch.zeros_like(tokens), scores)], [1] * k
-    hidden, frontier = hidden[:, None].expand(-1, k, -1), torch.arange(1, k + 1, device=device).expand(batch, -1)
+    hidden, frontier = (
+        hidden[:, None].expand(-1, k, -1),
+        torch.arange(1, k + 1, device=device).expand(batch, -1),
+    )
     own = torch.eye(k, dtype=torch.bool, device=device).expand(batch, -1, -1)
     ancestors = own
     for level in range(1, depth):
@@ -47,27 +50,43 @@ def grow_dynamic(drafter, root: torch.Tensor, plan, depth: int) -> Tree:
             parents = best // k
             tokens, frontier = child_tokens.gather(1, best), len(depths) + 1 + best
             hidden = hidden.gather(1, parents[..., None].expand(-1, -1, hidden.shape[-1]))
-            ancestors = torch.cat([ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1)
+            ancestors = torch.cat(
+                [ancestors.gather(1, parents[..., None].expand_as(ancestors)), own], dim=-1
+            )
         depths += [level + 1] * (k * k)
     tokens, parents, scores = (torch.cat(parts, dim=1) for parts in zip(*pool))
     return best_nodes(root, tokens, parents, upload(depths, device), scores, plan.size(scores))
 
 
-def grow_static(drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequence[int], depth: int) -> Tree:
+def grow_static(
+    drafter, root: torch.Tensor, parents: Sequence[int], ranks: Sequence[int], depth: int
+) -> Tree:
     """The tree in which node i is its parent's guess number ranks[i] (Sequoia, arXiv 2402.12374), cut off below `depth`.
 
     Node 0 is the root; parents come before their children. Only nodes that have children are run, a level at a time.
     """
     shape, batch = fixed_shape(tuple(parents), tuple(ranks), depth, root.device), len(root)
     tokens = root[:, None].repeat(1, shape.parents.shape[1])
-    offers, outputs = {}, drafter.extend()[:, None]  # [B, k, H] of the k nodes with children of a level
+    offers, outputs = (
+        {},
+        drafter.extend()[:, None],
+    )  # [B, k, H] of the k nodes with children of a level
     for number, level in enumerate(shape.levels):
         _, guesses = drafter.propose(outputs, level.width)  # [B, k, W]
         if drafter.drawing is not None:
-            offers |= {node: drafter.drawing.offered[:, place] for place, node in enumerate(level.above)}
-        tokens[:, level.first : level.first + len(level.ranks)] = guesses[:, level.parents, level.ranks]
+            offers |= {
+                node: drafter.drawing.offered[:, place] for place, node in enumerate(level.above)
+            }
+        tokens[:, level.first : level.first + len(level.ranks)] = guesses[
+            :, level.parents, level.ranks
+        ]
         if level.inner is not None:
-            outputs = drafter.step(tokens[:, level.inner], outputs[:, level.inner_parents], number, level.seen.expand(batch, -1, -1))
+            outputs = drafter.step(
+                tokens[:, level.inner],
+                outputs[:, level.inner_parents],
+                number,
+                level.seen.expand(batch, -1, -1),
+            )
     return Tree(tokens, shape.parents.expand(batch, -1), shape.depths.expand(batch, -1), offers)
 
 
@@ -100,11 +119,17 @@ class Shape:
 
 
 @lru_cache(maxsize=64)
-def fixed_shape(parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, device: torch.device) -> Shape:
+def fixed_shape(
+    parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, device: torch.device
+) -> Shape:
     """The tree of these parents and ranks, down to `depth`, as grow_static follows it; made once, for threads on any stream."""
     levels = [[0]]
-    while len(levels) <= depth and (below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]):
-        levels.append(sorted(below, key=lambda node: (levels[-1].index(parents[node]), ranks[node])))  # siblings as they are drawn
+    while len(levels) <= depth and (
+        below := [n for n, parent in enumerate(parents) if n and parent in levels[-1]]
+    ):
+        levels.append(
+            sorted(below, key=lambda node: (levels[-1].index(parents[node]), ranks[node]))
+        )  # siblings as they are drawn
     number = {node: place for place, node in enumerate(node for level in levels for node in level)}
     ancestors = ancestors_of([number[parents[node]] for node in number])
     above, run, found = [0], [], []
@@ -113,12 +138,29 @@ def fixed_shape(parents: tuple[int, ...], ranks: tuple[int, ...], depth: int, de
         run += [number[node] for node in inner]
         tensors = [[above.index(parents[node]) for node in level], [ranks[node] for node in level]]
         if inner:
-            tensors += [number[node] for node in inner], [above.index(parents[node]) for node in inner], ancestors[run[-len(inner) :]][:, run].tolist()
-        tensors = [torch.tensor(values, device=device) for values in tensors] + [None] * (5 - len(tensors))
-        found.append(Level([number[node] for node in above], number[level[0]], 1 + max(ranks[node] for node in level), *tensors))
+            tensors += (
+                [number[node] for node in inner],
+                [above.index(parents[node]) for node in inner],
+                ancestors[run[-len(inner) :]][:, run].tolist(),
+            )
+        tensors = [torch.tensor(values, device=device) for values in tensors] + [None] * (
+            5 - len(tensors)
+        )
+        found.append(
+            Level(
+                [number[node] for node in above],
+                number[level[0]],
+                1 + max(ranks[node] for node in level),
+                *tensors,
+            )
+        )
         above = inner
     depths = [place for place, level in enumerate(levels) for _ in level]
-    return Shape(found, torch.tensor([[number[parents[node]] for node in number]], device=device), torch.tensor([depths], device=device))
+    return Shape(
+        found,
+        torch.tensor([[number[parents[node]] for node in number]], device=device),
+        torch.tensor([depths], device=device),
+    )
 
 
 def ancestors_of(parents: Sequence[int]) -> torch.Tensor:

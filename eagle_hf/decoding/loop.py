@@ -24,13 +24,32 @@ from eagle_hf.target import AuxStates, capture_aux, unwrap
 
 
 def speculate(
-    target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, tree=None, policy=None, **inputs
+    target,
+    assistant,
+    input_ids,
+    logits_processor,
+    stopping_criteria,
+    generation_config,
+    streamer=None,
+    tree=None,
+    policy=None,
+    **inputs,
 ):
     """What `target.generate` would return for these prepared arguments; the run's statistics go to `assistant.last_run`.
 
     tree, policy: as `bind` takes them.
     """
-    run = Run(target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer, tree, policy)
+    run = Run(
+        target,
+        assistant,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        streamer,
+        tree,
+        policy,
+    )
     run.prefill(inputs)
     while not all(run.finished):
         run.round()
@@ -51,14 +70,25 @@ def read(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None
 def read_whole(target, layer_ids, **inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`read` without hooks, for graphs: asks for all streams, of which a compiler computes those that are used."""
     outputs = target(**inputs, return_dict=True, output_hidden_states=bool(layer_ids))
-    return outputs.logits, torch.cat([outputs.hidden_states[i] for i in layer_ids], dim=-1) if layer_ids else None
+    return outputs.logits, torch.cat(
+        [outputs.hidden_states[i] for i in layer_ids], dim=-1
+    ) if layer_ids else None
 
 
 class Run:
     """The state of one `generate` call."""
 
     def __init__(
-        self, target, assistant, input_ids, logits_processor, stopping_criteria, generation_config, streamer=None, tree=None, policy=None
+        self,
+        target,
+        assistant,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        streamer=None,
+        tree=None,
+        policy=None,
     ):
         rows, prompt = input_ids.shape
         self.target, self.config, self.streamer = target, generation_config, streamer
@@ -78,9 +108,13 @@ class Run:
         self.read = partial(read, target, self.drafter.aux_layer_ids)
         self.read_tree = self.read
         if chosen.compile:
-            self.read_tree = compiled(partial(read_whole, target, self.drafter.aux_layer_ids), device)
+            self.read_tree = compiled(
+                partial(read_whole, target, self.drafter.aux_layer_ids), device
+            )
             if not captures_outputs(unwrap(target).get_decoder()):
-                read_whole(target, [0], input_ids=input_ids[:1, :1])  # transformers hooks its layers at the first such call, which no compiler follows
+                read_whole(
+                    target, [0], input_ids=input_ids[:1, :1]
+                )  # transformers hooks its layers at the first such call, which no compiler follows
         if chosen.acceptance == "rejection" and generation_config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
             self.drafter.drawing = Drawing(generation_config.temperature or 1.0, seed, device)
@@ -93,7 +127,9 @@ class Run:
     def prefill(self, inputs: dict) -> None:
         """The target reads the prompts and chooses every row's first token, as plain generate does."""
         input_ids = self.ids[:, : self.lengths[0]]
-        self.masks = TreeMask(self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
+        self.masks = TreeMask(
+            self.target, input_ids, inputs.get("attention_mask"), inputs.get("position_ids")
+        )
         with self.watch.phase("prefill"), self.drafter.watching(self.masks.visible):
             prepared = prepare_inputs(self.target, input_ids, self.cache, inputs)
             logits, states = self.read(**prepared)
@@ -127,7 +163,12 @@ class Run:
     def _drop_finished(self) -> None:
         """Finished rows leave the batch; only a cache that is to be returned, or keeps its size, keeps them."""
         kept = [place for place, row in enumerate(self.rows) if not self.finished[row]]
-        if not kept or len(kept) == len(self.rows) or self.config.return_dict_in_generate or self.cache.capacity:
+        if (
+            not kept
+            or len(kept) == len(self.rows)
+            or self.config.return_dict_in_generate
+            or self.cache.capacity
+        ):
             return
         self.rows = [self.rows[place] for place in kept]
         index = upload(kept, self.ids.device)
@@ -139,7 +180,9 @@ class Run:
         """Trees no deeper than what the longest-running row may still emit besides its bonus token."""
         with self.watch.phase("draft"):
             running = [length for length, done in zip(self.lengths, self.finished) if not done]
-            return self.drafter.draft_tree(self._newest(), self.config.max_length - min(running) - 1, running)
+            return self.drafter.draft_tree(
+                self._newest(), self.config.max_length - min(running) - 1, running
+            )
 
     def _read(self, tree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The target's logits [B, N, V] at every node, and its streams [B, N, 3H]."""
@@ -154,13 +197,21 @@ class Run:
 
     def _verify(self, tree, logits):
         """A verdict for every row of the batch, None for finished ones; emitted tokens are in `ids` afterwards."""
-        decided = tree.fetch(logits.max(-1).indices) if self.choice.is_plain_argmax else None  # argmax: 6x slower in bf16 on a CPU
+        decided = (
+            tree.fetch(logits.max(-1).indices) if self.choice.is_plain_argmax else None
+        )  # argmax: 6x slower in bf16 on a CPU
         verdicts = [None] * len(self.rows)
-        for place, row in [(place, row) for place, row in enumerate(self.rows) if not self.finished[row]]:
+        for place, row in [
+            (place, row) for place, row in enumerate(self.rows) if not self.finished[row]
+        ]:
             if self.drafter.drawing is not None:
                 verdict = self._verify_drawn(tree, logits, place, row)
             else:
-                choose = decided[place].__getitem__ if decided else lambda node: self._choose(row, logits[place, node])
+                choose = (
+                    decided[place].__getitem__
+                    if decided
+                    else lambda node: self._choose(row, logits[place, node])
+                )
                 verdict = verify(tree.children(place), choose, partial(self._emit, row))
             verdicts[place] = verdict
             self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
@@ -171,11 +222,17 @@ class Run:
         ids = self.drafter.draft_to_target
 
         def target_probs(node):
-            return self.choice.processed(row, self.ids[row : row + 1, : self.lengths[row]], logits[place, node])[0].softmax(-1)
+            return self.choice.processed(
+                row, self.ids[row : row + 1, : self.lengths[row]], logits[place, node]
+            )[0].softmax(-1)
 
         def draft_probs(node):
             offer = tree.offers[node][place]
-            return offer if ids is None else torch.zeros(logits.shape[-1], device=offer.device).scatter_(0, ids, offer)
+            return (
+                offer
+                if ids is None
+                else torch.zeros(logits.shape[-1], device=offer.device).scatter_(0, ids, offer)
+            )
 
         def uniform():
             return float(torch.rand(()))
@@ -183,7 +240,9 @@ class Run:
         def draw(probs):
             return int(torch.multinomial(probs, 1))
 
-        return verify_drawn(tree.drawn(place), target_probs, draft_probs, partial(self._emit, row), uniform, draw)
+        return verify_drawn(
+            tree.drawn(place), target_probs, draft_probs, partial(self._emit, row), uniform, draw
+        )
 
     def _choose(self, row: int, logits) -> int:
         """The target's next token for a row, by its processors and its one draw."""
@@ -193,8 +252,14 @@ class Run:
         """Append a row's token; whether the row ends with it."""
         self.ids[row, self.lengths[row]] = self.last[row] = token
         self.lengths[row] += 1
-        scores = None if self.choice.scores is None else tuple(score[None] for score in self.choice.scores[row])
-        self.finished[row] = self.stopping(self.ids[row : row + 1, : self.lengths[row]], token, scores)
+        scores = (
+            None
+            if self.choice.scores is None
+            else tuple(score[None] for score in self.choice.scores[row])
+        )
+        self.finished[row] = self.stopping(
+            self.ids[row : row + 1, : self.lengths[row]], token, scores
+        )
         return self.finished[row]
 
     def _newest(self) -> torch.Tensor:

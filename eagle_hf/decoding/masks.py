@@ -19,16 +19,24 @@ def layer_kinds(config) -> set[str]:
     """The kinds of attention in a target; an unknown kind is returned as it is."""
     kinds = set(getattr(config, "layer_types", None) or [])
     if not kinds:
-        kinds = {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
+        kinds = {
+            "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+        }
     return kinds
 
 
 def check_trees(model) -> None:
     """Raise a ValueError for a model that cannot read trees: recurrent layers, an attention without masks, no positions."""
     model = unwrap(model)
-    config, name, kinds = model.config.get_text_config(), type(model).__name__, layer_kinds(model.config.get_text_config())
+    config, name, kinds = (
+        model.config.get_text_config(),
+        type(model).__name__,
+        layer_kinds(model.config.get_text_config()),
+    )
     if model.config.is_encoder_decoder:
-        raise ValueError(f"{name} is an encoder-decoder model; draft trees need a decoder-only causal LM")
+        raise ValueError(
+            f"{name} is an encoder-decoder model; draft trees need a decoder-only causal LM"
+        )
     if is_recurrent(model) or kinds - ATTENTION_KINDS:
         raise ValueError(
             f"{name} has layers of the kind {sorted(kinds - ATTENTION_KINDS) or 'recurrent'}: their state cannot be "
@@ -40,7 +48,9 @@ def check_trees(model) -> None:
             f'load it with attn_implementation="sdpa" (or call set_attn_implementation("sdpa"))'
         )
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise ValueError(f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target")
+        raise ValueError(
+            f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; use another target"
+        )
 
 
 class MaskFormat:
@@ -49,7 +59,9 @@ class MaskFormat:
     def __init__(self, model):
         config = unwrap(model).config.get_text_config()
         self.kinds, self.window = layer_kinds(config), getattr(config, "sliding_window", None)
-        self.additive = config._attn_implementation == "eager"  # eager adds its mask: booleans would be summed
+        self.additive = (
+            config._attn_implementation == "eager"
+        )  # eager adds its mask: booleans would be summed
         self.dtype = model.dtype
 
     def __call__(self, seen: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor):
@@ -64,7 +76,9 @@ class MaskFormat:
     def _typed(self, mask):
         if not self.additive:
             return mask
-        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(~mask, torch.finfo(self.dtype).min)
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(self.dtype).min
+        )
 
 
 class TreeMask:
@@ -78,11 +92,15 @@ class TreeMask:
         if position_ids is None:
             position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         self.prompt = position_ids.masked_fill(~self.visible, -1)  # [B, S]; -1: never seen
-        self.offset = position_ids[:, -1] - input_ids.shape[1] + 1  # [B] position of a generated token - its index
+        self.offset = (
+            position_ids[:, -1] - input_ids.shape[1] + 1
+        )  # [B] position of a generated token - its index
 
     def keep_rows(self, index: torch.Tensor) -> None:
         """Let only these rows stay."""
-        self.visible, self.prompt, self.offset = (part[index] for part in (self.visible, self.prompt, self.offset))
+        self.visible, self.prompt, self.offset = (
+            part[index] for part in (self.visible, self.prompt, self.offset)
+        )
 
     def of(self, tree, ends: list[int], limit: int, capacity: int | None = None):
         """(mask, position_ids [B, N]) of a tree whose row b follows `ends[b]` committed slots.
@@ -90,7 +108,12 @@ class TreeMask:
         The mask is what the target takes, over all slots of a cache of `capacity`. Positions stay below `limit`, and drafts
         within a table of positions: what lies beyond is never emitted.
         """
-        device, prompt, base, nodes = tree.tokens.device, self.prompt.shape[1], max(ends), tree.tokens.shape[1]
+        device, prompt, base, nodes = (
+            tree.tokens.device,
+            self.prompt.shape[1],
+            max(ends),
+            tree.tokens.shape[1],
+        )
         slots = torch.arange(prompt, capacity or base + nodes, device=device)
         ends = upload(ends, device)
         later = (slots + self.offset[:, None]).masked_fill(slots >= ends[:, None], -1)

@@ -12,7 +12,14 @@ import torch
 
 from eagle_hf.head.attention import grouped_attention
 
-IGNORED = {"is_causal", "sliding_window", "position_ids", "use_cache", "output_attentions", "cache_position"}  # the mask says it all
+IGNORED = {
+    "is_causal",
+    "sliding_window",
+    "position_ids",
+    "use_cache",
+    "output_attentions",
+    "cache_position",
+}  # the mask says it all
 
 _current: ContextVar["Reading | None"] = ContextVar("reading", default=None)
 _recorded: ContextVar["Queries | None"] = ContextVar("queries", default=None)
@@ -31,7 +38,9 @@ class Reading:
                 return packed
         additive = mask
         if mask.dtype == torch.bool:
-            additive = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+            additive = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+                ~mask, float("-inf")
+            )
         packed = additive.repeat(1, 1, repeats, 1)
         self._packed.append((mask, repeats, packed))
         return packed
@@ -55,7 +64,9 @@ class Queries:
 
     def record(self, layer: int, query: torch.Tensor, scaling: float | None) -> None:
         """Keep these tokens' share of a layer's query [B, h, S, D]."""
-        at = self.at.to(query.device)[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1])
+        at = self.at.to(query.device)[:, None, :, None].expand(
+            -1, query.shape[1], -1, query.shape[-1]
+        )
         self.layers[layer] = query.gather(2, at), scaling
 
 
@@ -79,13 +90,39 @@ def around(sdpa):
 
     def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
         if torch.compiler.is_compiling():
-            return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+            return sdpa(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=dropout,
+                scaling=scaling,
+                **kwargs,
+            )
         reading, queries = _current.get(), _recorded.get()
         if queries is not None:
             queries.record(module.layer_idx, query, scaling)
-        if reading is None or attention_mask is None or attention_mask.shape[1] != 1 or key.shape[1] == query.shape[1] or unknown(kwargs):
-            return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        if (
+            reading is None
+            or attention_mask is None
+            or attention_mask.shape[1] != 1
+            or key.shape[1] == query.shape[1]
+            or unknown(kwargs)
+        ):
+            return sdpa(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=dropout,
+                scaling=scaling,
+                **kwargs,
+            )
         mask = reading.packed(attention_mask, query.shape[1] // key.shape[1], query.dtype)
-        return grouped_attention(query, key, value, mask, scaling).transpose(1, 2).contiguous(), None
+        return grouped_attention(query, key, value, mask, scaling).transpose(
+            1, 2
+        ).contiguous(), None
 
     return attention

@@ -9,7 +9,10 @@ import torch
 from eagle_hf.decoding.reading import Queries, recording_queries
 from eagle_hf.decoding.window import Window
 
-OBSERVED, POOL = 32, 5  # queries that vote, and neighbours over which votes are averaged (arXiv 2408.11049, section 4.1)
+OBSERVED, POOL = (
+    32,
+    5,
+)  # queries that vote, and neighbours over which votes are averaged (arXiv 2408.11049, section 4.1)
 
 
 class Selection:
@@ -42,15 +45,23 @@ def observed(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return at, seen
 
 
-def votes(query: torch.Tensor, key: torch.Tensor, seen: torch.Tensor, scaling: float | None) -> torch.Tensor:
+def votes(
+    query: torch.Tensor, key: torch.Tensor, seen: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
     """How much the queries [B, h, n, D] attend to every key [B, g, S, D]: float32 [B, g, S], summed over queries and a group's heads."""
     groups, width = key.shape[1], query.shape[-1]
-    scores = query.unflatten(1, (groups, -1)) @ key[:, :, None].mT * (width**-0.5 if scaling is None else scaling)  # [B, g, h/g, n, S]
+    scores = (
+        query.unflatten(1, (groups, -1))
+        @ key[:, :, None].mT
+        * (width**-0.5 if scaling is None else scaling)
+    )  # [B, g, h/g, n, S]
     probs = scores.float().masked_fill(~seen[:, None, None], -torch.inf).softmax(-1).nan_to_num()
     return torch.nn.functional.avg_pool1d(probs.sum((2, 3)), POOL, stride=1, padding=POOL // 2)
 
 
-def choose(kept: torch.Tensor, votes: torch.Tensor, positions: torch.Tensor, window: Window) -> torch.Tensor:
+def choose(
+    kept: torch.Tensor, votes: torch.Tensor, positions: torch.Tensor, window: Window
+) -> torch.Tensor:
     """The prompt slots [B, g, C] to keep: `kept` [B, C], with the most voted for in place of the sinks where the window has left tokens behind.
 
     votes [B, g, S]; positions [B, S]; a token that the window still shows is no candidate.
@@ -61,6 +72,8 @@ def choose(kept: torch.Tensor, votes: torch.Tensor, positions: torch.Tensor, win
     if not full.any():
         return kept
     best = votes.masked_fill(~left[:, None], -1).topk(window.sinks, dim=-1).indices
-    best = best.gather(-1, positions[:, None].expand(-1, best.shape[1], -1).gather(-1, best).argsort(-1))  # in the text's order
+    best = best.gather(
+        -1, positions[:, None].expand(-1, best.shape[1], -1).gather(-1, best).argsort(-1)
+    )  # in the text's order
     kept[full, :, : window.sinks] = best[full]
     return kept

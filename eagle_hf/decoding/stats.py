@@ -83,7 +83,9 @@ class DecodingStats:
     @property
     def overhead(self) -> float:
         """Seconds per round outside the forwards of target and head."""
-        return sum(self.seconds[phase] for phase in ("draft", "accept", "commit")) / max(self.rounds, 1)
+        return sum(self.seconds[phase] for phase in ("draft", "accept", "commit")) / max(
+            self.rounds, 1
+        )
 
     @property
     def overhead_share(self) -> float:
@@ -107,10 +109,17 @@ class DecodingStats:
         depth = max(len(self.trials), len(other.trials))
 
         def add(ours, theirs):
-            return [sum(pair) for pair in zip(*(part + [0] * (depth - len(part)) for part in (ours, theirs)))]
+            return [
+                sum(pair)
+                for pair in zip(*(part + [0] * (depth - len(part)) for part in (ours, theirs)))
+            ]
 
         seconds = {name: self.seconds.get(name, 0) + other.seconds.get(name, 0) for name in PHASES}
         return DecodingStats(
-            self.rows + other.rows, self.rounds + other.rounds, self.tokens + other.tokens,
-            add(self.trials, other.trials), add(self.accepted, other.accepted), seconds,
+            self.rows + other.rows,
+            self.rounds + other.rounds,
+            self.tokens + other.tokens,
+            add(self.trials, other.trials),
+            add(self.accepted, other.accepted),
+            seconds,
         )

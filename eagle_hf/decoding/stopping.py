@@ -10,10 +10,16 @@ class Stopping:
     def __init__(self, criteria):
         self.limits = [criterion for criterion in criteria if type(criterion) is MaxLengthCriteria]
         ends = [criterion for criterion in criteria if type(criterion) is EosTokenCriteria]
-        self.ends = {token for criterion in ends for token in criterion.eos_token_id.flatten().tolist()}
-        self.others = [criterion for criterion in criteria if criterion not in (*self.limits, *ends)]
+        self.ends = {
+            token for criterion in ends for token in criterion.eos_token_id.flatten().tolist()
+        }
+        self.others = [
+            criterion for criterion in criteria if criterion not in (*self.limits, *ends)
+        ]
 
-    def __call__(self, ids: torch.Tensor, token: int, scores: tuple[torch.Tensor, ...] | None) -> bool:
+    def __call__(
+        self, ids: torch.Tensor, token: int, scores: tuple[torch.Tensor, ...] | None
+    ) -> bool:
         """Whether a row ends whose tokens are `ids` [1, L], the last of them `token`; every criterion is asked."""
         length = ids.shape[1]
         for limit in self.limits:

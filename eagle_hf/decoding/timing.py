@@ -37,13 +37,22 @@ def identity(target, assistant) -> dict:
     """The facts that a cost table holds for, see planning.cost.IDENTITY."""
     is_head = isinstance(assistant, Eagle3DraftHead)
     model = assistant if is_head else getattr(assistant, "model", target)
-    facts = {"drafter_sha256": weights_sha256(assistant) if is_head else assistant.identity, "drafter_dtype": dtype_name(model)}
+    facts = {
+        "drafter_sha256": weights_sha256(assistant) if is_head else assistant.identity,
+        "drafter_dtype": dtype_name(model),
+    }
     return {"target_sha256": weights_sha256(target)} | facts | machine(target)
 
 
 def measure_costs(
-    target, assistant, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, tokens: Sequence[int] = TOKENS,
-    widths: Sequence[int] = WIDTHS, repeats: int = 7, progress: Callable[[str], None] = lambda text: None,
+    target,
+    assistant,
+    batches: Sequence[int] = BATCHES,
+    lengths: Sequence[int] = LENGTHS,
+    tokens: Sequence[int] = TOKENS,
+    widths: Sequence[int] = WIDTHS,
+    repeats: int = 7,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> CostTable:
     """The costs of a target and its assistant on this machine; lengths in tokens, `repeats` timings of each point.
 
@@ -53,12 +62,17 @@ def measure_costs(
     read, drafted, overhead = [], [], []
     with given_tree(assistant, TreeConfig()):
         for batch in batches:
-            rows = [_cell(target, assistant, batch, length, tokens, widths, repeats, progress) for length in lengths]
+            rows = [
+                _cell(target, assistant, batch, length, tokens, widths, repeats, progress)
+                for length in lengths
+            ]
             read.append([row[0] for row in rows])
             drafted.append([row[1] for row in rows])
             overhead.append(_overhead(target, assistant, batch))
     grids = (tuple(grid) for grid in (batches, lengths, tokens, widths))
-    return CostTable(*grids, tuple(read), tuple(drafted), tuple(overhead), identity(target, assistant))
+    return CostTable(
+        *grids, tuple(read), tuple(drafted), tuple(overhead), identity(target, assistant)
+    )
 
 
 @torch.no_grad()
@@ -75,18 +89,31 @@ def measure_quickly(target, head, batch: int, facts: dict) -> CostTable:
     is_slow = timed(widest, target.device) > QUICK_SECONDS / 20
     tokens = QUICK_TOKENS[::3] if is_slow else QUICK_TOKENS
     drafter = bind(head, target, cache, Stopwatch(), tree=TreeConfig())
-    forwards = [target_forward(target, cache, batch, QUICK_CONTEXT, count, reading_tree) for count in tokens]
-    forwards += [draft_forward(drafter, target, batch, QUICK_CONTEXT, width) for width in QUICK_WIDTHS]
+    forwards = [
+        target_forward(target, cache, batch, QUICK_CONTEXT, count, reading_tree) for count in tokens
+    ]
+    forwards += [
+        draft_forward(drafter, target, batch, QUICK_CONTEXT, width) for width in QUICK_WIDTHS
+    ]
     seconds = [[] for _ in forwards]
     turns = 0
-    while turns < 2 or (turns <= QUICK_REPEATS and time.perf_counter() - started < QUICK_SECONDS / 2):
+    while turns < 2 or (
+        turns <= QUICK_REPEATS and time.perf_counter() - started < QUICK_SECONDS / 2
+    ):
         for forward, times in zip(forwards, seconds, strict=True):
             times.append(timed(forward, target.device))
         turns += 1
     medians = tuple(statistics.median(times[1:]) for times in seconds)  # the first ones warm up
     target_costs, draft_costs = medians[: len(tokens)], medians[len(tokens) :]
     return CostTable(
-        (batch,), (QUICK_CONTEXT,), tokens, QUICK_WIDTHS, ((target_costs,),), ((draft_costs,),), (ROUND_SECONDS,), facts
+        (batch,),
+        (QUICK_CONTEXT,),
+        tokens,
+        QUICK_WIDTHS,
+        ((target_costs,),),
+        ((draft_costs,),),
+        (ROUND_SECONDS,),
+        facts,
     )
 
 
@@ -102,7 +129,9 @@ def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS
     """Raise a ValueError where `tokens` on top of a length leave the target's context."""
     limit = unwrap(target).config.get_text_config().max_position_embeddings
     if max(lengths) + max(tokens) > limit:
-        raise ValueError(f"lengths are {list(lengths)} with {max(tokens)} tokens read on top, but the target's context is {limit} tokens; measure shorter ones")
+        raise ValueError(
+            f"lengths are {list(lengths)} with {max(tokens)} tokens read on top, but the target's context is {limit} tokens; measure shorter ones"
+        )
 
 
 @contextmanager
@@ -119,18 +148,24 @@ def given_tree(assistant, tree: TreeConfig):
 
 
 @torch.no_grad()
-def _cell(target, assistant, batch, length, tokens, widths, repeats, progress) -> tuple[list[float], list[float]]:
+def _cell(
+    target, assistant, batch, length, tokens, widths, repeats, progress
+) -> tuple[list[float], list[float]]:
     """(seconds of the target's forwards, seconds of the drafter's), by `tokens` and `widths`."""
     cache = noise_cache(target, batch, length)
     drafter = bind(assistant, target, cache, Stopwatch())
-    settings = [target_forward(target, cache, batch, length, count, reading_tree) for count in tokens]
+    settings = [
+        target_forward(target, cache, batch, length, count, reading_tree) for count in tokens
+    ]
     settings += [draft_forward(drafter, target, batch, length, width) for width in widths]
     seconds = [[] for _ in settings]
     for turn in range(repeats + 1):
         for setting, times in zip(settings, seconds):
             times.append(timed(setting, target.device))
     medians = [statistics.median(times[1:]) for times in seconds]  # the first ones warm up
-    progress(f"batch {batch}, length {length}: {1000 * medians[0]:.1f} ms a token, {1000 * medians[len(tokens) - 1]:.1f} ms for {tokens[-1]}")
+    progress(
+        f"batch {batch}, length {length}: {1000 * medians[0]:.1f} ms a token, {1000 * medians[len(tokens) - 1]:.1f} ms for {tokens[-1]}"
+    )
     return medians[: len(tokens)], medians[len(tokens) :]
 
 
@@ -171,20 +206,35 @@ def _generator(device: torch.device) -> torch.Generator:
 def _random_ids(target, batch: int, count: int) -> torch.Tensor:
     """Any tokens [batch, count]."""
     vocabulary = unwrap(target).config.get_text_config().vocab_size
-    return torch.randint(0, vocabulary, (batch, count), generator=_generator(target.device), device=target.device)
+    return torch.randint(
+        0, vocabulary, (batch, count), generator=_generator(target.device), device=target.device
+    )
 
 
 def _noise(shape: tuple[int, ...], model) -> torch.Tensor:
     """Noise in a model's dtype, where it lies."""
-    return torch.randn(shape, generator=_generator(model.device), dtype=model.dtype, device=model.device)
+    return torch.randn(
+        shape, generator=_generator(model.device), dtype=model.dtype, device=model.device
+    )
 
 
-def target_forward(target, cache: Cache, batch: int, length: int, count: int, reading: Callable[[], AbstractContextManager]) -> Callable[[], None]:
+def target_forward(
+    target,
+    cache: Cache,
+    batch: int,
+    length: int,
+    count: int,
+    reading: Callable[[], AbstractContextManager],
+) -> Callable[[], None]:
     """A function that lets the target read `count` tokens a row on top of the cache, inside `reading()`, and forgets them."""
     ids = _random_ids(target, batch, count)
     positions = torch.arange(length, length + count, device=target.device).expand(batch, -1)
-    seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(length)
-    mask = MaskFormat(target)(seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1))
+    seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=target.device).tril(
+        length
+    )
+    mask = MaskFormat(target)(
+        seen, positions, torch.arange(length + count, device=target.device).expand(batch, -1)
+    )
 
     reads = cache_inputs(unwrap(target), cache)
 
@@ -216,7 +266,11 @@ def _fill(drafter, target, batch: int, length: int) -> None:
     """Let a drafter hold noise for `length` tokens."""
     kept = drafter.slots.start(torch.full((batch,), length, device=target.device))
     for index, layer in enumerate(noise_cache(_model(drafter), batch, kept.shape[1]).layers):
-        drafter.cache.with_layers(index + 1)[index].keep(layer.keys, layer.values, torch.arange(kept.shape[1], device=kept.device).expand(batch, -1))
+        drafter.cache.with_layers(index + 1)[index].keep(
+            layer.keys,
+            layer.values,
+            torch.arange(kept.shape[1], device=kept.device).expand(batch, -1),
+        )
 
 
 def _model(drafter):
@@ -225,7 +279,15 @@ def _model(drafter):
 
 def _overhead(target, assistant, batch: int) -> float:
     """Seconds of a batch's round outside the forwards, from a short run; statistics count every row's round."""
-    ids = torch.randint(3, unwrap(target).config.get_text_config().vocab_size, (batch, 32), device=target.device)
-    inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, eos_token_id=None)
+    ids = torch.randint(
+        3, unwrap(target).config.get_text_config().vocab_size, (batch, 32), device=target.device
+    )
+    inputs = dict(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=16,
+        eos_token_id=None,
+    )
     target.generate(**inputs, assistant_model=assistant)
     return batch * assistant.last_run.overhead

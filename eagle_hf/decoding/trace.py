@@ -48,7 +48,9 @@ class Trace:
         for position in range(len(self.text)):
             end, node = ends[numpy.searchsorted(ends, position)], 0
             for depth in range(end - position):
-                child = numpy.flatnonzero(self.tokens[position, node] == self.text[position + depth + 1])
+                child = numpy.flatnonzero(
+                    self.tokens[position, node] == self.text[position + depth + 1]
+                )
                 yield depth, position, node, int(child[0]) if len(child) else -1
                 node = int(self.nodes[position, node, child[0]]) if len(child) else -1
                 if node < 0:
@@ -67,7 +69,8 @@ class Trace:
         """(depth from 1, log-probability, accepted) of every draft, or of the `ranks` best, whose parent was accepted: for planning.policy.fit_calibration."""
         return [
             (depth + 1, float(log_prob), rank == child)
-            for depth, position, node, child in self.walks() for rank, log_prob in enumerate(self.log_probs[position, node, :ranks])
+            for depth, position, node, child in self.walks()
+            for rank, log_prob in enumerate(self.log_probs[position, node, :ranks])
         ]
 
     def of_answers(self, numbers: Sequence[int]) -> "Trace":
@@ -88,19 +91,29 @@ class Trace:
             with numpy.load(path, allow_pickle=False) as saved:
                 return cls(**{field.name: saved[field.name] for field in fields(cls)})
         except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{path} is no trace ({error}); record one with eagle_hf.decoding.trace.record") from error
+            raise ValueError(
+                f"{path} is no trace ({error}); record one with eagle_hf.decoding.trace.record"
+            ) from error
 
 
 @torch.no_grad()
 def record(
-    target, assistant, prompts: Sequence[torch.Tensor], answers: Sequence[torch.Tensor], depth: int = 5, width: int = 8, children: int = 32
+    target,
+    assistant,
+    prompts: Sequence[torch.Tensor],
+    answers: Sequence[torch.Tensor],
+    depth: int = 5,
+    width: int = 8,
+    children: int = 32,
 ) -> Trace:
     """What `assistant` proposes after every token of each answer [n] to its prompt [1, S].
 
     In trees of `depth` levels: `width` nodes are run at each, and `children` of every node that is run are kept.
     """
     if children < width:
-        raise ValueError(f"children is {children} and width {width}; of every node at least as many children are kept as nodes are run")
+        raise ValueError(
+            f"children is {children} and width {width}; of every node at least as many children are kept as nodes are run"
+        )
     rows = {field.name: [] for field in fields(Trace)}
     for number, (prompt, answer) in enumerate(zip(prompts, answers)):
         prompt, answer, cache = prompt.to(target.device), answer.to(target.device), TreeCache()
@@ -115,7 +128,11 @@ def record(
         for place in range(len(answer)):
             seen.clear()
             grow_dynamic(drafter, answer[None, place], drafter.plan, depth)
-            for name, value in (("answers", number), ("text", int(answer[place])), *_expanded(seen, min(width, drafter.vocabulary))):
+            for name, value in (
+                ("answers", number),
+                ("text", int(answer[place])),
+                *_expanded(seen, min(width, drafter.vocabulary)),
+            ):
                 rows[name].append(value)
             following = answer[place + 1 : place + 2].tolist() or [0]
             drafter.accept(None if aux is None else aux[:, place, None], [[0]], [following])
@@ -139,13 +156,20 @@ def _expanded(seen: list[tuple[torch.Tensor, torch.Tensor]], k: int):
     """tokens, log_probs and nodes [X, K] of one position, from what was proposed level by level, as grow_dynamic runs k nodes of each."""
     seen = [tuple(part.cpu() for part in level) for level in seen]
     tokens, log_probs = (torch.cat(parts) for parts in zip(*seen))
-    nodes, totals, level = torch.full_like(tokens, -1), seen[0][1][:, :k], [0]  # totals [n, k]: of the children of the nodes in `level`
+    nodes, totals, level = (
+        torch.full_like(tokens, -1),
+        seen[0][1][:, :k],
+        [0],
+    )  # totals [n, k]: of the children of the nodes in `level`
     for number, (_, scores) in enumerate(seen[1:]):
         chosen = totals.flatten().topk(k).indices if number else torch.arange(k)
         first = 1 + number * k
         for place, index in enumerate(chosen.tolist()):
             nodes[level[index // k], index % k] = first + place
-        totals, level = totals.flatten()[chosen][:, None] + scores[:, :k], list(range(first, first + k))
+        totals, level = (
+            totals.flatten()[chosen][:, None] + scores[:, :k],
+            list(range(first, first + k)),
+        )
     return ("tokens", tokens.numpy()), ("log_probs", log_probs.numpy()), ("nodes", nodes.numpy())
 
 
@@ -168,18 +192,29 @@ class Recorded:
         nodes = outputs[..., 0].numpy()
         rows = self.positions.reshape(-1, *[1] * (nodes.ndim - 1))
         known = torch.from_numpy(nodes >= 0)[..., None]
-        log_probs, tokens = (torch.from_numpy(part[rows, nodes][..., :k].copy()) for part in (self.trace.log_probs, self.trace.tokens))
+        log_probs, tokens = (
+            torch.from_numpy(part[rows, nodes][..., :k].copy())
+            for part in (self.trace.log_probs, self.trace.tokens)
+        )
         return log_probs.float().masked_fill(~known, -30.0), tokens.long().masked_fill(~known, -1)
 
-    def step(self, tokens: torch.Tensor, outputs: torch.Tensor, level: int, ancestors: torch.Tensor) -> torch.Tensor:
+    def step(
+        self, tokens: torch.Tensor, outputs: torch.Tensor, level: int, ancestors: torch.Tensor
+    ) -> torch.Tensor:
         self.widths.append(tokens.shape[1])
         parents, rows = outputs[..., 0].numpy(), self.positions[:, None]
         is_child = self.trace.tokens[rows, parents] == tokens.numpy()[..., None]
-        nodes = numpy.where(is_child.any(-1) & (parents >= 0), self.trace.nodes[rows, parents, is_child.argmax(-1)], -1)
+        nodes = numpy.where(
+            is_child.any(-1) & (parents >= 0),
+            self.trace.nodes[rows, parents, is_child.argmax(-1)],
+            -1,
+        )
         return torch.from_numpy(nodes)[..., None]
 
 
-def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64) -> tuple[float, DecodingStats]:
+def replay(
+    trace: Trace, plan, table: CostTable, batch: int, length: int, tokens: int = 64
+) -> tuple[float, DecodingStats]:
     """(tokens per second in the table's seconds, what was accepted) of decoding under a plan; deterministic.
 
     `batch` rows at a time, each with `length` tokens before it and `tokens` of an answer to go. The batch is always full: the
@@ -187,17 +222,31 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
     rejected: for trees beyond the recorded ones this is a lower bound.
     """
     starts = sorted(numpy.unique(trace.answers, return_index=True)[1].tolist())
-    ends = {start: min(start + tokens, end) for start in starts if (end := _end(trace, start)) > start}
+    ends = {
+        start: min(start + tokens, end) for start in starts if (end := _end(trace, start)) > start
+    }
     if not ends:
-        raise ValueError("no answer of the trace has two tokens, so there is nothing to replay; record longer answers")
-    drafter, stats, seconds, ended, waiting = Recorded(trace), DecodingStats(rows=batch), 0.0, 0, cycle(ends)
+        raise ValueError(
+            "no answer of the trace has two tokens, so there is nothing to replay; record longer answers"
+        )
+    drafter, stats, seconds, ended, waiting = (
+        Recorded(trace),
+        DecodingStats(rows=batch),
+        0.0,
+        0,
+        cycle(ends),
+    )
     begun = [next(waiting) for _ in range(batch)]
     done = list(begun)
     while ended < len(ends):
         drafter.at(done)
         lengths = [length + place - start for place, start in zip(done, begun)]
         root = torch.from_numpy(trace.text[drafter.positions])
-        tree = grow(drafter, root, plan, plan.depth) if plan.begin(lengths, plan.depth) else root_alone(root)
+        tree = (
+            grow(drafter, root, plan, plan.depth)
+            if plan.begin(lengths, plan.depth)
+            else root_alone(root)
+        )
         emitted = 0
         for row, start in enumerate(begun):
             verdict = verify(tree.children(row), *_answer(trace, tree, row, done[row], ends[start]))
@@ -207,7 +256,9 @@ def replay(trace: Trace, plan, table: CostTable, batch: int, length: int, tokens
             if done[row] >= ends[start]:
                 begun[row] = done[row] = next(waiting)
                 ended += 1
-        seconds += table.at(batch, max(lengths)).round_seconds(tree.tokens.shape[1] - 1, drafter.widths)
+        seconds += table.at(batch, max(lengths)).round_seconds(
+            tree.tokens.shape[1] - 1, drafter.widths
+        )
         plan.end(emitted)
     return stats.tokens / seconds, stats
 

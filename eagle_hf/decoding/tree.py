@@ -26,8 +26,13 @@ class Tree:
     def ancestors(self) -> torch.Tensor:
         """Bool [B, N, N]: [b, i, j] tells whether node j is node i or one of its ancestors."""
         batch, nodes = self.parents.shape
-        mask, above = torch.eye(nodes, dtype=torch.bool, device=self.parents.device).expand(batch, -1, -1), self.parents
-        for _ in range((nodes - 1).bit_length()):  # each turn doubles how far up the mask and `above` reach
+        mask, above = (
+            torch.eye(nodes, dtype=torch.bool, device=self.parents.device).expand(batch, -1, -1),
+            self.parents,
+        )
+        for _ in range(
+            (nodes - 1).bit_length()
+        ):  # each turn doubles how far up the mask and `above` reach
             mask = mask | mask.gather(1, above[:, :, None].expand(-1, -1, nodes))
             above = above.gather(1, above)
         return mask
@@ -74,8 +79,12 @@ def best_nodes(root: torch.Tensor, tokens, parents, depths, scores, nodes: int) 
     """
     batch, pool = scores.shape
     kept = scores.argsort(dim=1, descending=True, stable=True)[:, :nodes].sort(dim=1).values
-    place = torch.zeros(batch, pool + 1, dtype=torch.long, device=scores.device)  # pool index -> node
-    place.scatter_(1, kept + 1, torch.arange(1, kept.shape[1] + 1, device=scores.device).expand(batch, -1))
+    place = torch.zeros(
+        batch, pool + 1, dtype=torch.long, device=scores.device
+    )  # pool index -> node
+    place.scatter_(
+        1, kept + 1, torch.arange(1, kept.shape[1] + 1, device=scores.device).expand(batch, -1)
+    )
     zero = torch.zeros_like(root)[:, None]
     return Tree(
         tokens=torch.cat([root[:, None], tokens.gather(1, kept)], dim=1),

@@ -28,7 +28,9 @@ class Verdict(NamedTuple):
     accepted: int
 
 
-def verify(children: list[dict[int, int]], choose: Callable[[int], int], emit: Callable[[int], bool]) -> Verdict:
+def verify(
+    children: list[dict[int, int]], choose: Callable[[int], int], emit: Callable[[int], bool]
+) -> Verdict:
     """Walk one row's tree from the root, as far as the target goes along.
 
     `choose(node)` is the target's token after that node; `emit(token)` puts it out and tells whether the row ends.
@@ -52,7 +54,9 @@ def acceptance(target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int
     return min(1.0, float(target_probs[token]) / float(draft_probs[token]))
 
 
-def reject(target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int) -> tuple[torch.Tensor, torch.Tensor]:
+def reject(
+    target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What target and drafter still offer [V] after a drawn token was rejected: max(p - q, 0), and q without the token."""
     remainder = (target_probs - draft_probs).clamp(min=0)
     if remainder.sum() <= 0:  # p and q are equal up to rounding, and so was the rejection
@@ -63,8 +67,12 @@ def reject(target_probs: torch.Tensor, draft_probs: torch.Tensor, token: int) ->
 
 
 def verify_drawn(
-    children: list[list[tuple[int, int]]], target_probs: Callable[[int], torch.Tensor], draft_probs: Callable[[int], torch.Tensor],
-    emit: Callable[[int], bool], uniform: Callable[[], float], draw: Callable[[torch.Tensor], int],
+    children: list[list[tuple[int, int]]],
+    target_probs: Callable[[int], torch.Tensor],
+    draft_probs: Callable[[int], torch.Tensor],
+    emit: Callable[[int], bool],
+    uniform: Callable[[], float],
+    draw: Callable[[torch.Tensor], int],
 ) -> Verdict:
     """`verify` by rejection: children[node] lists (token, child) in the order in which the drafter drew them.
 
@@ -72,9 +80,15 @@ def verify_drawn(
     """
     node, path, tokens, trials, accepted = 0, [0], [], 0, 0
     while True:
-        wanted, offered, kept = target_probs(node), draft_probs(node) if children[node] else None, None
+        wanted, offered, kept = (
+            target_probs(node),
+            draft_probs(node) if children[node] else None,
+            None,
+        )
         for token, child in children[node]:
-            if not offered[token] > 0:  # not drawn: a broken drafter, or one with fewer tokens than the tree has places
+            if (
+                not offered[token] > 0
+            ):  # not drawn: a broken drafter, or one with fewer tokens than the tree has places
                 continue
             if uniform() < acceptance(wanted, offered, token):
                 kept = token, child
@@ -98,13 +112,22 @@ class TargetChoice:
         self.logits_processor = logits_processor
         self.do_sample = generation_config.do_sample
         wanted = generation_config.return_dict_in_generate
-        self.scores = [[] for _ in range(rows)] if wanted and generation_config.output_scores else None
-        self.raw_logits = [[] for _ in range(rows)] if wanted and generation_config.output_logits else None
+        self.scores = (
+            [[] for _ in range(rows)] if wanted and generation_config.output_scores else None
+        )
+        self.raw_logits = (
+            [[] for _ in range(rows)] if wanted and generation_config.output_logits else None
+        )
 
     @property
     def is_plain_argmax(self) -> bool:
         """Whether the choice depends on a node's logits alone, so that all nodes can be decided at once."""
-        return not (self.do_sample or len(self.logits_processor) or self.scores is not None or self.raw_logits is not None)
+        return not (
+            self.do_sample
+            or len(self.logits_processor)
+            or self.scores is not None
+            or self.raw_logits is not None
+        )
 
     def __call__(self, row: int, prefix: torch.Tensor, logits: torch.Tensor) -> int:
         """The token after `prefix` [1, L] (left padding included, as plain generate shows it) given logits [V]."""
@@ -130,4 +153,7 @@ def stack_rows(kept: list[list[torch.Tensor]] | None) -> tuple[torch.Tensor, ...
         return None
     steps = max(len(row) for row in kept)
     blank = torch.zeros_like(kept[0][0])
-    return tuple(torch.stack([row[step] if step < len(row) else blank for row in kept]) for step in range(steps))
+    return tuple(
+        torch.stack([row[step] if step < len(row) else blank for row in kept])
+        for step in range(steps)
+    )

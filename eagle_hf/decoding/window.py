@@ -26,11 +26,15 @@ class Window:
 
     def __post_init__(self):
         if self.selected and (self.sinks < 1 or self.width < 1):
-            raise ValueError(f"the window is {self.width} tokens and snapkv {self.sinks}; each must be 1 at least")
+            raise ValueError(
+                f"the window is {self.width} tokens and snapkv {self.sinks}; each must be 1 at least"
+            )
         if self.selected:
             return
         if self.sinks < 0 or self.width < self.sinks + 1:
-            raise ValueError(f"the window is {self.width} tokens and sinks are {self.sinks}; it must hold sinks + 1 tokens at least")
+            raise ValueError(
+                f"the window is {self.width} tokens and sinks are {self.sinks}; it must hold sinks + 1 tokens at least"
+            )
 
 
 class SlotMap:
@@ -45,30 +49,42 @@ class SlotMap:
 
     def __init__(self, window: Window | None, most_new: int, fixed: tuple[int, int] | None = None):
         self.window, self.most_new = window, most_new
-        self.fixed = fixed if fixed is None or window is None else (min(fixed[0], self._capacity), fixed[1])
+        self.fixed = (
+            fixed if fixed is None or window is None else (min(fixed[0], self._capacity), fixed[1])
+        )
         self.lengths = self.held = self._keys = None
 
     def start(self, counts: torch.Tensor) -> torch.Tensor:
         """Begin with prompts of `counts` [B] tokens; which of them [B, C] the slots keep (0 where none)."""
         self.lengths, longest = counts, int(counts.max())
-        slots = torch.arange(longest if self.window is None else min(longest, self._capacity), device=counts.device)
+        slots = torch.arange(
+            longest if self.window is None else min(longest, self._capacity), device=counts.device
+        )
         newest = (counts - 1)[:, None]
         if self.window is not None and longest > self._capacity:
             sinks, ring = self.window.sinks, self._ring
-            rolled = slots + (newest - slots).clamp(min=0) // ring * ring  # the newest token that falls on the slot
+            rolled = (
+                slots + (newest - slots).clamp(min=0) // ring * ring
+            )  # the newest token that falls on the slot
             slots = torch.where(slots < sinks, slots, rolled)
         self.held = slots.expand(len(counts), -1).masked_fill(slots > newest, -1)
         if self.fixed is not None:
-            self.held = torch.nn.functional.pad(self.held, (0, self.fixed[0] - self.held.shape[1]), value=-1)
+            self.held = torch.nn.functional.pad(
+                self.held, (0, self.fixed[0] - self.held.shape[1]), value=-1
+            )
         return self.held.clamp(min=0)
 
     def keep_rows(self, index: torch.Tensor) -> None:
         """Let only these rows stay."""
         self.lengths, self.held = self.lengths[index], self.held[index]
 
-    def extend(self, counts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def extend(
+        self, counts: torch.Tensor, width: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slots and positions [B, M] of `width` new tokens, of which counts [B] are real, and what they see [B, M, C]."""
-        assert self.window is None or width <= self.most_new, f"{width} new tokens in one round, {self.most_new} at most were announced"
+        assert self.window is None or width <= self.most_new, (
+            f"{width} new tokens in one round, {self.most_new} at most were announced"
+        )
         new = torch.arange(width, device=counts.device)
         positions = self.lengths[:, None] + new
         slots = positions if self.window is None else self._slot(positions)
@@ -78,7 +94,9 @@ class SlotMap:
         self.lengths, self._keys = self.lengths + counts, self.held
         return slots, positions, self.seen(positions)
 
-    def level(self, level: int, ancestors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def level(
+        self, level: int, ancestors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slots and positions [B, k] of a tree level behind the committed slots, and what its nodes see [B, k, T].
 
         ancestors: bool [B, k, n], which of all n nodes run so far, these k the last, each sees.
@@ -93,11 +111,17 @@ class SlotMap:
     @property
     def keys(self) -> torch.Tensor:
         """The positions [B, T] of all keys that the tokens last placed may see."""
-        return self._whole(self._keys, -1) if self._keys.shape[1] > self.held.shape[1] else self._keys
+        return (
+            self._whole(self._keys, -1) if self._keys.shape[1] > self.held.shape[1] else self._keys
+        )
 
     def _whole(self, part: torch.Tensor, value) -> torch.Tensor:
         """With columns for the nodes not run yet, where sizes are fixed."""
-        return part if self.fixed is None else torch.nn.functional.pad(part, (0, sum(self.fixed) - part.shape[-1]), value=value)
+        return (
+            part
+            if self.fixed is None
+            else torch.nn.functional.pad(part, (0, sum(self.fixed) - part.shape[-1]), value=value)
+        )
 
     def seen(self, positions: torch.Tensor) -> torch.Tensor:
         """Bool [B, M, C]: the committed slots that tokens at `positions` [B, M] see."""
@@ -113,7 +137,9 @@ class SlotMap:
         if self.window is None or self.window.selected:
             return None
         shift = (self.lengths - self.window.sinks - self.window.width).clamp(min=0)
-        return shift if self.window.sinks and (self.fixed is not None or shift.any()) else None  # fixed: turned by nothing, not asked
+        return (
+            shift if self.window.sinks and (self.fixed is not None or shift.any()) else None
+        )  # fixed: turned by nothing, not asked
 
     @property
     def _ring(self) -> int:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
 
 from eagle_hf.compat import GENERATE_CACHE, cache_inputs, last_logits
 from eagle_hf.decoding.cache import TreeCache
@@ -38,9 +45,15 @@ class Prompt:
         with given_tree(assistant, TreeConfig()):
             self.drafter = bind(assistant, target, self.cache, Stopwatch())
         seen = torch.ones_like(input_ids)
-        inputs = {"attention_mask": seen} | cache_inputs(unwrap(target), self.cache) | last_logits(unwrap(target))
+        inputs = (
+            {"attention_mask": seen}
+            | cache_inputs(unwrap(target), self.cache)
+            | last_logits(unwrap(target))
+        )
         with self.drafter.watching(seen.bool()):
-            self.logits, self.states = read(target, self.drafter.aux_layer_ids, input_ids=input_ids, **inputs)
+            self.logits, self.states = read(
+                target, self.drafter.aux_layer_ids, input_ids=input_ids, **inputs
+            )
 
     @property
     def first(self) -> torch.Tensor:
@@ -71,16 +84,32 @@ class Started:
     @torch.no_grad()
     def __init__(self, prompt: Prompt, assistant, new_tokens: int):
         target, limit = prompt.target, prompt.ids.shape[1] + new_tokens
-        config = GenerationConfig(max_length=limit, do_sample=False, return_dict_in_generate=True)  # no row leaves: the clock stops there
-        self.run = Run(target, assistant, prompt.ids, LogitsProcessorList(), StoppingCriteriaList([MaxLengthCriteria(limit)]), config)
+        config = GenerationConfig(
+            max_length=limit, do_sample=False, return_dict_in_generate=True
+        )  # no row leaves: the clock stops there
+        self.run = Run(
+            target,
+            assistant,
+            prompt.ids,
+            LogitsProcessorList(),
+            StoppingCriteriaList([MaxLengthCriteria(limit)]),
+            config,
+        )
         prompt.read_by(self.run)
         self.run.prefill({"attention_mask": torch.ones_like(prompt.ids)})
         if not any(self.run.finished):
             self.run.round()  # reads the prompt with the drafter too
         if any(self.run.finished):
-            raise ValueError(f"new_tokens is {new_tokens}, and a row ended with the first round: there is nothing left to time; decode more")
+            raise ValueError(
+                f"new_tokens is {new_tokens}, and a row ended with the first round: there is nothing left to time; decode more"
+            )
         models = [target, assistant, getattr(assistant, "model", None)]
-        self.shared = {id(part): part for model in models if model is not None for part in getattr(model, "modules", lambda: [model])()}
+        self.shared = {
+            id(part): part
+            for model in models
+            if model is not None
+            for part in getattr(model, "modules", lambda: [model])()
+        }
 
     def again(self) -> Run:
         """A copy of the run as it stands; models are shared."""
@@ -136,11 +165,22 @@ def run_on(run: Run) -> None:
 def generating(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int]]:
     """A function that decodes `new_tokens` by `generate` alone: (seconds, tokens emitted)."""
     ids = torch.cat([prompt.ids, prompt.first], dim=1)
-    settings = dict(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(ids))
+    settings = dict(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        attention_mask=torch.ones_like(ids),
+    )
 
     def decode():
         cache, outputs = prompt.copy_to(DynamicCache()), []
-        seconds = timed(lambda: outputs.append(prompt.target.generate(ids, **{GENERATE_CACHE: cache}, **settings)), ids.device)
+        seconds = timed(
+            lambda: outputs.append(
+                prompt.target.generate(ids, **{GENERATE_CACHE: cache}, **settings)
+            ),
+            ids.device,
+        )
         return seconds, outputs[0][:, ids.shape[1] :].numel()
 
     return decode
@@ -151,7 +191,10 @@ def alone(prompt: Prompt, new_tokens: int) -> Callable[[], tuple[float, int]]:
 
     def decode():
         cache, outputs = prompt.copy_to(TreeCache(limit=prompt.ids.shape[1] + new_tokens)), []
-        seconds = timed(lambda: outputs.append(_one_by_one(prompt.target, cache, prompt.first, new_tokens)), prompt.ids.device)
+        seconds = timed(
+            lambda: outputs.append(_one_by_one(prompt.target, cache, prompt.first, new_tokens)),
+            prompt.ids.device,
+        )
         return seconds, outputs[0].numel()
 
     return decode
@@ -163,15 +206,21 @@ def _one_by_one(target, cache: TreeCache, token: torch.Tensor, count: int) -> to
     tokens, form, reads = [], MaskFormat(target), cache_inputs(unwrap(target), cache)
     for _ in range(count):
         slots = torch.arange(cache.get_seq_length() + 1, device=token.device).expand(len(token), -1)
-        mask = form(torch.ones_like(slots, dtype=torch.bool)[:, None], slots[:, -1:], slots)  # with none, sdpa copies the cache
+        mask = form(
+            torch.ones_like(slots, dtype=torch.bool)[:, None], slots[:, -1:], slots
+        )  # with none, sdpa copies the cache
         with reading_tree():
-            logits = target(input_ids=token, position_ids=slots[:, -1:], attention_mask=mask, **reads).logits
+            logits = target(
+                input_ids=token, position_ids=slots[:, -1:], attention_mask=mask, **reads
+            ).logits
         token = logits[:, -1].max(-1).indices[:, None]  # argmax: 6x slower in bf16 on a CPU
         tokens.append(token)
     return torch.cat(tokens, dim=1)
 
 
-def interleaved(ways: dict[str, Callable[[], tuple[float, int]]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    ways: dict[str, Callable[[], tuple[float, int]]], repeats: int
+) -> dict[str, list[float]]:
     """Tokens per second of every way, `repeats` times, all in turn; a first turn warms up and does not count."""
     rates = {name: [] for name in ways}
     for _ in range(repeats + 1):
@@ -182,7 +231,11 @@ def interleaved(ways: dict[str, Callable[[], tuple[float, int]]], repeats: int) 
 
 
 GENERATE_SHARE = 4  # of the tokens `generate` decodes one in so many, for it is slow behind long prompts; a call's own milliseconds weigh more then
-HEADER = "| batch | length | drafting | tau | generate tok/s | over it | plain loop tok/s | over it | 95 % | promised | achieved | at most |\n" + "|---" * 12 + "|"
+HEADER = (
+    "| batch | length | drafting | tau | generate tok/s | over it | plain loop tok/s | over it | 95 % | promised | achieved | at most |\n"
+    + "|---" * 12
+    + "|"
+)
 
 
 @dataclass(frozen=True)
@@ -211,19 +264,30 @@ class Speed:
 
     def __str__(self) -> str:
         measured = f"{self.generate:.1f} | {self.over_generate:.2f}x | {self.plain:.1f} | {self.over_plain:.2f}x | {self.interval[0]:.2f}-{self.interval[1]:.2f}"
-        against = f"{self.promised:.2f}x | {self.achieved:.2f} | {self.interval[1] / self.promised:.2f}"
+        against = (
+            f"{self.promised:.2f}x | {self.achieved:.2f} | {self.interval[1] / self.promised:.2f}"
+        )
         return f"| {self.batch} | {self.length} | {self.way} | {self.tau:.2f} | {measured} | {against} |"
 
 
 def measure_cell(
-    target, assistant, trees: dict[str, TreeConfig], input_ids: torch.Tensor, new_tokens: int, repeats: int, costs: CostTable
+    target,
+    assistant,
+    trees: dict[str, TreeConfig],
+    input_ids: torch.Tensor,
+    new_tokens: int,
+    repeats: int,
+    costs: CostTable,
 ) -> list[Speed]:
     """How fast an assistant decodes with each of `trees` after prompts [B, S], `repeats` times in turn."""
     (batch, length), started, prompt = input_ids.shape, {}, Prompt(target, assistant, input_ids)
     for name, tree in trees.items():
         with given_tree(assistant, tree):
             started[name] = Started(prompt, assistant, new_tokens)
-    ways = {"generate": generating(prompt, max(1, new_tokens // GENERATE_SHARE)), "plain": alone(prompt, new_tokens)}
+    ways = {
+        "generate": generating(prompt, max(1, new_tokens // GENERATE_SHARE)),
+        "plain": alone(prompt, new_tokens),
+    }
     rates = interleaved(ways | {name: start.decode for name, start in started.items()}, repeats)
     one_token = costs.at(batch, length).target[0] / batch
     median, rows = {name: statistics.median(found) for name, found in rates.items()}, []
@@ -231,7 +295,18 @@ def measure_cell(
         (rate, stats), interval = start.promised(costs), ratio_interval(rates[name], rates["plain"])
         over_generate, over_plain = (median[name] / median[base] for base in ways)
         rows.append(
-            Speed(batch, length, name, stats.tau, median["generate"], over_generate, median["plain"], over_plain, interval, rate * one_token)
+            Speed(
+                batch,
+                length,
+                name,
+                stats.tau,
+                median["generate"],
+                over_generate,
+                median["plain"],
+                over_plain,
+                interval,
+                rate * one_token,
+            )
         )
     return rows
 
@@ -245,12 +320,22 @@ def draw_speeds(path: str | Path, rows: list[Speed]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(5, 5), layout="constrained")
     for way in dict.fromkeys(row.way for row in rows):
-        promised, measured, low, high = zip(*((row.promised, row.over_plain, *row.interval) for row in rows if row.way == way))
-        errors = [[max(0, m - l) for m, l in zip(measured, low)], [max(0, h - m) for m, h in zip(measured, high)]]
+        promised, measured, low, high = zip(
+            *((row.promised, row.over_plain, *row.interval) for row in rows if row.way == way)
+        )
+        errors = [
+            [max(0, m - l) for m, l in zip(measured, low)],
+            [max(0, h - m) for m, h in zip(measured, high)],
+        ]
         axes.errorbar(promised, measured, errors, fmt="o", label=way)
     ends = [0, 1.1 * max(max(row.promised, row.over_plain) for row in rows)]
     axes.plot(ends, ends, color="grey", linewidth=1)
-    axes.set(xlabel="promised by the cost table", ylabel="measured, over a plain loop", xlim=ends, ylim=ends)
+    axes.set(
+        xlabel="promised by the cost table",
+        ylabel="measured, over a plain loop",
+        xlim=ends,
+        ylim=ends,
+    )
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -54,16 +54,43 @@ def sampling_at(temperature: float) -> dict:
     return {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
 
 
-def evaluate(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
+def evaluate(
+    target,
+    tokenizer,
+    head,
+    prompts: list[dict],
+    *,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    progress=True,
+    **sampling,
+):
     """Answer every prompt's first turn with and without `head`; `sampling` goes to generate (default greedy)."""
     settings = _settings(tokenizer, prompts, max_new_tokens, sampling)
     for assistant in (None, head):  # the first calls pay for allocations
-        target.generate(**_inputs(target, tokenizer, prompts[0]), assistant_model=assistant, **settings | {"max_new_tokens": 4})
+        target.generate(
+            **_inputs(target, tokenizer, prompts[0]),
+            assistant_model=assistant,
+            **settings | {"max_new_tokens": 4},
+        )
     rows = tqdm(prompts, desc="evaluating", unit="prompt", disable=not progress)
-    return [_answer(target, tokenizer, head, prompt, settings, seed, swap=bool(i % 2)) for i, prompt in enumerate(rows)]
+    return [
+        _answer(target, tokenizer, head, prompt, settings, seed, swap=bool(i % 2))
+        for i, prompt in enumerate(rows)
+    ]
 
 
-def acceptance(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: int = 64, seed: int = 0, progress=True, **sampling):
+def acceptance(
+    target,
+    tokenizer,
+    head,
+    prompts: list[dict],
+    *,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    progress=True,
+    **sampling,
+):
     """What `head` did on every prompt's first turn, a DecodingStats each: tau and alpha without the plain runs beside it."""
     settings, runs = _settings(tokenizer, prompts, max_new_tokens, sampling), []
     for prompt in tqdm(prompts, desc="drafting", unit="prompt", disable=not progress):
@@ -75,43 +102,74 @@ def acceptance(target, tokenizer, head, prompts: list[dict], *, max_new_tokens: 
 
 def _settings(tokenizer, prompts, max_new_tokens: int, sampling: dict) -> dict:
     if not prompts:
-        raise ValueError("there are no prompts to evaluate on; load some with eagle_hf.evaluation.suites.load_suite")
-    return {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id} | sampling
+        raise ValueError(
+            "there are no prompts to evaluate on; load some with eagle_hf.evaluation.suites.load_suite"
+        )
+    return {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "pad_token_id": tokenizer.pad_token_id,
+    } | sampling
 
 
 def _inputs(target, tokenizer, prompt):
-    return {name: tensor.to(target.device) for name, tensor in first_turn_ids(tokenizer, prompt).items()}
+    return {
+        name: tensor.to(target.device) for name, tensor in first_turn_ids(tokenizer, prompt).items()
+    }
 
 
 def _answer(target, tokenizer, head, prompt, settings, seed, swap) -> Answer:
     inputs, outputs, seconds = _inputs(target, tokenizer, prompt), {}, {}
-    kept = {"return_dict_in_generate": True, "output_scores": True}  # to judge a difference by; costs the plain run nothing
+    kept = {
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }  # to judge a difference by; costs the plain run nothing
     for assistant in (head, None) if swap else (None, head):
         torch.manual_seed(seed)
 
         def answer():
-            outputs[assistant] = target.generate(**inputs, assistant_model=assistant, **settings, **({} if assistant else kept))
+            outputs[assistant] = target.generate(
+                **inputs, assistant_model=assistant, **settings, **({} if assistant else kept)
+            )
 
         seconds[assistant] = timed(answer, target.device)
     plain, fast, start = outputs[None], outputs[head], inputs["input_ids"].shape[1]
-    replayed = settings["do_sample"] and target.device.type == "cpu"  # a GPU draws its noise in another way
+    replayed = (
+        settings["do_sample"] and target.device.type == "cpu"
+    )  # a GPU draws its noise in another way
     difference = first_difference(plain, fast, seed if replayed else None)
     return Answer(
-        prompt, plain.sequences[0, start:], fast[0, start:], seconds[None], seconds[head], head.last_run, difference
+        prompt,
+        plain.sequences[0, start:],
+        fast[0, start:],
+        seconds[None],
+        seconds[head],
+        head.last_run,
+        difference,
     )
 
 
 def summarise(answers: list[Answer]) -> Summary:
     """The answers as one row of a table."""
     stats = sum((answer.stats for answer in answers), DecodingStats(rows=0))
-    plain = sum(len(answer.plain_ids) for answer in answers) / sum(answer.plain_seconds for answer in answers)
-    fast = sum(len(answer.fast_ids) for answer in answers) / sum(answer.fast_seconds for answer in answers)
+    plain = sum(len(answer.plain_ids) for answer in answers) / sum(
+        answer.plain_seconds for answer in answers
+    )
+    fast = sum(len(answer.fast_ids) for answer in answers) / sum(
+        answer.fast_seconds for answer in answers
+    )
     return Summary(
-        prompts=len(answers), tau=stats.tau, tau_interval=tau_interval([answer.stats for answer in answers]), alpha=stats.alpha,
-        plain_tokens_per_second=plain, fast_tokens_per_second=fast,
-        speedup=fast / plain, identical=sum(answer.difference is None for answer in answers) / len(answers),
+        prompts=len(answers),
+        tau=stats.tau,
+        tau_interval=tau_interval([answer.stats for answer in answers]),
+        alpha=stats.alpha,
+        plain_tokens_per_second=plain,
+        fast_tokens_per_second=fast,
+        speedup=fast / plain,
+        identical=sum(answer.difference is None for answer in answers) / len(answers),
         ties=sum(answer.difference is not None and answer.difference.is_tie for answer in answers),
-        overhead_ms=1000 * stats.overhead, overhead_share=stats.overhead_share,
+        overhead_ms=1000 * stats.overhead,
+        overhead_share=stats.overhead_share,
     )
 
 

@@ -26,28 +26,56 @@ from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)
 
-DEPTH, WIDTH, NODES, CHILDREN = 6, 8, 63, 32  # levels, nodes run at each, nodes read, children offered of every node that is run
-TREES = {policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES) for policy in ("sequoia", "adaptive")}  # those a plan is for
+DEPTH, WIDTH, NODES, CHILDREN = (
+    6,
+    8,
+    63,
+    32,
+)  # levels, nodes run at each, nodes read, children offered of every node that is run
+TREES = {
+    policy: TreeConfig(policy, depth=DEPTH, top_k=WIDTH, nodes=NODES)
+    for policy in ("sequoia", "adaptive")
+}  # those a plan is for
 KEPT_RANKS = 8  # guesses of every node whose acceptance is saved with a head
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 
 
-def questions(tokenizer, assistant, categories: Sequence[str], per_category: int, length: int) -> list[torch.Tensor]:
+def questions(
+    tokenizer, assistant, categories: Sequence[str], per_category: int, length: int
+) -> list[torch.Tensor]:
     """Ids [1, S] of what acceptance is measured on: first turns, `per_category` of each category.
 
     For a model behind a window, as many texts of `length` tokens made of them: in short ones it would see all there is.
     """
     if isinstance(assistant, (SelfSpeculation, WindowedDraft)) and assistant.window is not None:
-        return list(long_prompts(tokenizer, length, per_category * len(categories), categories).split(1))
-    return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in load_suite(categories, per_category)]
+        return list(
+            long_prompts(tokenizer, length, per_category * len(categories), categories).split(1)
+        )
+    return [
+        first_turn_ids(tokenizer, prompt)["input_ids"]
+        for prompt in load_suite(categories, per_category)
+    ]
 
 
-def record_answers(target, tokenizer, assistant, starts: list[torch.Tensor], max_new_tokens: int, seed: int = 0, **sampling) -> Trace:
+def record_answers(
+    target,
+    tokenizer,
+    assistant,
+    starts: list[torch.Tensor],
+    max_new_tokens: int,
+    seed: int = 0,
+    **sampling,
+) -> Trace:
     """What an assistant proposes everywhere along the target's own answers to prompts [1, S]; `sampling` goes to generate (default greedy)."""
     starts = [start.to(target.device) for start in starts]
-    settings = dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id) | sampling
+    settings = (
+        dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        | sampling
+    )
     torch.manual_seed(seed)
-    return record(target, assistant, starts, _answers(target, starts, settings), DEPTH, WIDTH, CHILDREN)
+    return record(
+        target, assistant, starts, _answers(target, starts, settings), DEPTH, WIDTH, CHILDREN
+    )
 
 
 def _answers(target, starts: list[torch.Tensor], settings: dict) -> list[torch.Tensor]:
@@ -68,7 +96,9 @@ def learnt(trace: Trace) -> tuple[tuple[tuple[float, ...], ...], Calibration]:
     return tuple(map(tuple, shares.tolist())), fit_calibration(trace.logs(WIDTH), depths=known)
 
 
-def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens: int = 48) -> Acceptance | None:
+def measure_acceptance(
+    target, head, starts: list[torch.Tensor], max_new_tokens: int = 48
+) -> Acceptance | None:
     """How often a head's guesses are taken along the target's own greedy answers to prompts [1, S]; None where no answer has two tokens.
 
     Use prompts that the head was not trained on: trees are chosen by what is measured here.
@@ -77,14 +107,28 @@ def measure_acceptance(target, head, starts: list[torch.Tensor], max_new_tokens:
     padding = target.generation_config.pad_token_id
     if padding is None:
         padding = tokens[0] if isinstance(tokens, list) else tokens
-    answers = _answers(target, starts, dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=padding))
+    answers = _answers(
+        target, starts, dict(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=padding)
+    )
     if max(map(len, answers), default=0) < 2:
         return None
     with evaluating(head):
-        trace = record(target, head, [start.to(target.device) for start in starts], answers, DEPTH, WIDTH, KEPT_RANKS)
+        trace = record(
+            target,
+            head,
+            [start.to(target.device) for start in starts],
+            answers,
+            DEPTH,
+            WIDTH,
+            KEPT_RANKS,
+        )
     shares, calibration = learnt(trace)
-    kept = [[math.floor(1e4 * share) / 1e4 for share in row] for row in shares]  # rounded up, they could add up to more than 1
-    slopes, offsets = ([round(value, 4) for value in part] for part in (calibration.slopes, calibration.offsets))
+    kept = [
+        [math.floor(1e4 * share) / 1e4 for share in row] for row in shares
+    ]  # rounded up, they could add up to more than 1
+    slopes, offsets = (
+        [round(value, 4) for value in part] for part in (calibration.slopes, calibration.offsets)
+    )
     return Acceptance(shares=kept, slopes=slopes, offsets=offsets)
 
 
@@ -114,17 +158,30 @@ def held_out_acceptance(trainer) -> Acceptance | None:
 
 
 def make_plan(
-    target, assistant, trace: Trace, batches: Sequence[int] = BATCHES, lengths: Sequence[int] = LENGTHS, repeats: int = 7,
+    target,
+    assistant,
+    trace: Trace,
+    batches: Sequence[int] = BATCHES,
+    lengths: Sequence[int] = LENGTHS,
+    repeats: int = 7,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """A plan from a trace of this assistant on this target, and from costs measured here and now: let nothing else run."""
     shares, calibration = learnt(trace)
-    costs = measure_costs(target, assistant, batches=batches, lengths=lengths, repeats=repeats, progress=progress)
+    costs = measure_costs(
+        target, assistant, batches=batches, lengths=lengths, repeats=repeats, progress=progress
+    )
     return Plan(costs, shares, calibration)
 
 
 def measure_plan(
-    target, tokenizer, assistant, plan: Plan, new_tokens: int = 64, repeats: int = 3, progress: Callable[[str], None] = lambda text: None
+    target,
+    tokenizer,
+    assistant,
+    plan: Plan,
+    new_tokens: int = 64,
+    repeats: int = 3,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> list[Speed]:
     """How fast the plan's policies decode in each of its cells, beside what it promises."""
     rows, assistant.plan = [], plan
@@ -137,25 +194,44 @@ def measure_plan(
     return rows
 
 
-def predict(plan: Plan, trace: Trace, batch: int, length: int, tree: TreeConfig) -> dict[str, float]:
+def predict(
+    plan: Plan, trace: Trace, batch: int, length: int, tree: TreeConfig
+) -> dict[str, float]:
     """Tokens per second, simulated on the trace with the plan's costs: plain, the best fixed tree, `tree`'s own policy, adaptive."""
     policies = {"plain": PlainPlan(), "fixed": FixedPlan(tree.depth, tree.top_k, tree.nodes)}
     policies |= {name: plan.policy(chosen) for name, chosen in TREES.items()}
-    return {name: replay(trace, policy, plan.costs, batch, length)[0] for name, policy in policies.items()}
+    return {
+        name: replay(trace, policy, plan.costs, batch, length)[0]
+        for name, policy in policies.items()
+    }
 
 
 def describe(plan: Plan) -> str:
     """The cost table, the best fixed tree of every cell with what it promises, and the tree of the first cell drawn."""
     costs, shares = plan.costs, numpy.asarray(plan.shares)
-    lines = ["| batch | length | 1 token | " + " | ".join(f"{n}" for n in costs.tokens[1:]) + " | draft | best tree | promised |"]
+    lines = [
+        "| batch | length | 1 token | "
+        + " | ".join(f"{n}" for n in costs.tokens[1:])
+        + " | draft | best tree | promised |"
+    ]
     lines.append("|" + "---|" * (5 + len(costs.tokens)))
     first = None
     for batch in costs.batches:
         for length in costs.lengths:
             cell = costs.at(batch, length)
-            tree, rate = best_tree_for(shares, cell.rounds, cell.draft_seconds, min(NODES, costs.tokens[-1] - 1), DEPTH)
+            tree, rate = best_tree_for(
+                shares, cell.rounds, cell.draft_seconds, min(NODES, costs.tokens[-1] - 1), DEPTH
+            )
             first = first or tree
             milliseconds = [f"{1000 * cell.target[n - 1]:.1f}" for n in costs.tokens]
-            shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"
-            lines.append(f"| {batch} | {length} | {' | '.join(milliseconds)} | {1000 * cell.draft[0]:.1f} | {shape} | {rate * cell.target[0]:.2f}x |")
-    return "\n".join(lines) + "\n\n(milliseconds; promised: simulated from these costs and the measured acceptance)\n\n" + draw(first, shares)
+            shape = (
+                f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"
+            )
+            lines.append(
+                f"| {batch} | {length} | {' | '.join(milliseconds)} | {1000 * cell.draft[0]:.1f} | {shape} | {rate * cell.target[0]:.2f}x |"
+            )
+    return (
+        "\n".join(lines)
+        + "\n\n(milliseconds; promised: simulated from these costs and the measured acceptance)\n\n"
+        + draw(first, shares)
+    )

@@ -11,7 +11,10 @@ from eagle_hf.evaluation.offline import Summary
 
 def markdown_table(summaries: dict[str, Summary]) -> str:
     """One row per category; tau is tokens per round with the bonus, in brackets its 95 % interval; speeds are tokens per second."""
-    lines = ["| category | prompts | tau | alpha by depth | plain tok/s | with head tok/s | speed-up | identical |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| category | prompts | tau | alpha by depth | plain tok/s | with head tok/s | speed-up | identical |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, s in summaries.items():
         alpha = " ".join(f"{value:.2f}" for value in s.alpha)
         identical = f"{s.identical:.0%}" + (f" (+{s.ties} ties)" if s.ties else "")
@@ -24,7 +27,9 @@ def markdown_table(summaries: dict[str, Summary]) -> str:
 
 def screen_table(summaries: dict[str, Summary]) -> str:
     """`markdown_table` for people and 80 columns."""
-    lines = [f"{'':<12}{'prompts':>8}{'tau (95 %)':>20}{'generate':>11}{'with head':>11}{'speed':>8}"]
+    lines = [
+        f"{'':<12}{'prompts':>8}{'tau (95 %)':>20}{'generate':>11}{'with head':>11}{'speed':>8}"
+    ]
     for name, summary in summaries.items():
         low, high = summary.tau_interval
         tau = f"{summary.tau:.2f} ({low:.2f}-{high:.2f})"
@@ -32,7 +37,9 @@ def screen_table(summaries: dict[str, Summary]) -> str:
             f"{name:<12.12}{summary.prompts:>8}{tau:>20}{summary.plain_tokens_per_second:>11.1f}"
             f"{summary.fast_tokens_per_second:>11.1f}{summary.speedup:>7.2f}x"
         )
-    return "\n".join([*lines, "(generate and with head: tokens a second; tau: tokens a round of the target)"])
+    return "\n".join(
+        [*lines, "(generate and with head: tokens a second; tau: tokens a round of the target)"]
+    )
 
 
 def plain_results(summaries: dict[str, Summary]) -> dict[str, dict]:
@@ -51,13 +58,18 @@ def write_report(folder, summaries: dict[str, Summary], facts: dict) -> None:
     metrics = {"facts": facts, "results": plain_results(summaries)}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    (folder / "report.md").write_text(f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n")
+    (folder / "report.md").write_text(
+        f"# Measured\n\n{described}\n\n{markdown_table(summaries)}\n\n![acceptance](acceptance.png)\n"
+    )
     plot(folder / "acceptance.png", summaries)
 
 
 def write_acceptance(path, tree, prompts: list[dict], runs: list[DecodingStats]) -> None:
     """What `acceptance` measured, a row per prompt; the file appears whole or not at all."""
-    rows = [{"id": prompt["id"], "category": prompt["category"]} | asdict(run) for prompt, run in zip(prompts, runs)]
+    rows = [
+        {"id": prompt["id"], "category": prompt["category"]} | asdict(run)
+        for prompt, run in zip(prompts, runs)
+    ]
     scratch = Path(f"{path}.tmp")
     scratch.write_text(json.dumps({"tree": str(tree), "rows": rows}))
     scratch.rename(path)
@@ -68,9 +80,16 @@ def read_acceptance(path, like=None) -> list[DecodingStats]:
     names = {field.name for field in fields(DecodingStats)}
     read = json.loads(Path(path).read_text())
     rows, other = read["rows"], json.loads(Path(like or path).read_text())
-    if [row["id"] for row in rows] != [row["id"] for row in other["rows"]] or read["tree"] != other["tree"]:
-        raise ValueError(f"{path} and {like} were measured on different prompts or trees ({read['tree']}, {other['tree']}); measure them alike")
-    return [DecodingStats(**{name: value for name, value in row.items() if name in names}) for row in rows]
+    if [row["id"] for row in rows] != [row["id"] for row in other["rows"]] or read["tree"] != other[
+        "tree"
+    ]:
+        raise ValueError(
+            f"{path} and {like} were measured on different prompts or trees ({read['tree']}, {other['tree']}); measure them alike"
+        )
+    return [
+        DecodingStats(**{name: value for name, value in row.items() if name in names})
+        for row in rows
+    ]
 
 
 def plot(path, summaries: dict[str, Summary]) -> None:
@@ -82,13 +101,28 @@ def plot(path, summaries: dict[str, Summary]) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for name, summary in summaries.items():
-        left.plot(range(1, len(summary.alpha) + 1), summary.alpha, marker="o", label=f"{name} (tau {summary.tau:.2f})")
+        left.plot(
+            range(1, len(summary.alpha) + 1),
+            summary.alpha,
+            marker="o",
+            label=f"{name} (tau {summary.tau:.2f})",
+        )
     left.set(xlabel="depth", ylabel="accepted, given those above", ylim=(0, 1))
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False)
     places = range(len(summaries))
-    right.bar([p - 0.2 for p in places], [s.plain_tokens_per_second for s in summaries.values()], 0.4, label="generate")
-    right.bar([p + 0.2 for p in places], [s.fast_tokens_per_second for s in summaries.values()], 0.4, label="with the head")
+    right.bar(
+        [p - 0.2 for p in places],
+        [s.plain_tokens_per_second for s in summaries.values()],
+        0.4,
+        label="generate",
+    )
+    right.bar(
+        [p + 0.2 for p in places],
+        [s.fast_tokens_per_second for s in summaries.values()],
+        0.4,
+        label="with the head",
+    )
     right.set(xticks=list(places), xticklabels=list(summaries), ylabel="tokens per second")
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)

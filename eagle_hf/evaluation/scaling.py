@@ -36,22 +36,35 @@ class Scaling:
         )
 
 
-def fit_scaling(tokens: Sequence[int], runs: Sequence[Sequence[DecodingStats]], times: int = 10) -> Scaling:
+def fit_scaling(
+    tokens: Sequence[int], runs: Sequence[Sequence[DecodingStats]], times: int = 10
+) -> Scaling:
     """The least-squares line of tau over log2(tokens); runs[i]: one DecodingStats per prompt, the same prompts for each i.
 
     Intervals are bootstrapped over prompts: how one training run differs from the next is not in them.
     """
     if len(tokens) < 3 or len(set(tokens)) < len(tokens):
-        raise ValueError(f"{len(tokens)} points at {sorted(tokens)} tokens; a line worth drawing needs three different ones or more")
+        raise ValueError(
+            f"{len(tokens)} points at {sorted(tokens)} tokens; a line worth drawing needs three different ones or more"
+        )
     order = sorted(range(len(tokens)), key=tokens.__getitem__)
     tokens, runs = [tokens[i] for i in order], [runs[i] for i in order]
     taus = [sum(run, DecodingStats(rows=0)).tau for run in runs]
-    drawn = numpy.stack([resampled_tau(run, seed=0) for run in runs])  # one seed: the same prompts in every row
+    drawn = numpy.stack(
+        [resampled_tau(run, seed=0) for run in runs]
+    )  # one seed: the same prompts in every row
     doublings, there = numpy.log2(tokens), numpy.log2(times * tokens[-1])
     slope, start = numpy.polyfit(doublings, taus, 1)
     slopes, starts = numpy.polyfit(doublings, drawn, 1)
     points = [(count, tau, middle(row)) for count, tau, row in zip(tokens, taus, drawn)]
-    return Scaling(points, float(slope), middle(slopes), times, float(start + slope * there), middle(starts + slopes * there))
+    return Scaling(
+        points,
+        float(slope),
+        middle(slopes),
+        times,
+        float(start + slope * there),
+        middle(starts + slopes * there),
+    )
 
 
 def draw_scaling(path: str | Path, scaling: Scaling) -> None:
@@ -68,9 +81,22 @@ def draw_scaling(path: str | Path, scaling: Scaling) -> None:
         return scaling.extrapolated_tau + slope * numpy.log2(count / end)
 
     figure, axes = pyplot.subplots(figsize=(5.5, 3.5), layout="constrained")
-    axes.errorbar(tokens, taus, yerr=abs(intervals.T - taus), fmt="o", capsize=3, label="measured, 95 % over prompts")
+    axes.errorbar(
+        tokens,
+        taus,
+        yerr=abs(intervals.T - taus),
+        fmt="o",
+        capsize=3,
+        label="measured, 95 % over prompts",
+    )
     axes.plot(tokens, line(tokens), color="C1", label=f"{slope:+.3f} per doubling")
-    axes.plot([tokens[-1], end], [line(tokens[-1]), line(end)], "--", color="C1", label="extrapolation, not measured")
+    axes.plot(
+        [tokens[-1], end],
+        [line(tokens[-1]), line(end)],
+        "--",
+        color="C1",
+        label="extrapolation, not measured",
+    )
     axes.vlines(end, *scaling.extrapolated_interval, color="C1", linestyle=":")
     axes.set(xscale="log", xlabel="response tokens trained on", ylabel="tau (tokens per round)")
     axes.legend(frameon=False)

@@ -23,7 +23,9 @@ def default_aux_layer_ids(num_hidden_layers: int) -> list[int]:
     """The three streams EAGLE-3 reads, as HF `hidden_states` indices: (2, n//2, n-3)."""
     n = num_hidden_layers
     if n < 3:
-        raise ValueError(f"the target has {n} layers; EAGLE-3 reads three of its streams and needs at least 3 layers")
+        raise ValueError(
+            f"the target has {n} layers; EAGLE-3 reads three of its streams and needs at least 3 layers"
+        )
     return [min(2, n - 1), n // 2, max(n - 3, 0)]
 
 
@@ -37,21 +39,29 @@ def check_static_tree(parents: tuple[int, ...], ranks: tuple[int, ...]) -> None:
     Node 0 is the root, its own parent, of rank 0. The children of a node have the ranks 0, 1, ... without gaps.
     """
     if any(type(value) is not int for value in (*parents, *ranks)):
-        raise ValueError(f"parents are {parents!r:.60} and ranks {ranks!r:.60}; needed are two lists of integers")
+        raise ValueError(
+            f"parents are {parents!r:.60} and ranks {ranks!r:.60}; needed are two lists of integers"
+        )
     if len(parents) != len(ranks):
-        raise ValueError(f"{len(parents)} parents and {len(ranks)} ranks; every node needs one of each, the root included")
+        raise ValueError(
+            f"{len(parents)} parents and {len(ranks)} ranks; every node needs one of each, the root included"
+        )
     if (tuple(parents[:1]), tuple(ranks[:1])) != ((0,), (0,)):
         raise ValueError("node 0 must be the root: parent 0, rank 0")
     seen = [set() for _ in parents]
     for node, (parent, rank) in list(enumerate(zip(parents, ranks)))[1:]:
         if not 0 <= parent < node:
-            raise ValueError(f"node {node} has the parent {parent}; a parent comes before its children, list it first")
+            raise ValueError(
+                f"node {node} has the parent {parent}; a parent comes before its children, list it first"
+            )
         if rank in seen[parent]:
             raise ValueError(f"node {parent} has two children of rank {rank}; give each its own")
         seen[parent].add(rank)
     for node, ranks_below in enumerate(seen):
         if ranks_below != set(range(len(ranks_below))):
-            raise ValueError(f"the children of node {node} have the ranks {sorted(ranks_below)}; needed are 0 to {len(ranks_below) - 1}")
+            raise ValueError(
+                f"the children of node {node} have the ranks {sorted(ranks_below)}; needed are 0 to {len(ranks_below) - 1}"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,24 +103,38 @@ class TreeConfig:
     def __post_init__(self):
         if self.policy not in POLICIES:
             raise ValueError(f"tree policy is {self.policy!r}; choose one of {', '.join(POLICIES)}")
-        if (self.parents is None) != (self.ranks is None) or (self.parents is not None and self.policy != "sequoia"):
-            raise ValueError(f'policy is {self.policy!r} and parents {self.parents!r:.40}; parents and ranks go together, with "sequoia"')
+        if (self.parents is None) != (self.ranks is None) or (
+            self.parents is not None and self.policy != "sequoia"
+        ):
+            raise ValueError(
+                f'policy is {self.policy!r} and parents {self.parents!r:.40}; parents and ranks go together, with "sequoia"'
+            )
         if self.acceptance not in ("sample_match", "rejection"):
-            raise ValueError(f'tree acceptance is {self.acceptance!r}; choose "sample_match" or "rejection"')
+            raise ValueError(
+                f'tree acceptance is {self.acceptance!r}; choose "sample_match" or "rejection"'
+            )
         if self.acceptance == "rejection" and self.policy not in ("chain", "sequoia"):
-            raise ValueError(f'acceptance by rejection needs a tree whose shape does not follow the draws; policy is {self.policy!r}, use "chain" or "sequoia"')
+            raise ValueError(
+                f'acceptance by rejection needs a tree whose shape does not follow the draws; policy is {self.policy!r}, use "chain" or "sequoia"'
+            )
         if self.compile and self.needs_plan:
-            raise ValueError(f'compile=True needs a tree of one shape, and {self.policy!r} chooses it by cost; use "dynamic", "chain" or parents and ranks')
+            raise ValueError(
+                f'compile=True needs a tree of one shape, and {self.policy!r} chooses it by cost; use "dynamic", "chain" or parents and ranks'
+            )
         for field in ("depth", "top_k", "nodes"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"tree {field} is {value!r}; it counts levels or tokens and must be an integer of at least 1")
+                raise ValueError(
+                    f"tree {field} is {value!r}; it counts levels or tokens and must be an integer of at least 1"
+                )
         if self.policy == "chain":
             self._set(top_k=1, nodes=self.depth)
         if self.parents is not None:
             check_static_tree(self.parents, self.ranks)
             if len(self.parents) < 2:
-                raise ValueError("the tree is the root alone; generate without an assistant, or give it a node")
+                raise ValueError(
+                    "the tree is the root alone; generate without an assistant, or give it a node"
+                )
             depths = [0]
             for parent in self.parents[1:]:
                 depths.append(depths[parent] + 1)
@@ -131,7 +155,9 @@ class TreeConfig:
     @property
     def run(self) -> int:
         """How many nodes a drafter runs at most, the root not counted: those that may have children."""
-        return (self.depth - 1) * self.top_k if self.parents is None else len(set(self.parents) - {0})
+        return (
+            (self.depth - 1) * self.top_k if self.parents is None else len(set(self.parents) - {0})
+        )
 
     def _set(self, **values) -> None:
         for name, value in values.items():
@@ -143,7 +169,9 @@ class TreeConfig:
         policy, *numbers = text.split(":")
         rule = {"acceptance": numbers.pop()} if len(numbers) == 4 else {}
         if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
-            raise ValueError(f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4")
+            raise ValueError(
+                f"the tree is {text!r}; write policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4"
+            )
         return cls(policy, *map(int, numbers), **rule)
 
     def __str__(self) -> str:
@@ -162,7 +190,11 @@ class Acceptance:
     The default is a modest head's: SmolLM2-135M's after an hour of training (docs/experiments.md).
     """
 
-    shares: tuple[tuple[float, ...], ...] = ((0.55, 0.13, 0.05, 0.04), (0.5, 0.12, 0.05, 0.04), (0.48, 0.11, 0.05, 0.04))
+    shares: tuple[tuple[float, ...], ...] = (
+        (0.55, 0.13, 0.05, 0.04),
+        (0.5, 0.12, 0.05, 0.04),
+        (0.48, 0.11, 0.05, 0.04),
+    )
     slopes: tuple[float, ...] = (1.0,)
     offsets: tuple[float, ...] = (0.0,)
 
@@ -172,13 +204,22 @@ class Acceptance:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         widths = {len(row) for row in self.shares}
         in_range = all(0 <= share for row in self.shares for share in row)
-        if len(widths) != 1 or 0 in widths or not in_range or not all(sum(row) <= 1 + 1e-9 for row in self.shares):
-            raise ValueError(f"shares are {self.shares!r:.80}; needed are rows of one length, by depth, of shares that add up to 1 at most")
+        if (
+            len(widths) != 1
+            or 0 in widths
+            or not in_range
+            or not all(sum(row) <= 1 + 1e-9 for row in self.shares)
+        ):
+            raise ValueError(
+                f"shares are {self.shares!r:.80}; needed are rows of one length, by depth, of shares that add up to 1 at most"
+            )
         numbers = [*self.slopes, *self.offsets, *(share for row in self.shares for share in row)]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise ValueError(f"acceptance holds {numbers!r:.80}; needed are finite numbers")
         if not self.slopes or len(self.slopes) != len(self.offsets):
-            raise ValueError(f"{len(self.slopes)} slopes and {len(self.offsets)} offsets; give one of each for every depth")
+            raise ValueError(
+                f"{len(self.slopes)} slopes and {len(self.offsets)} offsets; give one of each for every depth"
+            )
 
 
 @strict
@@ -226,20 +267,30 @@ class Eagle3Config(LlamaConfig):
                 "the head reads the target's embeddings, so both must be the target's width"
             )
         if self.num_hidden_layers != 1:
-            raise ValueError(f"num_hidden_layers is {self.num_hidden_layers}; an EAGLE-3 head has exactly one layer")
+            raise ValueError(
+                f"num_hidden_layers is {self.num_hidden_layers}; an EAGLE-3 head has exactly one layer"
+            )
         if self.norm_before_fc:
-            raise ValueError("norm_before_fc is set; this variant is not implemented, use fc_norm (EAGLE-3.1) instead")
+            raise ValueError(
+                "norm_before_fc is set; this variant is not implemented, use fc_norm (EAGLE-3.1) instead"
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Read the config.json of any dialect (see dialects); one that describes no head is a ValueError."""
         try:
-            return super().from_dict(translate_config(config_dict, recognise(config_dict, ())), **kwargs)
+            return super().from_dict(
+                translate_config(config_dict, recognise(config_dict, ())), **kwargs
+            )
         except StrictDataclassError as error:
-            raise ValueError(f"this config.json describes no head that can be built: {error}") from error
+            raise ValueError(
+                f"this config.json describes no head that can be built: {error}"
+            ) from error
 
     @classmethod
-    def from_target(cls, target, draft_vocab_size: int | None = None, **overrides) -> "Eagle3Config":
+    def from_target(
+        cls, target, draft_vocab_size: int | None = None, **overrides
+    ) -> "Eagle3Config":
         """A head config for `target` (a model or its config): same width, heads, RoPE, norms and special tokens."""
         config = getattr(target, "config", target).get_text_config()
         names = (
@@ -247,16 +298,25 @@ class Eagle3Config(LlamaConfig):
             "max_position_embeddings rms_norm_eps initializer_range bos_token_id eos_token_id pad_token_id"
         ).split()
         values = {"intermediate_size": 4 * config.hidden_size}
-        values |= {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
+        values |= {
+            name: getattr(config, name) for name in names if getattr(config, name, None) is not None
+        }
         rope = getattr(config, "rope_parameters", None)
         if rope and "rope_theta" in rope:
             values["rope_parameters"] = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
         layers = config.num_hidden_layers
-        extras = {"aux_layer_ids": default_aux_layer_ids(layers), "target_num_hidden_layers": layers}
+        extras = {
+            "aux_layer_ids": default_aux_layer_ids(layers),
+            "target_num_hidden_layers": layers,
+        }
         extras.update(overrides.pop("eagle_hf", {}))
-        unknown = sorted(set(overrides) - {field.name for field in fields(cls)} - {"attn_implementation"})
+        unknown = sorted(
+            set(overrides) - {field.name for field in fields(cls)} - {"attn_implementation"}
+        )
         if unknown:
-            raise ValueError(f"Eagle3Config has no setting {', '.join(unknown)}; LlamaConfig's are known, and {', '.join(OWN_FIELDS)}")
+            raise ValueError(
+                f"Eagle3Config has no setting {', '.join(unknown)}; LlamaConfig's are known, and {', '.join(OWN_FIELDS)}"
+            )
         values.update(overrides)
         return cls(draft_vocab_size=draft_vocab_size, eagle_hf=extras, **values)
 
@@ -271,14 +331,19 @@ class Eagle3Config(LlamaConfig):
         settings = self.eagle_hf.get("tree", {})
         known = [field.name for field in fields(TreeConfig)]
         if set(settings) - set(known):
-            raise ValueError(f"the head's tree settings hold {sorted(set(settings) - set(known))}; known are {', '.join(known)}")
+            raise ValueError(
+                f"the head's tree settings hold {sorted(set(settings) - set(known))}; known are {', '.join(known)}"
+            )
         return TreeConfig(**settings)
 
     @tree.setter
     def tree(self, tree: TreeConfig):
         if not isinstance(tree, TreeConfig):
             raise ValueError(f"tree is {tree!r}; give an eagle_hf.TreeConfig")
-        self.eagle_hf = {**self.eagle_hf, "tree": {name: value for name, value in asdict(tree).items() if value is not None}}
+        self.eagle_hf = {
+            **self.eagle_hf,
+            "tree": {name: value for name, value in asdict(tree).items() if value is not None},
+        }
 
     @property
     def acceptance(self) -> Acceptance | None:
@@ -289,7 +354,9 @@ class Eagle3Config(LlamaConfig):
         try:
             return Acceptance(**saved)
         except TypeError as error:
-            raise ValueError(f"the head's acceptance is {saved!r:.80}; needed are shares, slopes and offsets ({error})") from error
+            raise ValueError(
+                f"the head's acceptance is {saved!r:.80}; needed are shares, slopes and offsets ({error})"
+            ) from error
 
     @acceptance.setter
     def acceptance(self, acceptance: Acceptance):
@@ -308,8 +375,14 @@ class Eagle3Config(LlamaConfig):
 
     @window.setter
     def window(self, window: tuple[int, int] | None):
-        if window is not None and (len(window) != 2 or any(type(n) is not int for n in window) or not 0 <= window[0] < window[1]):
-            raise ValueError(f"window is {window!r}; give None, or (sinks, newest tokens) with fewer sinks than tokens")
+        if window is not None and (
+            len(window) != 2
+            or any(type(n) is not int for n in window)
+            or not 0 <= window[0] < window[1]
+        ):
+            raise ValueError(
+                f"window is {window!r}; give None, or (sinks, newest tokens) with fewer sinks than tokens"
+            )
         self.eagle_hf = {**self.eagle_hf, "window": None if window is None else list(window)}
 
     def to_dict(self) -> dict[str, Any]:

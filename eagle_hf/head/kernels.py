@@ -44,12 +44,16 @@ def _cpu_forward(query, key, value):
 
 
 def _cpu_backward(grad, query, key, value, output, lse):
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, query, key, value, output, lse, 0.0, True)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, query, key, value, output, lse, 0.0, True
+    )
 
 
 def _cuda_forward(query, key, value):
     """The memory-efficient kernel, for float32, float16 and bfloat16; its log-sum-exp comes padded."""
-    output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True, 0.0, True)
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, 0.0, True
+    )
     return output, lse[..., : query.shape[2]]
 
 
@@ -57,7 +61,18 @@ def _cuda_backward(grad, query, key, value, output, lse):
     padded = F.pad(lse, (0, -lse.shape[-1] % 32), value=float("inf"))
     unused = torch.zeros((), dtype=torch.long, device=query.device)  # the dropout's seed and offset
     return torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        grad, query, key, value, None, output, padded, unused, unused, 0.0, [True, True, True, False], True
+        grad,
+        query,
+        key,
+        value,
+        None,
+        output,
+        padded,
+        unused,
+        unused,
+        0.0,
+        [True, True, True, False],
+        True,
     )[:3]
 
 
@@ -72,11 +87,26 @@ def _flash_forward(query, key, value):
 def _flash_backward(grad, query, key, value, output, lse):
     from flash_attn.flash_attn_interface import _wrapped_flash_attn_backward
 
-    grad, query, key, value, output = (part.transpose(1, 2).contiguous() for part in (grad, query, key, value, output))
+    grad, query, key, value, output = (
+        part.transpose(1, 2).contiguous() for part in (grad, query, key, value, output)
+    )
     gradients = [torch.empty_like(part) for part in (query, key, value)]
     _wrapped_flash_attn_backward(
-        grad, query, key, value, output, lse.contiguous(), *gradients, dropout_p=0.0, softmax_scale=query.shape[-1] ** -0.5,
-        causal=True, window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None, deterministic=False,
+        grad,
+        query,
+        key,
+        value,
+        output,
+        lse.contiguous(),
+        *gradients,
+        dropout_p=0.0,
+        softmax_scale=query.shape[-1] ** -0.5,
+        causal=True,
+        window_size_left=-1,
+        window_size_right=-1,
+        softcap=0.0,
+        alibi_slopes=None,
+        deterministic=False,
     )
     return [part.transpose(1, 2) for part in gradients]
 

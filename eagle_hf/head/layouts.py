@@ -22,7 +22,9 @@ def engine_config(config: dict[str, Any]) -> dict[str, Any]:
     written["rope_theta"] = rope.get("rope_theta")
     written["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
     written["eagle_config"] = {"use_aux_hidden_state": True}
-    written["eagle_hf"] = written.get("eagle_hf") or {}  # even empty: by this key the layout is told from the other dialects
+    written["eagle_hf"] = (
+        written.get("eagle_hf") or {}
+    )  # even empty: by this key the layout is told from the other dialects
     written.pop(LAYER_IDS_KEY, None)
     if not _default_layers(written["eagle_hf"]):
         ids = written[LAYER_IDS_KEY] = list(written["eagle_hf"]["aux_layer_ids"])
@@ -31,7 +33,9 @@ def engine_config(config: dict[str, Any]) -> dict[str, Any]:
     return written
 
 
-def foreign_layer_ids(top_level: list[int] | None, eagle_config: dict[str, Any] | None) -> list[int] | None:
+def foreign_layer_ids(
+    top_level: list[int] | None, eagle_config: dict[str, Any] | None
+) -> list[int] | None:
     """HF indices of the layer ids a foreign config names, None where it names none (ModelOpt writes an empty list).
 
     Top level: HF indices, as vLLM reads them. Under eagle_config: outputs of 0-based layers, one lower, as SGLang does.

@@ -52,7 +52,9 @@ class Eagle3Attention(nn.Module):
         self.q_proj = nn.Linear(width, config.num_attention_heads * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=bias)
+        self.o_proj = nn.Linear(
+            config.num_attention_heads * self.head_dim, config.hidden_size, bias=bias
+        )
 
     def project(self, embeddings: torch.Tensor, hidden_states: torch.Tensor) -> list[torch.Tensor]:
         """Query, key and value [B, S, heads * width]."""
@@ -61,11 +63,18 @@ class Eagle3Attention(nn.Module):
 
     def share(self, embeddings=None, hidden_states=None) -> list[torch.Tensor]:
         """What query, key and value owe to one of the two; the bias belongs to the embeddings."""
-        return [_share(projection, embeddings, hidden_states) for projection in (self.q_proj, self.k_proj, self.v_proj)]
+        return [
+            _share(projection, embeddings, hidden_states)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        ]
 
-    def forward(self, projected: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, projected: list[torch.Tensor], cos: torch.Tensor, sin: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
         batch, length, _ = projected[0].shape
-        query, key, value = (part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in projected)
+        query, key, value = (
+            part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in projected
+        )
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         output = attend(query, key, value).to(value.dtype)
         return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
@@ -78,8 +87,14 @@ def _share(projection: nn.Module, embeddings, hidden_states) -> torch.Tensor:
     if type(projection) is nn.Linear:
         weight = projection.weight[:, :width] if first else projection.weight[:, width:]
         return nn.functional.linear(states, weight, projection.bias if first else None)
-    whole = nn.functional.pad(states, (0, width) if first else (width, 0))  # an adapter: more than a weight matrix
-    return projection(whole) if first else projection(whole) - projection(torch.zeros_like(whole[:1, :1]))
+    whole = nn.functional.pad(
+        states, (0, width) if first else (width, 0)
+    )  # an adapter: more than a weight matrix
+    return (
+        projection(whole)
+        if first
+        else projection(whole) - projection(torch.zeros_like(whole[:1, :1]))
+    )
 
 
 class Eagle3DecoderLayer(nn.Module):
@@ -129,17 +144,24 @@ class Eagle3DraftHead(PreTrainedModel):
         super().__init__(config)
         width = config.target_hidden_size
         if config.fc_norm:
-            norms = [LlamaRMSNorm(width, config.rms_norm_eps) for _ in range(config.num_aux_hidden_states)]
+            norms = [
+                LlamaRMSNorm(width, config.rms_norm_eps)
+                for _ in range(config.num_aux_hidden_states)
+            ]
             self.fc_norm = nn.ModuleList(norms)
         self.fc = nn.Linear(config.num_aux_hidden_states * width, config.hidden_size, bias=False)
         self.midlayer = Eagle3DecoderLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.rotary_emb = Eagle3RotaryEmbedding(config)
-        self.last_run = self.plan = None  # DecodingStats of the last generate; the planning.plan.Plan of policies that need one
+        self.last_run = self.plan = (
+            None  # DecodingStats of the last generate; the planning.plan.Plan of policies that need one
+        )
         self.tree_by_machine = False  # whether trees are chosen by what this machine is measured to do; see decoding/automatic.py
         self.gradient_checkpointing = False
-        if config.draft_vocab_size < config.vocab_size:  # engines refuse the buffers at full vocabulary
+        if (
+            config.draft_vocab_size < config.vocab_size
+        ):  # engines refuse the buffers at full vocabulary
             self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
             self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
         self.post_init()
@@ -158,7 +180,9 @@ class Eagle3DraftHead(PreTrainedModel):
                 f"{len(target_ids)} draft vocabulary ids were given but draft_vocab_size is "
                 f"{self.config.draft_vocab_size}; give one id per row of the LM head"
             )
-        d2t, t2d = vocabulary_buffers(target_ids.to(self.lm_head.weight.device), self.config.vocab_size)
+        d2t, t2d = vocabulary_buffers(
+            target_ids.to(self.lm_head.weight.device), self.config.vocab_size
+        )
         if self.config.draft_vocab_size < self.config.vocab_size:
             self.d2t.copy_(d2t)
             self.t2d.copy_(t2d)
@@ -202,13 +226,20 @@ class Eagle3DraftHead(PreTrainedModel):
         """First-pass input [B, S, H] from the concatenated target states [B, S, 3H]."""
         if self.config.fc_norm:
             states = aux_hidden_states.chunk(self.config.num_aux_hidden_states, dim=-1)
-            aux_hidden_states = torch.cat([norm(state) for norm, state in zip(self.fc_norm, states)], dim=-1)
+            aux_hidden_states = torch.cat(
+                [norm(state) for norm, state in zip(self.fc_norm, states)], dim=-1
+            )
         return self.fc(aux_hidden_states)
 
     def step(self, inputs_embeds, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         """One pass [B, S, H] -> [B, S, H]: what the next pass reads, and `logits` too."""
         embeddings = self.midlayer.input_layernorm(inputs_embeds)
-        return self._pass(partial(self.midlayer.self_attn.project, embeddings), hidden_states, position_ids, attend)
+        return self._pass(
+            partial(self.midlayer.self_attn.project, embeddings),
+            hidden_states,
+            position_ids,
+            attend,
+        )
 
     def _pass(self, project: Callable, hidden_states, position_ids, attend: Attend) -> torch.Tensor:
         cos, sin = self.rotary_emb(hidden_states, position_ids)
@@ -223,7 +254,9 @@ class Eagle3DraftHead(PreTrainedModel):
         """Draft logits [..., U] of the output of `step` [..., H]."""
         return self.lm_head(self.lm_head_input(hidden_states))
 
-    def forward(self, inputs_embeds, aux_hidden_states, ttt_length: int = 1, position_ids=None) -> list[torch.Tensor]:
+    def forward(
+        self, inputs_embeds, aux_hidden_states, ttt_length: int = 1, position_ids=None
+    ) -> list[torch.Tensor]:
         """Unroll training-time test: the output [B, S, H] of each of `ttt_length` passes (paper, section 3.2).
 
         inputs_embeds [B, S, H]: slot p holds the target's embedding of token p + 1.
@@ -245,37 +278,61 @@ class Eagle3DraftHead(PreTrainedModel):
             keys, values = list(past[0::2]), list(past[1::2])
 
             def project(normed):
-                shifted = [nn.functional.pad(part[:, ttt_step:], (0, 0, 0, min(ttt_step, size))) for part in embedded]
-                return [ours + theirs for ours, theirs in zip(shifted, attention.share(hidden_states=normed))]
+                shifted = [
+                    nn.functional.pad(part[:, ttt_step:], (0, 0, 0, min(ttt_step, size)))
+                    for part in embedded
+                ]
+                return [
+                    ours + theirs
+                    for ours, theirs in zip(shifted, attention.share(hidden_states=normed))
+                ]
 
             def attend(query, key, value):
                 keys.append(key)
                 values.append(value)
                 return ttt_attention(query, keys, values, self.config._attn_implementation, lengths)
 
-            return self._pass(project, hidden_states, position_ids + ttt_step, attend), keys[-1], values[-1]
+            return (
+                self._pass(project, hidden_states, position_ids + ttt_step, attend),
+                keys[-1],
+                values[-1],
+            )
 
         for ttt_step in range(ttt_length):
             if self.gradient_checkpointing and self.training:
-                hidden_states, *own = self._gradient_checkpointing_func(run_pass, ttt_step, hidden_states, *past)
+                hidden_states, *own = self._gradient_checkpointing_func(
+                    run_pass, ttt_step, hidden_states, *past
+                )
             else:
                 hidden_states, *own = run_pass(ttt_step, hidden_states, *past)
             past += own
             outputs.append(hidden_states)
         return outputs
 
-    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, **kwargs):
+    def save_pretrained(
+        self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, **kwargs
+    ):
         """The layout that vLLM and SGLang load, the head's plan and what else lies beside it: see sidecars.py."""
         if push_to_hub:  # it would write transformers' own card over the head's
-            raise ValueError('save_pretrained was called with push_to_hub=True; save first, then call head.push_to_hub("user/name")')
-        beside = choose_sidecars(self, save_directory, state_dict or self.state_dict()) if is_main_process else {}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+            raise ValueError(
+                'save_pretrained was called with push_to_hub=True; save first, then call head.push_to_hub("user/name")'
+            )
+        beside = (
+            choose_sidecars(self, save_directory, state_dict or self.state_dict())
+            if is_main_process
+            else {}
+        )
+        super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs
+        )
         copy_sidecars(beside, save_directory)
         if self.plan is not None and is_main_process:
             self.plan.save(save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, tree: TreeConfig | str = "auto", **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, tree: TreeConfig | str = "auto", **kwargs
+    ):
         """Open a saved head of any dialect (dialects.DIALECTS); `head.dialect` says of which, saved again it is ours.
 
         Args:
@@ -291,7 +348,9 @@ class Eagle3DraftHead(PreTrainedModel):
         if not isinstance(tree, TreeConfig) and tree not in ("auto", "saved"):
             raise ValueError(f'tree is {tree!r}; give "auto", "saved" or an eagle_hf.TreeConfig')
         opened = open_head(cls, pretrained_model_name_or_path, kwargs)
-        loaded = super().from_pretrained(None, *args, config=opened.config, state_dict=opened.weights, **kwargs)
+        loaded = super().from_pretrained(
+            None, *args, config=opened.config, state_dict=opened.weights, **kwargs
+        )
         head = loaded[0] if isinstance(loaded, tuple) else loaded
         head.name_or_path = head.config.name_or_path = str(pretrained_model_name_or_path)
         head.dialect = opened.dialect

@@ -17,8 +17,16 @@ logger = logging.get_logger(__name__)
 WEIGHTS = "model.safetensors"
 FIGURES = ("README.md", "metrics.json", "*.png")
 LASTING = (
-    "plan.json", "custom_generate/generate.py", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "chat_template*", "additional_chat_templates/*",
+    "plan.json",
+    "custom_generate/generate.py",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
 )
 
 
@@ -29,7 +37,11 @@ def sidecars(folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """
     homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
     found = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-    return [path.relative_to(folder).as_posix() for path in found if any(path.resolve().is_relative_to(home) for home in homes)]
+    return [
+        path.relative_to(folder).as_posix()
+        for path in found
+        if any(path.resolve().is_relative_to(home) for home in homes)
+    ]
 
 
 def choose_sidecars(head, folder: str | Path, weights: dict[str, torch.Tensor]) -> dict[str, Path]:
@@ -44,12 +56,16 @@ def choose_sidecars(head, folder: str | Path, weights: dict[str, torch.Tensor]) 
     figures, is_same = sidecars(source, FIGURES), is_unchanged(head, source, weights)
     if figures and not is_same:
         names = ", ".join(figures)
-        logger.warning_once(f"{names} in {source} tell of the head as it was there and stay behind; measure it anew: recipes/evaluate.py")
+        logger.warning_once(
+            f"{names} in {source} tell of the head as it was there and stay behind; measure it anew: recipes/evaluate.py"
+        )
     if source.resolve() == Path(folder).resolve():
         for name in [] if is_same else figures:
             (source / name).rename(source / f"{name}.outdated")
         return {}
-    return {name: source / name for name in sidecars(source, LASTING) + (figures if is_same else [])}
+    return {
+        name: source / name for name in sidecars(source, LASTING) + (figures if is_same else [])
+    }
 
 
 def copy_sidecars(chosen: dict[str, Path], folder: str | Path) -> None:
@@ -66,8 +82,13 @@ def is_unchanged(head, source: Path, weights: dict[str, torch.Tensor]) -> bool:
     try:
         settings = json.loads((source / "config.json").read_text(encoding="utf-8")).get("eagle_hf")
         with safe_open(source / WEIGHTS, "pt") as saved:
-            return settings == json.loads(json.dumps(head.config.eagle_hf)) and set(saved.keys()) == set(weights) and all(
-                torch.equal(saved.get_tensor(name).to(tensor.dtype), tensor.cpu()) for name, tensor in weights.items()
+            return (
+                settings == json.loads(json.dumps(head.config.eagle_hf))
+                and set(saved.keys()) == set(weights)
+                and all(
+                    torch.equal(saved.get_tensor(name).to(tensor.dtype), tensor.cpu())
+                    for name, tensor in weights.items()
+                )
             )
     except (ValueError, SafetensorError):  # the folder was damaged since
         return False

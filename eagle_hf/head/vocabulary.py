@@ -12,7 +12,9 @@ def draft_to_target_ids(d2t: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(d2t), device=d2t.device) + d2t
 
 
-def vocabulary_buffers(target_ids: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def vocabulary_buffers(
+    target_ids: torch.Tensor, vocab_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(d2t, t2d) for ascending target ids [U]."""
     if len(target_ids) and (target_ids.min() < 0 or target_ids.max() >= vocab_size):
         raise ValueError(
@@ -20,14 +22,18 @@ def vocabulary_buffers(target_ids: torch.Tensor, vocab_size: int) -> tuple[torch
             f"0..{vocab_size - 1}; build the vocabulary with the target's own tokenizer"
         )
     if (target_ids[1:] <= target_ids[:-1]).any():
-        raise ValueError("draft vocabulary ids must be strictly ascending; sort them and drop duplicates")
+        raise ValueError(
+            "draft vocabulary ids must be strictly ascending; sort them and drop duplicates"
+        )
     d2t = target_ids - torch.arange(len(target_ids), device=target_ids.device)
     t2d = torch.zeros(vocab_size, dtype=torch.bool, device=target_ids.device)
     t2d[target_ids] = True
     return d2t, t2d
 
 
-def choose_draft_vocabulary(counts: torch.Tensor, size: int, fill_by_rank: bool = False) -> torch.Tensor:
+def choose_draft_vocabulary(
+    counts: torch.Tensor, size: int, fill_by_rank: bool = False
+) -> torch.Tensor:
     """The `size` most frequent target ids of `counts` [V], ascending.
 
     fill_by_rank: where fewer than `size` tokens were seen, add unseen ones in id order (in a BPE vocabulary the
@@ -35,13 +41,17 @@ def choose_draft_vocabulary(counts: torch.Tensor, size: int, fill_by_rank: bool 
     """
     seen = int((counts > 0).sum())
     if size > len(counts):
-        raise ValueError(f"draft_vocab_size is {size} but the target's vocabulary has {len(counts)} tokens; lower it")
+        raise ValueError(
+            f"draft_vocab_size is {size} but the target's vocabulary has {len(counts)} tokens; lower it"
+        )
     if size > seen and not fill_by_rank:
         raise ValueError(
             f"draft_vocab_size is {size} but the responses hold {seen} distinct tokens; "
             "lower it, add text, or fill the rest by rank (fill_by_rank=True)"
         )
-    order = torch.argsort(counts, descending=True, stable=True)  # stable: unseen tokens stay in id order
+    order = torch.argsort(
+        counts, descending=True, stable=True
+    )  # stable: unseen tokens stay in id order
     return order[:size].sort().values
 
 

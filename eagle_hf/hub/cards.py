@@ -30,7 +30,13 @@ BENCHMARKS = {
 
 
 def write_card(
-    folder: str | Path, *, title: str, base_model: str, limits: str, license: str | None = None, datasets: Sequence[str] = (),
+    folder: str | Path,
+    *,
+    title: str,
+    base_model: str,
+    limits: str,
+    license: str | None = None,
+    datasets: Sequence[str] = (),
 ) -> None:
     """README.md of a head's folder, from its config.json and metrics.json; `limits` is Markdown, what a user must know.
 
@@ -39,20 +45,40 @@ def write_card(
     """
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder} holds no metrics.json; measure the head first: recipes/evaluate.py")
+        raise ValueError(
+            f"{folder} holds no metrics.json; measure the head first: recipes/evaluate.py"
+        )
     for name in (base_model, *datasets):
         check_hub_id(name)
-    metrics, config = plain(json.loads((folder / "metrics.json").read_text())), Eagle3Config.from_pretrained(folder)
+    metrics, config = (
+        plain(json.loads((folder / "metrics.json").read_text())),
+        Eagle3Config.from_pretrained(folder),
+    )
     tree = str(config.tree)
     data = ModelCardData(
-        base_model=base_model, base_model_relation=RELATION, library_name="eagle_hf", pipeline_tag="text-generation", license=license,
-        model_name=title, tags=["eagle3", "speculative-decoding", "draft-model", "custom_generate"], datasets=list(datasets) or None,
+        base_model=base_model,
+        base_model_relation=RELATION,
+        library_name="eagle_hf",
+        pipeline_tag="text-generation",
+        license=license,
+        model_name=title,
+        tags=["eagle3", "speculative-decoding", "draft-model", "custom_generate"],
+        datasets=list(datasets) or None,
         eval_results=eval_results(metrics, tree),
     )
     card = ModelCard.from_template(
-        data, template_path=str(TEMPLATE), title=plain(title), base_model=base_model, tree=tree, limits=without_html(limits),
-        results=results_table(metrics, tree), reading=reading(metrics, tree), trained=trained(metrics["trained"] | made_of(folder, config)),
-        scaling=metrics.get("scaling", {}).get("summary"), serving=serving(config, base_model), repository=PLACEHOLDER,
+        data,
+        template_path=str(TEMPLATE),
+        title=plain(title),
+        base_model=base_model,
+        tree=tree,
+        limits=without_html(limits),
+        results=results_table(metrics, tree),
+        reading=reading(metrics, tree),
+        trained=trained(metrics["trained"] | made_of(folder, config)),
+        scaling=metrics.get("scaling", {}).get("summary"),
+        serving=serving(config, base_model),
+        repository=PLACEHOLDER,
     )
     card.save(folder / "README.md")
 
@@ -91,11 +117,18 @@ def serving(config: Eagle3Config, base_model: str) -> str:
         sources.setdefault(caveat.text, []).append(caveat.source)
     everywhere = [text for text, told in sources.items() if len(told) == len(commands) > 1]
     for engine, command in commands.items():
-        script, own = "\n".join(command.lines), [caveat for caveat in command.caveats if caveat.text not in everywhere]
+        script, own = (
+            "\n".join(command.lines),
+            [caveat for caveat in command.caveats if caveat.text not in everywhere],
+        )
         caveats = "\n".join(f"- {plain(caveat.text)} ({caveat.source})" for caveat in own)
-        parts.append(f"### {NAMES[engine]}\n\n```sh\n{script}\n```\n\n{command.version}\n\n{caveats}")
+        parts.append(
+            f"### {NAMES[engine]}\n\n```sh\n{script}\n```\n\n{command.version}\n\n{caveats}"
+        )
     if everywhere:
-        shared = "\n".join(f"- {plain(text)} ({'; '.join(dict.fromkeys(sources[text]))})" for text in everywhere)
+        shared = "\n".join(
+            f"- {plain(text)} ({'; '.join(dict.fromkeys(sources[text]))})" for text in everywhere
+        )
         parts.append(f"### On every engine\n\n{shared}")
     return "\n\n".join(parts)
 
@@ -107,13 +140,19 @@ def made_of(folder: Path, config: Eagle3Config) -> dict:
         facts["longest conversation"] = f"{config.eagle_hf['trained_length']:,} tokens"
     if (folder / "chat_template.jinja").is_file():
         digest = hashlib.sha256((folder / "chat_template.jinja").read_bytes()).hexdigest()
-        facts["chat template"] = f"chat_template.jinja beside this card (sha256 {digest[:16]}); with another one it drafts worse"
+        facts["chat template"] = (
+            f"chat_template.jinja beside this card (sha256 {digest[:16]}); with another one it drafts worse"
+        )
     return facts
 
 
 def results_of(metrics: dict, tree: str, temperature: float = 0.0) -> dict[str, dict]:
     """Results by dtype of a tree at a temperature, in the order they were measured."""
-    return {s["dtype"]: s["results"] for s in metrics["settings"] if s["tree"] == tree and s["temperature"] == temperature}
+    return {
+        s["dtype"]: s["results"]
+        for s in metrics["settings"]
+        if s["tree"] == tree and s["temperature"] == temperature
+    }
 
 
 def results_table(metrics: dict, tree: str) -> str:
@@ -121,20 +160,39 @@ def results_table(metrics: dict, tree: str) -> str:
     own = results_of(metrics, tree)
     if not own:
         measured = sorted({f"{s['tree']} at T={s['temperature']:g}" for s in metrics["settings"]})
-        raise ValueError(f"the head's own tree {tree} was not measured greedily, but {', '.join(measured)}; run recipes/evaluate.py")
+        raise ValueError(
+            f"the head's own tree {tree} was not measured greedily, but {', '.join(measured)}; run recipes/evaluate.py"
+        )
     dtypes = list(own)
     speeds = [f"speed in {dtype}" for dtype in dtypes]
-    columns = ["", "tau, tree", "tau, chain of 4", "alpha by depth of the chain", *speeds, f"identical in {dtypes[-1]}"]
+    columns = [
+        "",
+        "tau, tree",
+        "tau, chain of 4",
+        "alpha by depth of the chain",
+        *speeds,
+        f"identical in {dtypes[-1]}",
+    ]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for temperature in dict.fromkeys(s["temperature"] for s in metrics["settings"]):
-        trees, chains = results_of(metrics, tree, temperature), results_of(metrics, CHAIN, temperature)
+        trees, chains = (
+            results_of(metrics, tree, temperature),
+            results_of(metrics, CHAIN, temperature),
+        )
         for category in trees.get(dtypes[0], {}):
             label = f"{category}, {f'T={temperature:g}' if temperature else 'greedy'}"
             chain = chains.get(dtypes[0], {}).get(category)
             cells = [label, tau(trees[dtypes[0]][category]), tau(chain), alpha(chain)]
-            cells += [f"{speed(trees, dtype, category):.2f}x" if dtype in trees else "" for dtype in dtypes]
+            cells += [
+                f"{speed(trees, dtype, category):.2f}x" if dtype in trees else ""
+                for dtype in dtypes
+            ]
             exact = trees.get(dtypes[-1])
-            lines.append("| " + " | ".join([*cells, f"{exact[category]['identical']:.0%}" if exact else ""]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([*cells, f"{exact[category]['identical']:.0%}" if exact else ""])
+                + " |"
+            )
     return "\n".join(lines)
 
 
@@ -157,7 +215,10 @@ def alpha(result: dict | None) -> str:
 
 def reading(metrics: dict, tree: str) -> str:
     """What the table's words mean, and where it was measured."""
-    counts = ", ".join(f"{result['all']['prompts']} in {dtype}" for dtype, result in results_of(metrics, tree).items())
+    counts = ", ".join(
+        f"{result['all']['prompts']} in {dtype}"
+        for dtype, result in results_of(metrics, tree).items()
+    )
     first, machine = metrics["settings"][0], metrics["settings"][0]["machine"]
     return (
         f"tau: tokens per forward of the target, with its 95 % interval over prompts; the tree is `{tree}`. alpha: acceptance of the chain's k-th "
@@ -171,7 +232,10 @@ def reading(metrics: dict, tree: str) -> str:
 def trained(facts: dict) -> str:
     """The facts of the training run as a list."""
     shown = {int: "{:,}", float: "{:.1f}"}
-    return "\n".join(f"- {name.replace('_', ' ')}: {shown.get(type(value), '{}').format(value)}" for name, value in facts.items())
+    return "\n".join(
+        f"- {name.replace('_', ' ')}: {shown.get(type(value), '{}').format(value)}"
+        for name, value in facts.items()
+    )
 
 
 def eval_results(metrics: dict, tree: str) -> list[EvalResult]:
@@ -183,6 +247,12 @@ def eval_results(metrics: dict, tree: str) -> list[EvalResult]:
             continue
         name, dataset = BENCHMARKS.get(category, (category, category))
         place = dict(task_type="text-generation", dataset_name=name, dataset_type=dataset)
-        values = {"tau": ("tokens per round", result["tau"]), "speedup": (f"speed in {dtype}", result["speedup"])}
-        found += [EvalResult(**place, metric_type=kind, metric_name=label, metric_value=round(value, 3)) for kind, (label, value) in values.items()]
+        values = {
+            "tau": ("tokens per round", result["tau"]),
+            "speedup": (f"speed in {dtype}", result["speedup"]),
+        }
+        found += [
+            EvalResult(**place, metric_type=kind, metric_name=label, metric_value=round(value, 3))
+            for kind, (label, value) in values.items()
+        ]
     return found

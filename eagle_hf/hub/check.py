@@ -33,8 +33,16 @@ def check(folder_or_id: str | Path, target=None, **hub_kwargs) -> Report:
 def examine(head: SavedHead, target: Target | None) -> list[Finding]:
     """Everything the rules find, in their order."""
     findings = [finding for rule in RULES for finding in rule(head, target)]
-    if head.dialect == "speculators":  # of engines that do not load the format there is no more to say
-        findings = [replace(finding, engines=tuple(engine for engine in finding.engines if _loads(engine, finding))) for finding in findings]
+    if (
+        head.dialect == "speculators"
+    ):  # of engines that do not load the format there is no more to say
+        findings = [
+            replace(
+                finding,
+                engines=tuple(engine for engine in finding.engines if _loads(engine, finding)),
+            )
+            for finding in findings
+        ]
     return [finding for finding in findings if finding.engines]
 
 

@@ -10,7 +10,17 @@ import torch
 
 from eagle_hf.head.opening import INTEGERS
 from eagle_hf.head.vocabulary import draft_to_target_ids
-from eagle_hf.hub.findings import ENGINES, MEND, SERVERS, SGLANG, VLLM, Finding, error, note, warning
+from eagle_hf.hub.findings import (
+    ENGINES,
+    MEND,
+    SERVERS,
+    SGLANG,
+    VLLM,
+    Finding,
+    error,
+    note,
+    warning,
+)
 from eagle_hf.hub.saved import SavedHead, Target
 
 MAP = ("d2t", "t2d")
@@ -23,25 +33,46 @@ def vocabulary_map(head: SavedHead, target: Target | None) -> Iterator[Finding]:
         return
     if rows == full:
         if "d2t" in head.tensors:
-            yield error("d2t", (VLLM,), "the vocabulary is whole, where no map is known: loading stops", f"remove d2t and t2d: {MEND}")
+            yield error(
+                "d2t",
+                (VLLM,),
+                "the vocabulary is whole, where no map is known: loading stops",
+                f"remove d2t and t2d: {MEND}",
+            )
     elif "d2t" not in head.tensors:
         happens = f"missing with {rows} of {full} tokens: vLLM, SGLang and OpenVINO take draft id 0 for token 0 and so on, silently; llama.cpp stops"
         yield error("d2t", SERVERS, happens, f"the map cannot be made up: {AGAIN}", "EAGLE#249")
     else:
-        yield from _map(*(head.tensors[name].read() if name in head.tensors else None for name in MAP), rows, full)
+        yield from _map(
+            *(head.tensors[name].read() if name in head.tensors else None for name in MAP),
+            rows,
+            full,
+        )
 
 
 def _map(d2t: torch.Tensor, t2d: torch.Tensor | None, rows: int, full: int) -> Iterator[Finding]:
     if t2d is None:
-        yield note("t2d", SERVERS, "absent, which no engine minds", f"trainers read it: {MEND} adds it")
+        yield note(
+            "t2d", SERVERS, "absent, which no engine minds", f"trainers read it: {MEND} adds it"
+        )
     if d2t.shape != (rows,):
         happens = f"is {list(d2t.shape)}, but the draft vocabulary has {rows} tokens: drafts are mapped to wrong tokens, or loading stops"
         yield error("d2t", SERVERS, happens, AGAIN, "EAGLE#214")
         return
     if d2t.dtype not in INTEGERS:
-        yield error("d2t", (SGLANG,), f"is of {d2t.dtype}, which cannot index tokens", f"write int64: {MEND}")
+        yield error(
+            "d2t",
+            (SGLANG,),
+            f"is of {d2t.dtype}, which cannot index tokens",
+            f"write int64: {MEND}",
+        )
     elif d2t.dtype != torch.int64:
-        yield warning("d2t", (VLLM, SGLANG), f"is of {d2t.dtype}; engines expect int64", f"write int64: {MEND}")
+        yield warning(
+            "d2t",
+            (VLLM, SGLANG),
+            f"is of {d2t.dtype}; engines expect int64",
+            f"write int64: {MEND}",
+        )
     if is_whole(d2t):
         yield from _ids(d2t.long(), t2d, full)
 
@@ -56,7 +87,12 @@ def _ids(d2t: torch.Tensor, t2d: torch.Tensor | None, full: int) -> Iterator[Fin
         happens = f"maps to the tokens {int(ids.min())} to {int(ids.max())} of 0 to {full - 1}: an index error on the device, or loading stops"
         yield error("d2t", SERVERS, happens, AGAIN)
     elif repeated:
-        yield error("d2t", SERVERS, f"maps {repeated} draft ids to a token that has one already: one of the two is lost, llama.cpp stops", AGAIN)
+        yield error(
+            "d2t",
+            SERVERS,
+            f"maps {repeated} draft ids to a token that has one already: one of the two is lost, llama.cpp stops",
+            AGAIN,
+        )
     elif t2d is not None and not marks(t2d, ids, full):
         happens = "marks other tokens than d2t names: one was rebuilt over this head; if it was d2t, drafts are mapped to wrong tokens, silently"
         remedy = "take both from the checkpoint that the head was trained from; never rebuild them when fine-tuning"
@@ -68,7 +104,9 @@ def _ids(d2t: torch.Tensor, t2d: torch.Tensor | None, full: int) -> Iterator[Fin
 
 def is_whole(d2t: torch.Tensor) -> bool:
     """Whether these are whole numbers, in whatever dtype."""
-    return d2t.dtype in INTEGERS or (d2t.is_floating_point() and bool((d2t.isfinite() & (d2t == d2t.round())).all()))
+    return d2t.dtype in INTEGERS or (
+        d2t.is_floating_point() and bool((d2t.isfinite() & (d2t == d2t.round())).all())
+    )
 
 
 def marks(t2d: torch.Tensor, ids: torch.Tensor, full: int) -> bool:
@@ -81,4 +119,8 @@ def are_absolute(d2t: torch.Tensor, t2d: torch.Tensor | None, full: int) -> bool
     if not bool((d2t[1:] > d2t[:-1]).all()) or d2t[0] < 0 or d2t[-1] >= full:
         return False
     ids = draft_to_target_ids(d2t)
-    return bool(ids[-1] >= full) if t2d is None else marks(t2d, d2t, full) and not marks(t2d, ids, full)
+    return (
+        bool(ids[-1] >= full)
+        if t2d is None
+        else marks(t2d, d2t, full) and not marks(t2d, ids, full)
+    )

@@ -12,25 +12,67 @@ from eagle_hf.head.dialects import NEVER_LOADED
 from eagle_hf.head.opening import FLOATS
 from eagle_hf.hub.check_vocabulary import MAP
 from eagle_hf.hub.findings import (
-    EAGLE_HF, ENGINES, LLAMA_CPP, MEND, MEND_WITH, OPENVINO, SERVERS, SGLANG, VLLM, Finding, error, note, warning,
+    EAGLE_HF,
+    ENGINES,
+    LLAMA_CPP,
+    MEND,
+    MEND_WITH,
+    OPENVINO,
+    SERVERS,
+    SGLANG,
+    VLLM,
+    Finding,
+    error,
+    note,
+    warning,
 )
 from eagle_hf.hub.saved import SavedHead, Target
 
 EMBEDDINGS = "embed_tokens.weight"
-QUANTISED = (".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale", ".weight_scale_2", ".input_scale", ".weight_zero_point")
+QUANTISED = (
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_2",
+    ".input_scale",
+    ".weight_zero_point",
+)
 
 
 def expected_shapes(head: SavedHead) -> dict[str, tuple[int, ...]]:
     """Our names and the shapes that config.json announces, d2t and t2d aside; empty where a size is missing."""
-    hidden, heads, inner, rows = head.hidden_size, head.size("num_attention_heads"), head.size("intermediate_size"), head.draft_vocab_size
+    hidden, heads, inner, rows = (
+        head.hidden_size,
+        head.size("num_attention_heads"),
+        head.size("intermediate_size"),
+        head.draft_vocab_size,
+    )
     if not (hidden and heads and inner and rows):
         return {}
-    wide, width = head.size("target_hidden_size") or hidden, head.size("head_dim") or hidden // heads
+    wide, width = (
+        head.size("target_hidden_size") or hidden,
+        head.size("head_dim") or hidden // heads,
+    )
     keys = head.size("num_key_value_heads") or heads
-    shapes = {"fc.weight": (hidden, head.num_aux * wide), "norm.weight": (hidden,), "lm_head.weight": (rows, hidden)}
-    shapes |= {f"midlayer.{name}.weight": (hidden,) for name in ("input_layernorm", "hidden_norm", "post_attention_layernorm")}
-    shapes |= {f"midlayer.self_attn.{name}_proj.weight": (n * width, 2 * hidden) for name, n in (("q", heads), ("k", keys), ("v", keys))}
-    shapes |= {"midlayer.self_attn.o_proj.weight": (hidden, heads * width), "midlayer.mlp.down_proj.weight": (hidden, inner)}
+    shapes = {
+        "fc.weight": (hidden, head.num_aux * wide),
+        "norm.weight": (hidden,),
+        "lm_head.weight": (rows, hidden),
+    }
+    shapes |= {
+        f"midlayer.{name}.weight": (hidden,)
+        for name in ("input_layernorm", "hidden_norm", "post_attention_layernorm")
+    }
+    shapes |= {
+        f"midlayer.self_attn.{name}_proj.weight": (n * width, 2 * hidden)
+        for name, n in (("q", heads), ("k", keys), ("v", keys))
+    }
+    shapes |= {
+        "midlayer.self_attn.o_proj.weight": (hidden, heads * width),
+        "midlayer.mlp.down_proj.weight": (hidden, inner),
+    }
     shapes |= {f"midlayer.mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
     if head.config.get("fc_norm") is True:
         shapes |= {f"fc_norm.{i}.weight": (wide,) for i in range(min(head.num_aux, 64))}
@@ -43,12 +85,22 @@ def opened(head: SavedHead, target: Target | None) -> Iterator[Finding]:
     """Whether eagle_hf opens it, in its own words."""
     if head.refusal:
         happens = f"refused: {textwrap.shorten(head.refusal, 400)}"
-        yield error("from_pretrained", (EAGLE_HF,), happens, f"mend what the other engines stumble over; {MEND} does, where it is no guess")
+        yield error(
+            "from_pretrained",
+            (EAGLE_HF,),
+            happens,
+            f"mend what the other engines stumble over; {MEND} does, where it is no guess",
+        )
 
 
 def files(head: SavedHead, target: Target | None) -> Iterator[Finding]:
     if head.unreadable:
-        yield error("weights", SERVERS, f"cannot be read: {textwrap.shorten(head.unreadable, 400)}", "copy or download them again")
+        yield error(
+            "weights",
+            SERVERS,
+            f"cannot be read: {textwrap.shorten(head.unreadable, 400)}",
+            "copy or download them again",
+        )
     elif head.is_pickle:
         happens = "the weights are a pickle, a program that others wrote; it was read here as tensors alone"
         yield warning("pytorch_model.bin", SERVERS, happens, f"write safetensors: {MEND}")
@@ -69,10 +121,19 @@ def names(head: SavedHead, target: Target | None) -> Iterator[Finding]:
         yield error(_some(quantised), SERVERS, happens, "give the head it was made from")
     known = {*expected, *MAP, EMBEDDINGS}
     harmless = (*QUANTISED, "_proj.bias", "rotary_emb.inv_freq")
-    unknown = [head.on_disk[name] for name in head.tensors if name not in known and not name.endswith(harmless)]
+    unknown = [
+        head.on_disk[name]
+        for name in head.tensors
+        if name not in known and not name.endswith(harmless)
+    ]
     if unknown:
         happens = "no tensor of the head that config.json announces: vLLM and llama.cpp stop, SGLang and OpenVINO leave it out silently"
-        yield error(_some(unknown), SERVERS, happens, "remove it, or set the flag that it belongs to (fc_norm, norm_before_fc)")
+        yield error(
+            _some(unknown),
+            SERVERS,
+            happens,
+            "remove it, or set the flag that it belongs to (fc_norm, norm_before_fc)",
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -81,21 +142,41 @@ def _some(names: list[str]) -> str:
 
 def prefixes(head: SavedHead, target: Target | None) -> Iterator[Finding]:
     """Names that not every engine finds."""
-    written = [disk for name, disk in head.on_disk.items() if name.startswith("midlayer.") or name in expected_shapes(head)]
+    written = [
+        disk
+        for name, disk in head.on_disk.items()
+        if name.startswith("midlayer.") or name in expected_shapes(head)
+    ]
     prefixed = [disk for disk in written if disk.startswith("model.")]
     if prefixed:
         happens = "the prefix model. makes it unknown: vLLM and the converter stop, OpenVINO's export runs random weights instead"
-        yield error(_some(prefixed[:1]), (VLLM, LLAMA_CPP, OPENVINO), happens, f"write the names without it: {MEND}")
+        yield error(
+            _some(prefixed[:1]),
+            (VLLM, LLAMA_CPP, OPENVINO),
+            happens,
+            f"write the names without it: {MEND}",
+        )
     elif any(disk.startswith("layers.0.") for disk in written):
         happens = "the export prints MISSING and runs a random layer in its place"
-        yield error("layers.0.*", (OPENVINO,), happens, f"write the names midlayer.*, which all engines load: {MEND}", "run")
+        yield error(
+            "layers.0.*",
+            (OPENVINO,),
+            happens,
+            f"write the names midlayer.*, which all engines load: {MEND}",
+            "run",
+        )
 
 
 def shapes(head: SavedHead, target: Target | None) -> Iterator[Finding]:
     for name, shape in expected_shapes(head).items():
         if name in head.tensors and head.tensors[name].shape != shape:
             happens = f"is {list(head.tensors[name].shape)}, but config.json announces {list(shape)}: loading stops"
-            yield error(head.on_disk[name], SERVERS, happens, f"write the sizes that the weights have, head_dim included: {MEND}")
+            yield error(
+                head.on_disk[name],
+                SERVERS,
+                happens,
+                f"write the sizes that the weights have, head_dim included: {MEND}",
+            )
 
 
 def lm_head(head: SavedHead, target: Target | None) -> Iterator[Finding]:
@@ -104,10 +185,18 @@ def lm_head(head: SavedHead, target: Target | None) -> Iterator[Finding]:
     rows, full = head.draft_vocab_size, head.size("vocab_size")
     if rows != full:
         happens = f"missing; the target's, which is borrowed instead, has {full} rows, not {rows}: they are read as other tokens, or loading stops"
-        yield error("lm_head.weight", SERVERS, happens, "save or export the head again", "sglang#27908")
+        yield error(
+            "lm_head.weight", SERVERS, happens, "save or export the head again", "sglang#27908"
+        )
     elif head.config.get("draft_vocab_size") is not None:
         happens = "missing; SGLang borrows the target's only if draft_vocab_size is null, and else drafts from random weights, as OpenVINO does"
-        yield error("lm_head.weight", (SGLANG, OPENVINO), happens, f"write a whole head: {MEND_WITH}", "sglang#27908")
+        yield error(
+            "lm_head.weight",
+            (SGLANG, OPENVINO),
+            happens,
+            f"write a whole head: {MEND_WITH}",
+            "sglang#27908",
+        )
 
 
 def values(head: SavedHead, target: Target | None) -> Iterator[Finding]:
@@ -120,11 +209,26 @@ def values(head: SavedHead, target: Target | None) -> Iterator[Finding]:
         dtypes.setdefault(tensor.dtype, disk)
         if tensor.dtype not in FLOATS:
             happens = f"is of {tensor.dtype}: quantised, or no weight"
-            yield error(disk, SERVERS, happens, "give the head it was made from, in float32, bfloat16 or float16")
+            yield error(
+                disk,
+                SERVERS,
+                happens,
+                "give the head it was made from, in float32, bfloat16 or float16",
+            )
         elif not tensor.isfinite().all():
-            yield error(disk, ENGINES, "holds NaN or infinity: every draft is noise", "take an earlier checkpoint")
+            yield error(
+                disk,
+                ENGINES,
+                "holds NaN or infinity: every draft is noise",
+                "take an earlier checkpoint",
+            )
         elif not tensor.any():
-            yield error(disk, ENGINES, "is all zero: never loaded or never trained", "save or export the head again")
+            yield error(
+                disk,
+                ENGINES,
+                "is all zero: never loaded or never trained",
+                "save or export the head again",
+            )
         elif name.endswith("norm.weight") and bool((tensor == 1).all()):
             ones.append(disk)
     if ones and len(ones) == sum(name.endswith("norm.weight") for name in expected_shapes(head)):
@@ -132,10 +236,17 @@ def values(head: SavedHead, target: Target | None) -> Iterator[Finding]:
         yield warning(_some(ones), ENGINES, happens, "compare it with the checkpoint")
     if torch.float64 in dtypes:
         happens = "is float64, which is cast to the target's dtype on loading"
-        yield warning(dtypes[torch.float64], SERVERS, happens, "save the head in the target's dtype")
+        yield warning(
+            dtypes[torch.float64], SERVERS, happens, "save the head in the target's dtype"
+        )
     if len(dtypes) > 1:
         kinds = " and ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        yield note("dtypes", SERVERS, f"weights are of {kinds}; all are cast to the target's dtype", "nothing")
+        yield note(
+            "dtypes",
+            SERVERS,
+            f"weights are of {kinds}; all are cast to the target's dtype",
+            "nothing",
+        )
 
 
 def embeddings(head: SavedHead, target: Target | None) -> Iterator[Finding]:
@@ -149,12 +260,25 @@ def embeddings(head: SavedHead, target: Target | None) -> Iterator[Finding]:
         yield error(key, (VLLM, LLAMA_CPP), happens, f"remove them: {MEND_WITH}", "TorchSpec#38")
     elif theirs is None:
         happens = "embeddings are shipped: vLLM and llama.cpp use them, SGLang and eagle_hf the target's; random ones were published before"
-        yield warning(key, ENGINES, happens, "compare them with the target's: --target", "TorchSpec#38")
+        yield warning(
+            key, ENGINES, happens, "compare them with the target's: --target", "TorchSpec#38"
+        )
     elif same_embeddings(ours, theirs):
-        yield note(key, SERVERS, "the target's own embeddings, which are shared or left out on loading", f"remove them: {MEND_WITH}")
+        yield note(
+            key,
+            SERVERS,
+            "the target's own embeddings, which are shared or left out on loading",
+            f"remove them: {MEND_WITH}",
+        )
     else:
         happens = "not the target's: vLLM and llama.cpp draft from them, SGLang and eagle_hf from the target's; if they are random, drafts are noise"
-        yield error(key, (VLLM, LLAMA_CPP), happens, f"remove them, unless the head was trained on them: {MEND_WITH}", "TorchSpec#38")
+        yield error(
+            key,
+            (VLLM, LLAMA_CPP),
+            happens,
+            f"remove them, unless the head was trained on them: {MEND_WITH}",
+            "TorchSpec#38",
+        )
 
 
 def same_embeddings(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -60,22 +60,47 @@ class Report:
     def text(self) -> str:
         """A plain table: per engine what happens, most severe first, and then once for each finding what to do."""
         counts = Counter(finding.level for finding in self.findings)
-        dialect = f"dialect {self.dialect}" if self.dialect else "no dialect of EAGLE-3 that is known here"
-        against = f"against the target {self.target}" if self.target else "without its target: --target compares vocabulary, RoPE and embeddings"
+        dialect = (
+            f"dialect {self.dialect}"
+            if self.dialect
+            else "no dialect of EAGLE-3 that is known here"
+        )
+        against = (
+            f"against the target {self.target}"
+            if self.target
+            else "without its target: --target compares vocabulary, RoPE and embeddings"
+        )
         lines = [
             f"{self.source}: {dialect}, checked {against}",
-            ", ".join(f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS),
+            ", ".join(
+                f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS
+            ),
         ]
         for engine in ("every engine", *ENGINES):
-            rows = [_row(number, finding) for number, finding in enumerate(self.findings, 1) if engine in _places(finding)]
-            lines += ["", f"{engine} ({READ_FROM[engine]})" if engine in READ_FROM else engine, *(rows or ["  nothing to report"])]
-        lines += ["", "What to do"] + [_remedy(number, finding) for number, finding in enumerate(self.findings, 1)]
+            rows = [
+                _row(number, finding)
+                for number, finding in enumerate(self.findings, 1)
+                if engine in _places(finding)
+            ]
+            lines += [
+                "",
+                f"{engine} ({READ_FROM[engine]})" if engine in READ_FROM else engine,
+                *(rows or ["  nothing to report"]),
+            ]
+        lines += ["", "What to do"] + [
+            _remedy(number, finding) for number, finding in enumerate(self.findings, 1)
+        ]
         return _printable("\n".join(lines))
 
 
 def report(source: str, dialect: str | None, target: str | None, findings: list[Finding]) -> Report:
     """The findings in order of severity; those of one level stay in the order in which they were found."""
-    return Report(source, dialect, target, tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))))
+    return Report(
+        source,
+        dialect,
+        target,
+        tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
+    )
 
 
 def _places(finding: Finding) -> tuple[str, ...]:
@@ -84,20 +109,32 @@ def _places(finding: Finding) -> tuple[str, ...]:
 
 
 def _row(number: int, finding: Finding) -> str:
-    key = finding.key if len(finding.key) <= KEY_WIDTH else "..." + finding.key[3 - KEY_WIDTH:]
+    key = finding.key if len(finding.key) <= KEY_WIDTH else "..." + finding.key[3 - KEY_WIDTH :]
     head = f"  {finding.level:<8} {key:<{KEY_WIDTH}} "
-    return textwrap.fill(f"{finding.happens} [{number}]", WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.fill(
+        f"{finding.happens} [{number}]",
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+    )
 
 
 def _remedy(number: int, finding: Finding) -> str:
     source = f" ({finding.source})" if finding.source else ""
     head = f"  [{number}] "
-    return textwrap.fill(f"{finding.key}: {finding.remedy}{source}", WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.fill(
+        f"{finding.key}: {finding.remedy}{source}",
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+    )
 
 
 def _printable(text: str) -> str:
     """Without control characters: names and values come from a folder that anyone may have written."""
-    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+    return "".join(
+        character if character.isprintable() or character == "\n" else "?" for character in text
+    )
 
 
 def shown(value, length: int = 60) -> str:

@@ -27,20 +27,38 @@ REMEDIES = {
 
 
 def push_to_hub(
-    head: Eagle3DraftHead, repo_id: str, *, commit_message: str = "Upload draft head", private: bool | None = None,
-    token: str | bool | None = None, revision: str | None = None, create_pr: bool = False,
+    head: Eagle3DraftHead,
+    repo_id: str,
+    *,
+    commit_message: str = "Upload draft head",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> CommitInfo:
     """Upload the head with all that `save_pretrained` carries along, and custom_generate; see `push_folder`."""
     with TemporaryDirectory() as folder:
         head.save_pretrained(folder)
         return push_folder(
-            folder, repo_id, commit_message=commit_message, private=private, token=token, revision=revision, create_pr=create_pr
+            folder,
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
         )
 
 
 def push_folder(
-    folder: str | Path, repo_id: str, *, commit_message: str = "Upload draft head", private: bool | None = None,
-    token: str | bool | None = None, revision: str | None = None, create_pr: bool = False,
+    folder: str | Path,
+    repo_id: str,
+    *,
+    commit_message: str = "Upload draft head",
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
 ) -> CommitInfo:
     """Upload a head's folder to `repo_id` ("user/name"), made where it is new, and to the branch `revision` likewise.
 
@@ -55,14 +73,31 @@ def push_folder(
         if revision and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         stale = outdated(api, repo_id, revision, files, Path(folder, WEIGHTS))
-        operations = [CommitOperationAdd(name, content(name, path, repo_id)) for name, path in files.items()]
+        operations = [
+            CommitOperationAdd(name, content(name, path, repo_id)) for name, path in files.items()
+        ]
         operations += [CommitOperationDelete(name) for name in stale]
-        return api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision, create_pr=create_pr)
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+        )
     except Exception as error:  # of several libraries: those of the connection are no OSError
-        error = error.__cause__ or error if isinstance(error, RuntimeError) else error  # an upload in a thread: why is one below
-        status, reason = getattr(getattr(error, "response", None), "status_code", None), without_token(str(error), token)
-        remedy = REMEDIES.get(status, "mend that and push again; what was uploaded is not sent twice")
-    raise ValueError(f"{repo_id} was not pushed and nothing of it is visible ({reason}); {remedy}")  # outside: no cause that repeats a token
+        error = (
+            error.__cause__ or error if isinstance(error, RuntimeError) else error
+        )  # an upload in a thread: why is one below
+        status, reason = (
+            getattr(getattr(error, "response", None), "status_code", None),
+            without_token(str(error), token),
+        )
+        remedy = REMEDIES.get(
+            status, "mend that and push again; what was uploaded is not sent twice"
+        )
+    raise ValueError(
+        f"{repo_id} was not pushed and nothing of it is visible ({reason}); {remedy}"
+    )  # outside: no cause that repeats a token
 
 
 def add_custom_generate(folder: str | Path) -> None:
@@ -75,7 +110,9 @@ def published(folder: str | Path) -> dict[str, Path]:
     names = sidecars(Path(folder), ("config.json", WEIGHTS, *FIGURES, *LASTING))
     missing = {"config.json", WEIGHTS} - set(names)
     if missing:
-        raise ValueError(f"{folder} holds no {' and no '.join(sorted(missing))}; give the folder of a saved head")
+        raise ValueError(
+            f"{folder} holds no {' and no '.join(sorted(missing))}; give the folder of a saved head"
+        )
     # never the folder's own: it may be somebody else's code, and would go out under a new name
     return {name: Path(folder, name) for name in names} | {GENERATE: OWN_GENERATE}
 
@@ -85,31 +122,47 @@ def content(name: str, path: Path, repo_id: str) -> bytes | Path:
     if name != "README.md":
         return path
     (_, stem), (_, own) = PLACEHOLDER.split("/"), repo_id.split("/")
-    return path.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id).replace(stem, own).encode()
+    return (
+        path.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id).replace(stem, own).encode()
+    )
 
 
 def check_name(repo_id: str) -> None:
     """Raise a ValueError unless it is "user/name"; what arrived is not repeated, because addresses may hold a token."""
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo_id, re.ASCII):
-        raise ValueError('the repository to push to is not of the form "user/name" (letters, digits, - _ .); give no address')
+        raise ValueError(
+            'the repository to push to is not of the form "user/name" (letters, digits, - _ .); give no address'
+        )
 
 
 def check_visibility(api: HfApi, repo_id: str, private: bool | None) -> None:
     """Raise a ValueError where the repository was there already, and is not as private as was asked for."""
     if private is not None and api.model_info(repo_id).private != private:
-        raise ValueError(f"it is there already and private={not private}, which a push does not change; change it in its settings")
+        raise ValueError(
+            f"it is there already and private={not private}, which a push does not change; change it in its settings"
+        )
 
 
-def outdated(api: HfApi, repo_id: str, revision: str | None, files: dict[str, Path], weights: Path) -> list[str]:
+def outdated(
+    api: HfApi, repo_id: str, revision: str | None, files: dict[str, Path], weights: Path
+) -> list[str]:
     """Figures in the repository that would be left beside other weights than theirs."""
-    there = {file.path: file for file in api.list_repo_tree(repo_id, revision=revision) if isinstance(file, RepoFile)}
+    there = {
+        file.path: file
+        for file in api.list_repo_tree(repo_id, revision=revision)
+        if isinstance(file, RepoFile)
+    }
     if WEIGHTS not in there:
         return []
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if there[WEIGHTS].lfs is not None and there[WEIGHTS].lfs.sha256 == digest:
         return []
-    return [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in FIGURES)]
+    return [
+        name
+        for name in there
+        if name not in files and any(fnmatch(name, pattern) for pattern in FIGURES)
+    ]
 
 
 def without_token(text: str, token: str | bool | None) -> str:

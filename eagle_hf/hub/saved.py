@@ -16,10 +16,24 @@ from transformers.utils.hub import cached_file
 from eagle_hf.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
 from eagle_hf.head.dialects import recognise, translate_names
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.head.opening import HUB_OPTIONS, Stored, contained, open_head, read_config, read_json, stored_tensors
+from eagle_hf.head.opening import (
+    HUB_OPTIONS,
+    Stored,
+    contained,
+    open_head,
+    read_config,
+    read_json,
+    stored_tensors,
+)
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
 LM_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 Tensor = torch.Tensor
 
@@ -61,13 +75,19 @@ class SavedHead:
     @property
     def draft_vocab_size(self) -> int | None:
         """Rows of the LM head by the config: without the key, or with null, the whole vocabulary."""
-        return self.size("draft_vocab_size") if self.config.get("draft_vocab_size") is not None else self.size("vocab_size")
+        return (
+            self.size("draft_vocab_size")
+            if self.config.get("draft_vocab_size") is not None
+            else self.size("vocab_size")
+        )
 
     @property
     def num_aux(self) -> int:
         """States that an engine sizes fc for."""
         nested = self.table("eagle_config").get("eagle_aux_hidden_state_layer_ids")
-        return self.size("num_aux_hidden_states") or (len(nested) if isinstance(nested, list) and nested else 3)
+        return self.size("num_aux_hidden_states") or (
+            len(nested) if isinstance(nested, list) and nested else 3
+        )
 
 
 @dataclass(frozen=True)
@@ -96,8 +116,15 @@ def open_saved(source: str | Path, **hub_kwargs) -> Iterator[SavedHead]:
         dialect, refusal = _verdict(source, raw, stored, hub)
         layer = raw.get("transformer_layer_config")
         yield SavedHead(
-            source=str(source), raw=raw, config={**layer, **raw} if isinstance(layer, dict) else raw, dialect=dialect, refusal=refusal,
-            tensors=tensors, on_disk=on_disk, unreadable=unreadable, template=_template(source, hub),
+            source=str(source),
+            raw=raw,
+            config={**layer, **raw} if isinstance(layer, dict) else raw,
+            dialect=dialect,
+            refusal=refusal,
+            tensors=tensors,
+            on_disk=on_disk,
+            unreadable=unreadable,
+            template=_template(source, hub),
             is_pickle=not any(_file(source, name, hub) for name in SAFETENSORS),
         )
 
@@ -105,17 +132,26 @@ def open_saved(source: str | Path, **hub_kwargs) -> Iterator[SavedHead]:
 def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(kwargs) - set(HUB_OPTIONS))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} is no option of the hub; known are {', '.join(HUB_OPTIONS)}")
+        raise ValueError(
+            f"{', '.join(unknown)} is no option of the hub; known are {', '.join(HUB_OPTIONS)}"
+        )
     return dict(kwargs)
 
 
 def _by_our_names(stored: dict[str, Stored]) -> tuple[dict[str, Stored], dict[str, str]]:
     """Tensors by our names, whatever dialect the config claims; what is never loaded keeps its name, without `model.`."""
-    ours = {name: own or name.removeprefix("model.") for name, own in translate_names(stored, "authors").items()}
-    return {own: stored[name] for name, own in ours.items()}, {own: name for name, own in ours.items()}
+    ours = {
+        name: own or name.removeprefix("model.")
+        for name, own in translate_names(stored, "authors").items()
+    }
+    return {own: stored[name] for name, own in ours.items()}, {
+        own: name for name, own in ours.items()
+    }
 
 
-def _verdict(source, raw: dict[str, Any], stored: dict[str, Stored], hub: dict[str, Any]) -> tuple[str | None, str | None]:
+def _verdict(
+    source, raw: dict[str, Any], stored: dict[str, Stored], hub: dict[str, Any]
+) -> tuple[str | None, str | None]:
     """(dialect, None where eagle_hf opens the head, else its refusal); the weights are read for it, and let go."""
     dialect = None
     try:
@@ -134,7 +170,11 @@ def open_target(target, **hub_kwargs) -> Target:
     """
     if not isinstance(target, (str, Path)):
         return _from_object(target)
-    hub = {key: value for key, value in _hub_options(hub_kwargs).items() if key in ("cache_dir", "local_files_only", "token")}
+    hub = {
+        key: value
+        for key, value in _hub_options(hub_kwargs).items()
+        if key in ("cache_dir", "local_files_only", "token")
+    }
     file = gguf_file(target)
     if file is not None and find_copy(file) is None:
         config = _flat(read_gguf_config(file))
@@ -156,7 +196,9 @@ def open_target(target, **hub_kwargs) -> Target:
 def _from_object(target) -> Target:
     config = getattr(target, "config", target)
     if not hasattr(config, "get_text_config"):
-        raise ValueError(f"the target is a {type(target).__name__}; give a folder, a hub id, a model or its config")
+        raise ValueError(
+            f"the target is a {type(target).__name__}; give a folder, a hub id, a model or its config"
+        )
     facts = Target(config.name_or_path or type(target).__name__, config.get_text_config().to_dict())
     if config is target:
         return facts

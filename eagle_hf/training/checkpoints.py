@@ -23,7 +23,11 @@ def _is_json(path: Path) -> bool:
 
 def last_checkpoint(output_dir) -> str | None:
     """The newest checkpoint that was written to its end: the trainer's state is its last file."""
-    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    whole = [
+        path.parent
+        for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")
+        if _is_json(path)
+    ]
     return str(max(whole, key=checkpoint_step)) if whole else None
 
 
@@ -49,5 +53,9 @@ def whole_or_nothing(folder: Path):
         last = last_checkpoint(folder.parent)
         raise ValueError(
             f"{folder.name} could not be written ({error}); free disk space or choose another output_dir, then resume "
-            + (f"from {last}, which is whole" if last else "from the start: no earlier checkpoint is there")
+            + (
+                f"from {last}, which is whole"
+                if last
+                else "from the start: no earlier checkpoint is there"
+            )
         ) from error

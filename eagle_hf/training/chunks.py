@@ -13,7 +13,9 @@ LOGITS_PER_CHUNK = 2**21  # 8 MB in float32: what a CPU's caches take, and a fas
 GPU_CHUNKS = 16  # of these at once on a GPU, whose matrix products want more rows (chosen by their shapes, not measured)
 
 
-def chunked_loss(head, hidden: list[torch.Tensor], weights: torch.Tensor, teacher, loss) -> tuple[torch.Tensor, torch.Tensor]:
+def chunked_loss(
+    head, hidden: list[torch.Tensor], weights: torch.Tensor, teacher, loss
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(sum of weights [K, n] times the loss, argmax agreements [K]) of the LM head's K inputs `hidden` [n, H]."""
     if type(head.lm_head) is nn.Linear and head.lm_head.bias is None:
         settings = (head.draft_to_target, weights, teacher, loss, torch.is_grad_enabled())
@@ -45,7 +47,10 @@ class _FusedChunks(torch.autograd.Function):
         matrix, inputs = weight.to(dtype), [states.to(dtype) for states in hidden]
         d_weight = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
         d_hidden = [torch.empty_like(states) for states in inputs] if differentiate else []
-        total, hits = precise(weight.new_zeros(())), torch.zeros(len(hidden), dtype=torch.long, device=weight.device)
+        total, hits = (
+            precise(weight.new_zeros(())),
+            torch.zeros(len(hidden), dtype=torch.long, device=weight.device),
+        )
         with torch.autocast(device, enabled=False):
             for start, end in _chunks(len(teacher.best), weight):
                 probs = teacher.probs(start, end, loss.renormalised)
@@ -55,7 +60,9 @@ class _FusedChunks(torch.autograd.Function):
                     agreed = draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
                     hits[ttt_step] += (agreed & (row_weights > 0)).sum()
                     with torch.set_grad_enabled(differentiate):
-                        value = (loss.formula(logits.requires_grad_(differentiate), probs) * row_weights).sum()
+                        value = (
+                            loss.formula(logits.requires_grad_(differentiate), probs) * row_weights
+                        ).sum()
                     total += value.detach()
                     if differentiate:
                         (d_logits,) = torch.autograd.grad(value, logits)
@@ -71,7 +78,9 @@ class _FusedChunks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        return None, *(None if gradient is None else gradient.mul_(grad) for gradient in ctx.saved_tensors)
+        return None, *(
+            None if gradient is None else gradient.mul_(grad) for gradient in ctx.saved_tensors
+        )
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -92,9 +101,14 @@ def _recomputed_chunks(head, hidden, weights, teacher, loss):
         losses = loss.formula(logits, teacher.probs(start, end, loss.renormalised))
         return (losses * row_weights).sum(), (agreed & (row_weights > 0)).sum()
 
-    total, hits = precise(hidden[0].new_zeros(())), [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden]
+    total, hits = (
+        precise(hidden[0].new_zeros(())),
+        [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden],
+    )
     for start, end in _chunks(len(teacher.best), head.lm_head.weight):
         for ttt_step, states in enumerate(hidden):
-            value, agreed = checkpoint(chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False)
+            value, agreed = checkpoint(
+                chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False
+            )
             total, hits[ttt_step] = total + value, hits[ttt_step] + agreed
     return total, torch.stack(hits)

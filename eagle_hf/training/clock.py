@@ -21,10 +21,19 @@ class TimeBudget(TrainerCallback, ExportableState):
         return self.spent / (60 * self.minutes)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.minutes, self._since = args.max_minutes, time.monotonic()  # a resumed run may be given more minutes
+        self.minutes, self._since = (
+            args.max_minutes,
+            time.monotonic(),
+        )  # a resumed run may be given more minutes
         hidden = args.disable_tqdm or not state.is_local_process_zero
         layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s{postfix}"
-        self._bar = tqdm(total=60 * self.minutes, initial=self.spent, desc="training", bar_format=layout, disable=hidden)
+        self._bar = tqdm(
+            total=60 * self.minutes,
+            initial=self.spent,
+            desc="training",
+            bar_format=layout,
+            disable=hidden,
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         now = time.monotonic()
@@ -37,11 +46,17 @@ class TimeBudget(TrainerCallback, ExportableState):
         self._since = time.monotonic()  # evaluation is off the clock
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = {name: f"{value:.3f}" for name, value in (logs or {}).items() if name in ("loss", "acc_0", "acc_1")}
+        shown = {
+            name: f"{value:.3f}"
+            for name, value in (logs or {}).items()
+            if name in ("loss", "acc_0", "acc_1")
+        }
         if shown and self._bar is not None:
             left = max(0, round(self._bar.total - self._bar.n))
             rate = f"{state.global_step / max(self.spent, 1e-9):.1f} steps/s"
-            self._bar.set_postfix({"left": f"{left} s", "rate": rate, "step": state.global_step, **shown})
+            self._bar.set_postfix(
+                {"left": f"{left} s", "rate": rate, "step": state.global_step, **shown}
+            )
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()

@@ -48,7 +48,11 @@ class Loss:
     renormalised: bool
 
 
-LOSSES = {"ce": Loss(soft_cross_entropy, True), "lk_hybrid": Loss(lk_hybrid, False), "log_alpha": Loss(negative_log_alpha, False)}
+LOSSES = {
+    "ce": Loss(soft_cross_entropy, True),
+    "lk_hybrid": Loss(lk_hybrid, False),
+    "log_alpha": Loss(negative_log_alpha, False),
+}
 
 
 @dataclass
@@ -71,7 +75,11 @@ class Teacher:
     def probs(self, start: int, end: int, renormalised: bool) -> torch.Tensor:
         """The target's probabilities [end - start, U], float32 or better."""
         logits = precise(self.ask(start, end))
-        return logits.softmax(-1) if renormalised else (logits - self.normaliser[start:end, None]).exp()
+        return (
+            logits.softmax(-1)
+            if renormalised
+            else (logits - self.normaliser[start:end, None]).exp()
+        )
 
 
 @torch.no_grad()
@@ -81,9 +89,17 @@ def ask_teacher(batch: dict, rows: Callable, draft_to_target: torch.Tensor) -> T
     batch: labels [B, S]; hidden_states [B, S, H] final-normed, best and, where the loss needs it, log_normaliser [B, S]:
     what the target makes of each token; position_ids [1, S] where conversations are packed. rows: `draft_rows(target, ...)`.
     """
-    labels, states, normaliser = batch["labels"], batch["hidden_states"].flatten(0, 1), batch.get("log_normaliser")
-    place = batch.get("position_ids", torch.arange(labels.shape[1], device=labels.device)).expand_as(labels)
-    known = (labels != -100) & (place >= 2)  # no slot predicts the first two tokens of a conversation
+    labels, states, normaliser = (
+        batch["labels"],
+        batch["hidden_states"].flatten(0, 1),
+        batch.get("log_normaliser"),
+    )
+    place = batch.get(
+        "position_ids", torch.arange(labels.shape[1], device=labels.device)
+    ).expand_as(labels)
+    known = (labels != -100) & (
+        place >= 2
+    )  # no slot predicts the first two tokens of a conversation
     best = batch["best"].roll(1, dims=1)  # best[j] is the argmax that token j is learnt from
     tokens = (known & torch.isin(best, draft_to_target)).flatten().nonzero()[:, 0]
     return Teacher(
@@ -96,7 +112,9 @@ def ask_teacher(batch: dict, rows: Callable, draft_to_target: torch.Tensor) -> T
     )
 
 
-def ttt_loss(head, outputs: list[torch.Tensor], teacher: Teacher, loss: str = "ce", decay: float = 0.8):
+def ttt_loss(
+    head, outputs: list[torch.Tensor], teacher: Teacher, loss: str = "ce", decay: float = 0.8
+):
     """(summed loss, hits [K], trials [K]) over the passes' outputs [B, S, H]; pass k weighs decay ** k.
 
     hits[k] counts argmax agreements with the target over its whole vocabulary among trials[k] learnt tokens.
@@ -109,4 +127,8 @@ def ttt_loss(head, outputs: list[torch.Tensor], teacher: Teacher, loss: str = "c
         hidden.append(head.lm_head_input(output.flatten(0, 1).index_select(0, slots)))
         weights.append(possible * decay**ttt_step)
     total, hits = chunked_loss(head, hidden, torch.stack(weights), teacher, LOSSES[loss])
-    return total, hits, torch.stack([(teacher.trials_room >= ttt_step).sum() for ttt_step in range(len(outputs))])
+    return (
+        total,
+        hits,
+        torch.stack([(teacher.trials_room >= ttt_step).sum() for ttt_step in range(len(outputs))]),
+    )

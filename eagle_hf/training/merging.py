@@ -39,7 +39,11 @@ def merge_adapter(head: Eagle3DraftHead, adapter: str | Path) -> Eagle3DraftHead
     folder = Path(adapter)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
         last = last_checkpoint(folder)
-        remedy = f"give one of its checkpoints, the last is {last}" if last else "give a folder that PEFT saved, such as a LoRA run's checkpoint"
+        remedy = (
+            f"give one of its checkpoints, the last is {last}"
+            if last
+            else "give a folder that PEFT saved, such as a LoRA run's checkpoint"
+        )
         raise ValueError(f"{adapter} is no adapter: it holds no adapter_config.json; {remedy}")
     return _merge(lay_adapter(deepcopy(head), adapter)).eval()
 
@@ -56,5 +60,7 @@ def merge_saved(head: str | Path, adapter: str | Path, out: str | Path) -> None:
     """Write the saved head with the adapter merged in to the folder `out`, in the engines' layout and the head's dtype."""
     taken = [name for name in TAKEN if Path(out, name).exists()]
     if taken:
-        raise ValueError(f"{out} already holds {' and '.join(taken)}; choose another folder, nothing is overwritten")
+        raise ValueError(
+            f"{out} already holds {' and '.join(taken)}; choose another folder, nothing is overwritten"
+        )
     merge_adapter(Eagle3DraftHead.from_pretrained(head, dtype="auto"), adapter).save_pretrained(out)

@@ -26,7 +26,9 @@ REMEDY = f"use distributed_type MULTI_GPU (recipes/configs/accelerate/multi_gpu.
 def check_head_stays_whole(args) -> None:
     """Refuse TrainingArguments, and accelerate's configuration behind them, that would shard the head."""
     if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError(f"accelerate is configured for FSDP, which would shard the draft head instead of the target; {REMEDY}")
+        raise ValueError(
+            f"accelerate is configured for FSDP, which would shard the draft head instead of the target; {REMEDY}"
+        )
     if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
         raise ValueError(
             "accelerate is configured for DeepSpeed ZeRO-3, which would shard the draft head; choose zero_stage 1 or 2 for the head "
@@ -82,16 +84,28 @@ def shard_target(target, how: str | None, device: torch.device) -> None:
 def check_shardable(target, how: str) -> None:
     """Refuse a lone process, and targets whose layers are not plain tensors of this process."""
     if not torch.distributed.is_initialized():
-        raise ValueError(f"shard_target is {how!r} but one process runs alone; start it with accelerate launch, or leave shard_target out")
+        raise ValueError(
+            f"shard_target is {how!r} but one process runs alone; start it with accelerate launch, or leave shard_target out"
+        )
     model = unwrap(target)
     places = [
         (getattr(model, "hf_quantizer", None), "is quantised", "load it in bfloat16"),
-        (len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1, "lies on several devices", "load it without device_map"),
-        (any(isinstance(p, DTensor) for p in model.parameters()), "is sharded already", "load it whole, on the CPU"),
+        (
+            len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1,
+            "lies on several devices",
+            "load it without device_map",
+        ),
+        (
+            any(isinstance(p, DTensor) for p in model.parameters()),
+            "is sharded already",
+            "load it whole, on the CPU",
+        ),
     ]
     for found, what, remedy in places:
         if found:
-            raise ValueError(f"shard_target is {how!r} but the target {what}; {remedy}, or leave shard_target out")
+            raise ValueError(
+                f"shard_target is {how!r} but the target {what}; {remedy}, or leave shard_target out"
+            )
 
 
 def _fsdp2(model, device) -> None:
@@ -99,19 +113,34 @@ def _fsdp2(model, device) -> None:
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     whole = {parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)}
-    fully_shard(model.get_decoder(), mesh=mesh, ignored_params=whole)  # one root: the next layer is gathered while one runs
+    fully_shard(
+        model.get_decoder(), mesh=mesh, ignored_params=whole
+    )  # one root: the next layer is gathered while one runs
 
 
 def _zero3(model, device, **settings) -> None:
     try:
         import deepspeed
     except ImportError as error:
-        raise ValueError(f"shard_target names a ZeRO-3 file and deepspeed cannot be imported ({error}); run: pip install deepspeed") from error
-    kinds = {name: {"enabled": model.dtype == kind} for name, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16))}
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": settings, **kinds}  # it is not trained: any batch size
-    deepspeed.utils.set_z3_leaf_modules(model, list({type(layer) for layer in decoder_layers(model)}))  # whole: experts differ in use
+        raise ValueError(
+            f"shard_target names a ZeRO-3 file and deepspeed cannot be imported ({error}); run: pip install deepspeed"
+        ) from error
+    kinds = {
+        name: {"enabled": model.dtype == kind}
+        for name, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16))
+    }
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": settings,
+        **kinds,
+    }  # it is not trained: any batch size
+    deepspeed.utils.set_z3_leaf_modules(
+        model, list({type(layer) for layer in decoder_layers(model)})
+    )  # whole: experts differ in use
     embeddings = model.get_input_embeddings()
-    model.set_input_embeddings(nn.Identity())  # out of DeepSpeed's sight: the LM head may be tied to them
+    model.set_input_embeddings(
+        nn.Identity()
+    )  # out of DeepSpeed's sight: the LM head may be tied to them
     try:
         engine, *_ = deepspeed.initialize(model=model.get_decoder(), config=config)
     finally:

@@ -14,15 +14,28 @@ NORM_SCALE = 0.35  # of the target's final norm: softer first logits than the ta
 CALIBRATION_ROWS = 8
 
 
-def new_head(target, examples: Sequence[dict], draft_vocab_size: int | None, *, fill_by_rank: bool = False, **config):
+def new_head(
+    target,
+    examples: Sequence[dict],
+    draft_vocab_size: int | None,
+    *,
+    fill_by_rank: bool = False,
+    **config,
+):
     """`(head, share of the response tokens its vocabulary covers)` from tokenised examples (`input_ids`, `loss_mask`).
 
     draft_vocab_size: the most frequent response tokens; None: the target's whole vocabulary. The LM head starts from the target's rows, the final norm from a scaled copy of the target's, fc_norm where asked
     for from the streams' spread; the rest is random. fill_by_rank: see `choose_draft_vocabulary`; config: see Eagle3Config.
     """
     counts = count_response_tokens(examples, unwrap(target).config.get_text_config().vocab_size)
-    ids = torch.arange(len(counts)) if draft_vocab_size is None else choose_draft_vocabulary(counts, draft_vocab_size, fill_by_rank)
-    head = Eagle3DraftHead(Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config))
+    ids = (
+        torch.arange(len(counts))
+        if draft_vocab_size is None
+        else choose_draft_vocabulary(counts, draft_vocab_size, fill_by_rank)
+    )
+    head = Eagle3DraftHead(
+        Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config)
+    )
     head.set_draft_vocabulary(ids)
     model = unwrap(target)
     with torch.no_grad():
@@ -42,9 +55,13 @@ def calibrate_fc_norm(head: Eagle3DraftHead, target, examples: Sequence[dict]) -
     A few dimensions of the streams are hundreds of times larger than the rest and would own the first steps.
     """
     longest = sorted((example["input_ids"] for example in examples), key=len)[-CALIBRATION_ROWS:]
-    input_ids = torch.tensor([ids[: len(longest[0])] for ids in longest], device=unwrap(target).device)
+    input_ids = torch.tensor(
+        [ids[: len(longest[0])] for ids in longest], device=unwrap(target).device
+    )
     aux, _ = target_states(target, input_ids, aux_layer_ids(target, head.config))
-    for norm, stream in zip(head.fc_norm, aux.float().to(head.device).chunk(len(head.fc_norm), dim=-1)):
+    for norm, stream in zip(
+        head.fc_norm, aux.float().to(head.device).chunk(len(head.fc_norm), dim=-1)
+    ):
         norm.weight.fill_(1.0)
         spread = norm.float()(stream).square().mean((0, 1)).sqrt()
         norm.weight.copy_(1 / spread.clamp(min=1e-3))

@@ -52,7 +52,9 @@ def tokenizer():
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
     wrapped.chat_template = CHATML
     return wrapped
 
@@ -72,7 +74,9 @@ def scripted():
 @pytest.fixture
 def make_prompts():
     def make(*turns: str, **extra) -> list[dict]:
-        return [{"id": f"p{i}", "turns": turn.split("|"), "category": "c", "source": "s", **extra}
-                for i, turn in enumerate(turns)]
+        return [
+            {"id": f"p{i}", "turns": turn.split("|"), "category": "c", "source": "s", **extra}
+            for i, turn in enumerate(turns)
+        ]
 
     return make

@@ -34,7 +34,9 @@ def examples():
     rows = []
     for number, length in enumerate([5, 17, 9, 30, 3, 12, 30, 8]):
         ids = torch.randint(31, (length,), generator=generator).tolist()
-        rows.append({"id": f"c{number}", "input_ids": ids, "loss_mask": [0, 0] + [1] * (length - 2)})
+        rows.append(
+            {"id": f"c{number}", "input_ids": ids, "loss_mask": [0, 0] + [1] * (length - 2)}
+        )
     return rows
 
 
@@ -43,7 +45,14 @@ def write(target, examples):
     """Captures into a folder, in three or four shards unless told otherwise."""
 
     def call(url, rows=examples, target=target, **settings):
-        usual = dict(layer_ids=LAYERS, template_sha256=HASH, dtype="float32", batch_tokens=40, shard_bytes=16000, progress=False)
+        usual = dict(
+            layer_ids=LAYERS,
+            template_sha256=HASH,
+            dtype="float32",
+            batch_tokens=40,
+            shard_bytes=16000,
+            progress=False,
+        )
         return capture_features(target, rows, url, **(usual | settings))
 
     return call
@@ -63,23 +72,37 @@ def alone(target, example):
 def test_conversations_come_back_in_the_order_given(target, examples, write, tmp_path, dtype):
     report = write(tmp_path, dtype=dtype)
     features = Features(tmp_path)
-    assert features.lengths == [len(example["input_ids"]) for example in examples] and len(features) == report.written == 8
+    assert (
+        features.lengths == [len(example["input_ids"]) for example in examples]
+        and len(features) == report.written == 8
+    )
     for number, (item, example) in enumerate(zip(features, examples, strict=True)):
         aux, states, best, _ = alone(target, example)
-        assert (item["id"], item["index"], item["input_ids"].tolist()) == (example["id"], number, example["input_ids"])
-        assert item["loss_mask"].dtype == torch.bool and item["loss_mask"].long().tolist() == example["loss_mask"]
+        assert (item["id"], item["index"], item["input_ids"].tolist()) == (
+            example["id"],
+            number,
+            example["input_ids"],
+        )
+        assert (
+            item["loss_mask"].dtype == torch.bool
+            and item["loss_mask"].long().tolist() == example["loss_mask"]
+        )
         assert item["best"].tolist() == best.tolist()
         tolerance = {"float32": 1e-5, "bfloat16": 2**-8, "int8": 0.02}[dtype]  # of a token's state
         for name, expected in (("aux_hidden_states", aux), ("hidden_states", states)):
             assert item[name].dtype == (torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-            assert ((item[name].float() - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all()
+            assert (
+                (item[name].float() - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)
+            ).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_normaliser_belongs_to_the_states_that_are_read(target, write, tmp_path, dtype):
     write(tmp_path, dtype=dtype)
     for item in Features(tmp_path):
-        probs = (target_logits(target, item["hidden_states"].float()) - item["log_normaliser"][:, None]).exp()
+        probs = (
+            target_logits(target, item["hidden_states"].float()) - item["log_normaliser"][:, None]
+        ).exp()
         torch.testing.assert_close(probs.sum(-1), torch.ones(len(probs)), rtol=1e-4, atol=0)
 
 
@@ -88,7 +111,9 @@ def test_bfloat16_states_of_a_bfloat16_target_are_stored_exactly(examples, write
     write(tmp_path, target=target, dtype="bfloat16")
     aux, states, _, normaliser = alone(target, examples[3])
     item = Features(tmp_path)[3]  # one of the longest, so the target read it in a batch of its own
-    assert torch.equal(item["aux_hidden_states"], aux) and torch.equal(item["hidden_states"], states)
+    assert torch.equal(item["aux_hidden_states"], aux) and torch.equal(
+        item["hidden_states"], states
+    )
     assert torch.equal(item["log_normaliser"], normaliser)
 
 
@@ -118,7 +143,10 @@ def test_silent_dimension_and_zero_token_survive_int8():
 
 def test_shard_is_a_safetensors_file_with_known_names(write, tmp_path):
     write(tmp_path, shard_bytes=2**20)
-    item, shard = Features(tmp_path)[3], load_file(tmp_path / SHARD(0))  # the first of the two longest
+    item, shard = (
+        Features(tmp_path)[3],
+        load_file(tmp_path / SHARD(0)),
+    )  # the first of the two longest
     assert torch.equal(shard["0.aux_hidden_states"], item["aux_hidden_states"])
     assert shard["0.input_ids"].tolist() == item["input_ids"].tolist()
     assert shard["0.loss_mask"].shape == (32,) and shard["7.best"].dtype == torch.int32
@@ -139,11 +167,15 @@ def test_only_the_bytes_asked_for_are_read(write, tmp_path, monkeypatch):
     read.clear()
     features[1], features[1]
     header = features._shards[features._items[1].shard][2]["bytes"]
-    size = 17 * (4 + 4 + 4 + 4 * 4 * 32) + 20  # ids, best, normaliser, four streams of 32; the mask padded to 20
+    size = (
+        17 * (4 + 4 + 4 + 4 * 4 * 32) + 20
+    )  # ids, best, normaliser, four streams of 32; the mask padded to 20
     assert [size for _, size in read] == [header, size, size]
     read.clear()
     assert [example["id"] for example in features.examples()] == [f"c{n}" for n in range(8)]
-    assert sum(size for name, size in read) < 3000 + sum(shard[2]["bytes"] for shard in features._shards)
+    assert sum(size for name, size in read) < 3000 + sum(
+        shard[2]["bytes"] for shard in features._shards
+    )
 
 
 def test_examples_are_what_was_captured(examples, write, tmp_path):
@@ -176,16 +208,24 @@ class Interrupted:
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("reads", [8, 9, 11, 14])
-def test_interrupted_capture_goes_on_and_writes_the_same_bytes(examples, write, tmp_path, dtype, reads):
+def test_interrupted_capture_goes_on_and_writes_the_same_bytes(
+    examples, write, tmp_path, dtype, reads
+):
     shard_bytes = 16000 if dtype == "float32" else 5000
     write(tmp_path / "whole", dtype=dtype, shard_bytes=shard_bytes)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "parts", Interrupted(examples, reads), dtype=dtype, shard_bytes=shard_bytes)
+        write(
+            tmp_path / "parts", Interrupted(examples, reads), dtype=dtype, shard_bytes=shard_bytes
+        )
     assert not list((tmp_path / "parts").glob(".*"))
     with pytest.raises(ValueError, match="was interrupted; run it again"):
         Features(tmp_path / "parts")
     report = write(tmp_path / "parts", dtype=dtype, shard_bytes=shard_bytes)
-    assert report.shards > 2 and report.written + report.already_there == 8 and (report.already_there > 0) == (reads > 8)
+    assert (
+        report.shards > 2
+        and report.written + report.already_there == 8
+        and (report.already_there > 0) == (reads > 8)
+    )
     assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
 
 
@@ -201,7 +241,10 @@ def test_lost_shard_is_named_and_written_anew(write, tmp_path, damage):
     write(tmp_path)
     before, path = contents(tmp_path), tmp_path / SHARD(1)
     path.unlink() if damage == "missing" else os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(ValueError, match=f"{SHARD(1)} .*(is missing|it is truncated); delete that file and run the capture again"):
+    with pytest.raises(
+        ValueError,
+        match=f"{SHARD(1)} .*(is missing|it is truncated); delete that file and run the capture again",
+    ):
         Features(tmp_path)
     assert 0 < write(tmp_path).written < 8
     assert contents(tmp_path) == before
@@ -216,7 +259,9 @@ def test_damaged_conversation_is_named_and_the_others_are_read(write, tmp_path):
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(ValueError, match=f"{SHARD(place.shard)} of .* is damaged at conversation 'c5'"):
+    with pytest.raises(
+        ValueError, match=f"{SHARD(place.shard)} of .* is damaged at conversation 'c5'"
+    ):
         features[5]
     assert features[4]["id"] == "c4"
 
@@ -239,7 +284,13 @@ def test_damaged_header_spread_and_vanished_shard_are_named(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "text"), [(None, "has no index.json"), ("{", "is not JSON"), ('{"format": 9}', "has the format 9"), ("[1]", "has the format")]
+    ("content", "text"),
+    [
+        (None, "has no index.json"),
+        ("{", "is not JSON"),
+        ('{"format": 9}', "has the format 9"),
+        ("[1]", "has the format"),
+    ],
 )
 def test_folder_without_a_usable_index_is_refused(tmp_path, content, text):
     if content:
@@ -248,7 +299,9 @@ def test_folder_without_a_usable_index_is_refused(tmp_path, content, text):
         Features(tmp_path)
 
 
-def test_features_of_another_target_layer_set_or_template_are_refused_by_name(target, write, tmp_path):
+def test_features_of_another_target_layer_set_or_template_are_refused_by_name(
+    target, write, tmp_path
+):
     write(tmp_path)
     features = Features(tmp_path)
     features.check(target=target, layer_ids=LAYERS, template_sha256=HASH)
@@ -256,18 +309,28 @@ def test_features_of_another_target_layer_set_or_template_are_refused_by_name(ta
     with pytest.raises(ValueError, match="target_weights is .* there and .* now") as error:
         features.check(target=tiny_target(dtype=torch.float32, seed=1), layer_ids=LAYERS)
     assert "layer_ids is" not in str(error.value)
-    with pytest.raises(ValueError, match=r"layer_ids is \[2, 3, 4\] there and \[1, 2, 3\] now; template_sha256 is template there"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer_ids is \[2, 3, 4\] there and \[1, 2, 3\] now; template_sha256 is template there",
+    ):
         features.check(target=target, layer_ids=[1, 2, 3], template_sha256="other")
 
 
 @pytest.mark.parametrize(
     ("setting", "name"),
-    [({"template_sha256": "x"}, "template_sha256"), ({"dtype": "int8"}, "dtype"), ({"batch_tokens": 50}, "batch_tokens"),
-     ({"layer_ids": [1, 2, 3]}, "layer_ids"), ({"shard_bytes": 20000}, "shard_bytes")],
+    [
+        ({"template_sha256": "x"}, "template_sha256"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"batch_tokens": 50}, "batch_tokens"),
+        ({"layer_ids": [1, 2, 3]}, "layer_ids"),
+        ({"shard_bytes": 20000}, "shard_bytes"),
+    ],
 )
 def test_other_settings_in_the_same_folder_are_refused_by_name(write, tmp_path, setting, name):
     write(tmp_path)
-    with pytest.raises(ValueError, match=f"other settings: {name} is .* there and .* now; choose another folder"):
+    with pytest.raises(
+        ValueError, match=f"other settings: {name} is .* there and .* now; choose another folder"
+    ):
         write(tmp_path, **setting)
 
 
@@ -290,7 +353,9 @@ def test_foreign_safetensors_are_not_written_over(write, tmp_path):
 def test_disk_too_small_is_refused_before_the_first_byte(write, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000))
-    with pytest.raises(ValueError, match=r"needs 0\.1 MB more and its disk has 0\.1 MB free; free space"):
+    with pytest.raises(
+        ValueError, match=r"needs 0\.1 MB more and its disk has 0\.1 MB free; free space"
+    ):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -309,12 +374,17 @@ def test_disk_that_fills_up_keeps_the_finished_shards(write, tmp_path, monkeypat
     plain = os.fsync
 
     def full(handle):
-        if os.path.basename(os.readlink(f"/proc/self/fd/{handle}")) == f".{file}.tmp" and list((tmp_path / "parts").glob("features-*")):
+        if os.path.basename(os.readlink(f"/proc/self/fd/{handle}")) == f".{file}.tmp" and list(
+            (tmp_path / "parts").glob("features-*")
+        ):
             raise OSError(errno.ENOSPC, "No space left on device")
         plain(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ValueError, match=f"became full while {file} was written; 1 of 4 shards are finished and kept: free space"):
+    with pytest.raises(
+        ValueError,
+        match=f"became full while {file} was written; 1 of 4 shards are finished and kept: free space",
+    ):
         write(tmp_path / "parts")
     assert not list((tmp_path / "parts").glob(".*"))
     monkeypatch.setattr(os, "fsync", plain)
@@ -357,15 +427,28 @@ def test_data_loader_workers_read_the_same(write, tmp_path):
     write(tmp_path, dtype="int8")
     features = Features(tmp_path)
     features[0]
-    loader = torch.utils.data.DataLoader(pickle.loads(pickle.dumps(features)), batch_size=3, num_workers=2, collate_fn=list)
+    loader = torch.utils.data.DataLoader(
+        pickle.loads(pickle.dumps(features)), batch_size=3, num_workers=2, collate_fn=list
+    )
     items = [item for batch in loader for item in batch]
     assert [item["index"] for item in items] == list(range(8))
-    assert all(torch.equal(item["hidden_states"], features[item["index"]]["hidden_states"]) for item in items)
+    assert all(
+        torch.equal(item["hidden_states"], features[item["index"]]["hidden_states"])
+        for item in items
+    )
 
 
-def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(write, tmp_path, monkeypatch):
+def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(
+    write, tmp_path, monkeypatch
+):
     shapes, plain = [], capture.target_states
-    monkeypatch.setattr(capture, "target_states", lambda target, ids, layers: (shapes.append(tuple(ids.shape)), plain(target, ids, layers))[1])
+    monkeypatch.setattr(
+        capture,
+        "target_states",
+        lambda target, ids, layers: (shapes.append(tuple(ids.shape)), plain(target, ids, layers))[
+            1
+        ],
+    )
     write(tmp_path, batch_tokens=36)
     assert shapes == [(1, 30), (1, 30), (2, 17), (4, 9)]
 
@@ -373,12 +456,21 @@ def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(w
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"dtype": "float16"}, "the storage dtype is 'float16'; choose one of float32, bfloat16, int8"),
+        (
+            {"dtype": "float16"},
+            "the storage dtype is 'float16'; choose one of float32, bfloat16, int8",
+        ),
         ({"layer_ids": [2, 3, 99]}, "the target has layers 0..6"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"rows": []}, "no conversations to capture"),
-        ({"rows": [{"id": "a", "input_ids": [1, 2]}]}, "'a' has 2 input_ids and 0 loss_mask values"),
-        ({"rows": [{"input_ids": [1, 31], "loss_mask": [1, 1]}]}, "'row-0' holds tokens from 1 to 31, the target knows 0 to 30"),
+        (
+            {"rows": [{"id": "a", "input_ids": [1, 2]}]},
+            "'a' has 2 input_ids and 0 loss_mask values",
+        ),
+        (
+            {"rows": [{"input_ids": [1, 31], "loss_mask": [1, 1]}]},
+            "'row-0' holds tokens from 1 to 31, the target knows 0 to 30",
+        ),
         ({"url": "nothing://x"}, "Protocol not known"),
     ],
 )
@@ -406,7 +498,9 @@ def test_datasets_are_captured_like_lists(examples, write, tmp_path):
 def test_any_fsspec_address_will_do(write, tmp_path):
     write(tmp_path)
     write("memory://features-test/deep")
-    for here, there in zip(Features(tmp_path), Features("memory://features-test/deep"), strict=True):
+    for here, there in zip(
+        Features(tmp_path), Features("memory://features-test/deep"), strict=True
+    ):
         assert torch.equal(here["aux_hidden_states"], there["aux_hidden_states"])
     assert json.loads((tmp_path / "index.json").read_text())["complete"] is True
 
@@ -418,7 +512,11 @@ def bucket(monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()
-    options = {"key": "x", "secret": "x", "endpoint_url": "http://{}:{}".format(*running.get_host_and_port())}
+    options = {
+        "key": "x",
+        "secret": "x",
+        "endpoint_url": "http://{}:{}".format(*running.get_host_and_port()),
+    }
     s3fs.S3FileSystem(**options).mkdir("bucket")
     yield "s3://bucket/features", options
     running.stop()
@@ -435,10 +533,17 @@ def test_s3_bucket_holds_features_as_a_folder_does(examples, write, tmp_path, bu
     assert write(url, storage_options=options).already_there > 0
     write(tmp_path)
     features = Features(url, options)
-    assert {name: features.folder.fs.cat_file(f"bucket/features/{name}") for name in contents(tmp_path)} == contents(tmp_path)
+    assert {
+        name: features.folder.fs.cat_file(f"bucket/features/{name}") for name in contents(tmp_path)
+    } == contents(tmp_path)
     loader = torch.utils.data.DataLoader(features, batch_size=3, num_workers=2, collate_fn=list)
-    for here, there in zip(Features(tmp_path), (item for batch in loader for item in batch), strict=True):
-        assert all(torch.equal(here[name], there[name]) for name in ("input_ids", "aux_hidden_states", "hidden_states", "best"))
+    for here, there in zip(
+        Features(tmp_path), (item for batch in loader for item in batch), strict=True
+    ):
+        assert all(
+            torch.equal(here[name], there[name])
+            for name in ("input_ids", "aux_hidden_states", "hidden_states", "best")
+        )
     features.folder.fs.pipe_file(f"bucket/features/{SHARD(1)}", b"short")
     with pytest.raises(ValueError, match=f"{SHARD(1)} of s3://bucket/features has 5 bytes"):
         Features(url, options)

@@ -3,7 +3,13 @@
 import pytest
 from transformers import GenerationConfig
 
-from eagle_hf.data.masking import count_response_tokens, eos_token_ids, render, show_mask, tokenize_conversations
+from eagle_hf.data.masking import (
+    count_response_tokens,
+    eos_token_ids,
+    render,
+    show_mask,
+    tokenize_conversations,
+)
 
 START, END, NEWLINE = 256, 257, 10
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
@@ -41,7 +47,9 @@ def test_response_without_end_of_turn_token_is_learnt_whole(tokenizer):
 
 def test_template_that_rewrites_history_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
-    with pytest.raises(ValueError, match="assistant message 1 .* re-renders history .*thinking mode"):
+    with pytest.raises(
+        ValueError, match="assistant message 1 .* re-renders history .*thinking mode"
+    ):
         render(tokenizer, HI, eos_token_ids={END})
 
 
@@ -50,8 +58,14 @@ def test_template_that_rewrites_history_is_refused(tokenizer):
     [
         (HI[:1], "no assistant turn among the roles"),
         ([*HI, HI[0]], "the last message is from 'user'"),
-        ([HI[0], {"role": "assistant", "content": ""}], "assistant message 1 has zero response tokens"),
-        ([HI[0], {"role": "assistant", "content": None}], "message 1 holds .*NoneType.* must both be text"),
+        (
+            [HI[0], {"role": "assistant", "content": ""}],
+            "assistant message 1 has zero response tokens",
+        ),
+        (
+            [HI[0], {"role": "assistant", "content": None}],
+            "message 1 holds .*NoneType.* must both be text",
+        ),
         (["hi"], "message 0 is of type str"),
         ([], "messages is an empty list"),
         (None, "messages is of type NoneType"),
@@ -104,8 +118,12 @@ def test_bad_rows_are_reported_and_the_others_tokenized(tokenizer):
 
 
 def test_no_usable_row_is_refused_with_the_first_reason(tokenizer):
-    with pytest.raises(ValueError, match="none of 1 conversations is usable .*a: .*max_length is 3"):
-        tokenize_conversations([{"id": "a", "messages": HI}], tokenizer, eos_token_ids={END}, max_length=3)
+    with pytest.raises(
+        ValueError, match="none of 1 conversations is usable .*a: .*max_length is 3"
+    ):
+        tokenize_conversations(
+            [{"id": "a", "messages": HI}], tokenizer, eos_token_ids={END}, max_length=3
+        )
 
 
 def test_only_learnt_tokens_are_counted():

@@ -13,7 +13,10 @@ TEXTS = tuple(f"please explain number {n}" for n in range(50))
 
 def write(tmp_path, *rows):
     path = tmp_path / "mine.jsonl"
-    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n")
+    path.write_bytes(
+        b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows)
+        + b"\n"
+    )
     return path
 
 
@@ -26,8 +29,16 @@ def chat(*pairs, names=("role", "content")):
     [
         ({"turns": ["a", "b"]}, ["a", "b"], None),
         ({"turns": ["a"], "system": "s"}, ["a"], "s"),
-        ({"messages": chat(("system", "s"), ("user", "a"), ("assistant", "x"), ("user", "b"))}, ["a", "b"], "s"),
-        ({"conversations": chat(("human", "a"), ("gpt", "x"), names=("from", "value"))}, ["a"], None),
+        (
+            {"messages": chat(("system", "s"), ("user", "a"), ("assistant", "x"), ("user", "b"))},
+            ["a", "b"],
+            "s",
+        ),
+        (
+            {"conversations": chat(("human", "a"), ("gpt", "x"), names=("from", "value"))},
+            ["a"],
+            None,
+        ),
         ({"prompt": "a", "completion": "x"}, ["a"], None),
         ({"prompt": chat(("user", "a")), "completion": chat(("assistant", "x"))}, ["a"], None),
         ({"instruction": "a", "input": "b"}, ["a\n\nb"], None),
@@ -76,7 +87,10 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
 
 
 def test_file_without_a_usable_line_is_refused_with_count_and_reasons(tmp_path):
-    with pytest.raises(ValueError, match="none of 2 lines of mine.jsonl holds a prompt .1: not JSON.*2: .*plain text"):
+    with pytest.raises(
+        ValueError,
+        match="none of 2 lines of mine.jsonl holds a prompt .1: not JSON.*2: .*plain text",
+    ):
         read_prompts(write(tmp_path, b"{", {"text": "a"}))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="none of 0 lines of empty.jsonl .*there were none"):
@@ -106,7 +120,9 @@ def test_bundled_prompts_read_without_a_skip():
 
 @pytest.mark.parametrize("name", ["train", "../prompts", ""])
 def test_unknown_bundled_name_lists_the_names(name):
-    with pytest.raises(ValueError, match="take one of .*eval_chat_mt_bench, .*train_math_reasoning_gym"):
+    with pytest.raises(
+        ValueError, match="take one of .*eval_chat_mt_bench, .*train_math_reasoning_gym"
+    ):
         bundled_prompts(name)
 
 
@@ -128,7 +144,9 @@ def test_magpie_leaves_the_callers_random_state_alone(scripted, tokenizer):
 def test_magpie_starts_where_the_template_starts_a_user_turn(scripted, tokenizer, monkeypatch):
     scripted.script, seen, plain = TEXTS, [], type(scripted).generate
     monkeypatch.setattr(
-        type(scripted), "generate", lambda self, input_ids, **kw: seen.append(input_ids) or plain(self, input_ids, **kw)
+        type(scripted),
+        "generate",
+        lambda self, input_ids, **kw: seen.append(input_ids) or plain(self, input_ids, **kw),
     )
     prompts = magpie_prompts(scripted, tokenizer, 2, batch_size=2, topics=["tea", "chess"])
     shown = [tokenizer.decode(row) for row in seen[0].tolist()]

@@ -17,12 +17,20 @@ def rows_of(folder):
 
 
 def test_conversations_hold_turns_and_answers_in_turn(scripted, tokenizer, make_prompts, tmp_path):
-    report = write_responses(scripted, tokenizer, make_prompts("a|b", "c", system="s"), tmp_path, max_new_tokens=9)
+    report = write_responses(
+        scripted, tokenizer, make_prompts("a|b", "c", system="s"), tmp_path, max_new_tokens=9
+    )
     rows = {row["id"]: row for row in rows_of(tmp_path)}
     assert [m["content"] for m in rows["p0"]["messages"]] == ["s", "a", "hello", "b", "hello"]
     assert [m["role"] for m in rows["p1"]["messages"]] == ["system", "user", "assistant"]
     assert (rows["p1"]["source"], rows["p1"]["category"]) == ("s", "c")
-    assert (report.written, report.already_there, report.skipped, report.tokens, report.cut) == (2, 0, [], 18, 0)
+    assert (report.written, report.already_there, report.skipped, report.tokens, report.cut) == (
+        2,
+        0,
+        [],
+        18,
+        0,
+    )
 
 
 def test_batched_answer_equals_the_answer_alone(target, tokenizer):
@@ -51,18 +59,24 @@ def test_target_keeps_its_training_mode(target):
     assert target.training
 
 
-def test_rerun_answers_only_what_is_missing_and_drops_a_torn_line(scripted, tokenizer, make_prompts, tmp_path):
+def test_rerun_answers_only_what_is_missing_and_drops_a_torn_line(
+    scripted, tokenizer, make_prompts, tmp_path
+):
     prompts, file = make_prompts("a", "b", "c"), tmp_path / "conversations.jsonl"
     write_responses(scripted, tokenizer, prompts[:2], tmp_path, max_new_tokens=9)
     whole = file.read_text()
     file.write_text(whole + '{"id": "p2", "mess')
     report = write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9)
     assert (report.written, report.already_there) == (1, 2)
-    assert file.read_text().startswith(whole) and [row["id"] for row in rows_of(tmp_path)][2] == "p2"
+    assert (
+        file.read_text().startswith(whole) and [row["id"] for row in rows_of(tmp_path)][2] == "p2"
+    )
     assert write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9).written == 0
 
 
-def test_every_batch_is_on_disk_before_the_next_starts(scripted, tokenizer, make_prompts, tmp_path, monkeypatch):
+def test_every_batch_is_on_disk_before_the_next_starts(
+    scripted, tokenizer, make_prompts, tmp_path, monkeypatch
+):
     plain = type(scripted).generate
 
     def interrupted(self, **kwargs):
@@ -72,11 +86,20 @@ def test_every_batch_is_on_disk_before_the_next_starts(scripted, tokenizer, make
 
     monkeypatch.setattr(type(scripted), "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_responses(scripted, tokenizer, make_prompts("a", "b", "c"), tmp_path, max_new_tokens=9, batch_size=1)
+        write_responses(
+            scripted,
+            tokenizer,
+            make_prompts("a", "b", "c"),
+            tmp_path,
+            max_new_tokens=9,
+            batch_size=1,
+        )
     assert len(rows_of(tmp_path)) == 2
 
 
-def test_interrupted_and_whole_sampled_runs_write_the_same(scripted, tokenizer, make_prompts, tmp_path):
+def test_interrupted_and_whole_sampled_runs_write_the_same(
+    scripted, tokenizer, make_prompts, tmp_path
+):
     scripted.script = tuple(f"answer {n}" for n in range(99))
     prompts = make_prompts("aaaa", "aaa", "aa", "a")
     settings = {"temperature": 1.0, "batch_size": 2, "max_new_tokens": 12}
@@ -87,10 +110,14 @@ def test_interrupted_and_whole_sampled_runs_write_the_same(scripted, tokenizer, 
 
 
 @pytest.mark.parametrize("setting", [{"max_new_tokens": 8}, {"temperature": 0.5}, {"seed": 3}])
-def test_other_setting_in_the_same_folder_is_refused_by_name(scripted, tokenizer, make_prompts, tmp_path, setting):
+def test_other_setting_in_the_same_folder_is_refused_by_name(
+    scripted, tokenizer, make_prompts, tmp_path, setting
+):
     usual = {"max_new_tokens": 9}
     write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, **usual)
-    with pytest.raises(ValueError, match=f"{next(iter(setting))} is .* choose another folder or delete this one"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(setting))} is .* choose another folder or delete this one"
+    ):
         write_responses(scripted, tokenizer, make_prompts("a", "b"), tmp_path, **(usual | setting))
 
 
@@ -106,10 +133,17 @@ def test_other_target_or_template_is_refused_by_name(scripted, tokenizer, make_p
 def test_manifest_says_what_made_the_folder(scripted, tokenizer, make_prompts, tmp_path):
     write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, max_new_tokens=9, seed=4)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (manifest["step"], manifest["max_new_tokens"], manifest["temperature"], manifest["seed"]) == (
-        "responses", 9, 0.0, 4)
+    assert (
+        manifest["step"],
+        manifest["max_new_tokens"],
+        manifest["temperature"],
+        manifest["seed"],
+    ) == ("responses", 9, 0.0, 4)
     assert set(manifest["versions"]) == {"torch", "transformers", "eagle_hf"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["conversations.jsonl", "manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "conversations.jsonl",
+        "manifest.json",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +151,16 @@ def test_manifest_says_what_made_the_folder(scripted, tokenizer, make_prompts, t
     [
         ("manifest.json", "{", "is not JSON"),
         ("manifest.json", "[]", "holds a list"),
-        ("conversations.jsonl", '{"no": "id"}\n{"id": "p0"}\n', "line 1 of .* is not a conversation"),
+        (
+            "conversations.jsonl",
+            '{"no": "id"}\n{"id": "p0"}\n',
+            "line 1 of .* is not a conversation",
+        ),
     ],
 )
-def test_damaged_folder_is_refused(scripted, tokenizer, make_prompts, tmp_path, file, content, text):
+def test_damaged_folder_is_refused(
+    scripted, tokenizer, make_prompts, tmp_path, file, content, text
+):
     write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, max_new_tokens=9)
     (tmp_path / file).write_text(content)
     with pytest.raises(ValueError, match=text):
@@ -144,19 +184,26 @@ def test_prompt_too_long_is_skipped_at_any_turn(scripted, tokenizer, make_prompt
 def test_empty_response_is_skipped(scripted, tokenizer, make_prompts, tmp_path):
     write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, max_new_tokens=9)
     scripted.script = ("",)
-    report = write_responses(scripted, tokenizer, make_prompts("a", "b"), tmp_path, max_new_tokens=9)
+    report = write_responses(
+        scripted, tokenizer, make_prompts("a", "b"), tmp_path, max_new_tokens=9
+    )
     assert report.skipped == [("p1", "the response to turn 1 has zero tokens of text")]
 
 
 def test_run_without_any_response_is_refused(scripted, tokenizer, make_prompts, tmp_path):
     scripted.script = ("",)
-    with pytest.raises(ValueError, match="none of 1 prompts got a response .p0: the response to turn 1 has zero"):
+    with pytest.raises(
+        ValueError, match="none of 1 prompts got a response .p0: the response to turn 1 has zero"
+    ):
         write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, max_new_tokens=9)
 
 
 def test_bad_arguments_are_refused(scripted, tokenizer, make_prompts, tmp_path):
-    for prompts, text in (([], "no prompts"), ([{"id": "a"}], "needs an 'id' and 'turns'"),
-                          (make_prompts("a") * 2, "two prompts have the id 'p0'")):
+    for prompts, text in (
+        ([], "no prompts"),
+        ([{"id": "a"}], "needs an 'id' and 'turns'"),
+        (make_prompts("a") * 2, "two prompts have the id 'p0'"),
+    ):
         with pytest.raises(ValueError, match=text):
             write_responses(scripted, tokenizer, prompts, tmp_path)
     with pytest.raises(ValueError, match="batch_size 0"):
@@ -179,9 +226,15 @@ def test_peft_target_answers_and_is_told_apart(target, tokenizer, make_prompts, 
 def test_several_folders_are_read_one_after_the_other(tmp_path, streaming):
     for name in "ab":
         (tmp_path / name).mkdir()
-        rows = [{"id": f"{name}{i}", "messages": [{"role": "user", "content": "q"}]} for i in range(2)]
-        (tmp_path / name / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = load_conversations([tmp_path / "b", str(tmp_path / "a" / "conversations.jsonl")], streaming=streaming)
+        rows = [
+            {"id": f"{name}{i}", "messages": [{"role": "user", "content": "q"}]} for i in range(2)
+        ]
+        (tmp_path / name / "conversations.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
+    rows = load_conversations(
+        [tmp_path / "b", str(tmp_path / "a" / "conversations.jsonl")], streaming=streaming
+    )
     assert [row["id"] for row in rows] == ["b0", "b1", "a0", "a1"]
     with pytest.raises(ValueError, match="no dataset was named"):
         load_conversations([])

@@ -50,7 +50,16 @@ def said(monkeypatch):
 
 
 def costs(seconds, facts=None, batch=1):
-    return CostTable((batch,), (64,), (1, 2, 4, 8, 16), (1, 8), ((seconds,),), (((0.003, 0.004),),), (0.003,), facts or {})
+    return CostTable(
+        (batch,),
+        (64,),
+        (1, 2, 4, 8, 16),
+        (1, 8),
+        ((seconds,),),
+        (((0.003, 0.004),),),
+        (0.003,),
+        facts or {},
+    )
 
 
 def measuring(monkeypatch, seconds):
@@ -67,7 +76,9 @@ def measuring(monkeypatch, seconds):
 
 def answer(target, assistant, lengths=(7,), **settings):
     settings = dict(max_new_tokens=40, do_sample=False, eos_token_id=None) | settings
-    return target.generate(**left_padded(target, list(lengths)), assistant_model=assistant, **settings)
+    return target.generate(
+        **left_padded(target, list(lengths)), assistant_model=assistant, **settings
+    )
 
 
 @pytest.mark.parametrize("lengths", [(7,), (4, 9, 6)])
@@ -97,11 +108,21 @@ def test_where_trees_are_dear_it_decodes_plainly(target, head, folder, monkeypat
     assert "no draft pays, so this is plain decoding" in said[0]
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"do_sample": True}, {"return_dict_in_generate": True, "output_scores": True}, {"eos_token_id": [5, 9]}, {"repetition_penalty": 1.3},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_sample": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"eos_token_id": [5, 9]},
+        {"repetition_penalty": 1.3},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("lengths", [(7,), (4, 9, 6)])
-def test_plain_decoding_is_transformers_own(target, head, folder, monkeypatch, said, lengths, settings):
+def test_plain_decoding_is_transformers_own(
+    target, head, folder, monkeypatch, said, lengths, settings
+):
     measuring(monkeypatch, SLOW_TREES)
     outputs = []
     for assistant in (None, head):
@@ -111,11 +132,14 @@ def test_plain_decoding_is_transformers_own(target, head, folder, monkeypatch, s
     assert torch.equal(plain, fast)
     assert type(outputs[0]) is type(outputs[1])
     assert head.last_run.rounds == head.last_run.tokens
-    generated = plain[:, max(lengths):]
+    generated = plain[:, max(lengths) :]
     if "eos_token_id" not in settings:
         assert head.last_run.tokens == generated[:, 1:].numel()
     else:
-        ends = [next((i for i, token in enumerate(row) if token in (5, 9)), len(row) - 1) for row in generated.tolist()]
+        ends = [
+            next((i for i, token in enumerate(row) if token in (5, 9)), len(row) - 1)
+            for row in generated.tolist()
+        ]
         assert head.last_run.tokens == sum(ends)
 
 
@@ -153,8 +177,12 @@ def test_another_process_reads_what_was_kept(target, head, folder, monkeypatch, 
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("change", ["device", "cpu_features", "threads", "torch", "transformers", "dtype", "weights"])
-def test_what_was_measured_of_something_else_is_measured_again(target, head, folder, monkeypatch, said, change):
+@pytest.mark.parametrize(
+    "change", ["device", "cpu_features", "threads", "torch", "transformers", "dtype", "weights"]
+)
+def test_what_was_measured_of_something_else_is_measured_again(
+    target, head, folder, monkeypatch, said, change
+):
     calls = measuring(monkeypatch, FAST_TREES)
     answer(target, head)
     automatic._known.clear()
@@ -177,7 +205,9 @@ def test_a_damaged_file_is_measured_again(target, head, folder, monkeypatch, sai
     assert CostTable.load(file).tokens
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_the_call_goes_on(target, head, folder, monkeypatch, said):
+def test_a_folder_that_cannot_be_written_is_said_and_the_call_goes_on(
+    target, head, folder, monkeypatch, said
+):
     folder.write_text("a file where the folder should be")
     calls = measuring(monkeypatch, FAST_TREES)
     assert torch.equal(answer(target, head), answer(target, None))
@@ -204,7 +234,9 @@ def test_a_slow_target_is_timed_with_one_and_eight_tokens_alone(target, head, mo
 @pytest.mark.parametrize("how", ["argument", "saved", "set"])
 def test_an_explicit_tree_wins_and_nothing_is_measured(target, saved, folder, monkeypatch, how):
     calls, tree = measuring(monkeypatch, SLOW_TREES), TreeConfig(depth=2, top_k=2, nodes=3)
-    head = Eagle3DraftHead.from_pretrained(saved, tree={"argument": tree, "saved": "saved", "set": "auto"}[how])
+    head = Eagle3DraftHead.from_pretrained(
+        saved, tree={"argument": tree, "saved": "saved", "set": "auto"}[how]
+    )
     if how == "set":
         head.tree = tree
     answer(target, head)
@@ -212,10 +244,15 @@ def test_an_explicit_tree_wins_and_nothing_is_measured(target, saved, folder, mo
     assert head.last_run.trials[0] >= head.last_run.rounds - 1  # the last token needs no draft
 
 
-@pytest.mark.parametrize("tree", [
-    TreeConfig("chain", depth=2, acceptance="rejection"), TreeConfig(depth=2, top_k=2, nodes=3, compile=True),
-    TreeConfig("sequoia", parents=(0, 0), ranks=(0, 0)), TreeConfig("adaptive"),
-])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        TreeConfig("chain", depth=2, acceptance="rejection"),
+        TreeConfig(depth=2, top_k=2, nodes=3, compile=True),
+        TreeConfig("sequoia", parents=(0, 0), ranks=(0, 0)),
+        TreeConfig("adaptive"),
+    ],
+)
 def test_a_saved_tree_that_is_more_than_a_size_is_kept(target, tmp_path, tree):
     head = tiny_head(target)
     head.tree = tree
@@ -232,7 +269,9 @@ def test_a_plan_for_this_machine_wins(target, head, saved, folder, monkeypatch):
     assert head.last_run.trials[0] > 0
 
 
-def test_a_plan_of_another_machine_is_not_used_and_that_is_said(target, head, saved, folder, monkeypatch):
+def test_a_plan_of_another_machine_is_not_used_and_that_is_said(
+    target, head, saved, folder, monkeypatch
+):
     calls, told = measuring(monkeypatch, FAST_TREES), []
     monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
     facts = timing.identity(target, head) | {"device": "another"}
@@ -255,7 +294,9 @@ def test_a_head_that_loses_is_not_asked_again_and_again(target, saved, folder, m
     measuring(monkeypatch, (0.04, 0.05, 0.055, 0.06, 0.08))
     head = Eagle3DraftHead.from_pretrained(saved).eval()
     with torch.no_grad():
-        head.lm_head.weight.copy_(3 * head.lm_head.weight.roll(1, dims=0))  # sure of the wrong tokens
+        head.lm_head.weight.copy_(
+            3 * head.lm_head.weight.roll(1, dims=0)
+        )  # sure of the wrong tokens
     rounds = []
     for _ in range(4):
         answer(target, head, max_new_tokens=150)
@@ -264,7 +305,9 @@ def test_a_head_that_loses_is_not_asked_again_and_again(target, saved, folder, m
     assert max(rounds[1:]) < 12
 
 
-def test_what_was_lost_under_one_plan_does_not_count_under_another(target, saved, folder, monkeypatch):
+def test_what_was_lost_under_one_plan_does_not_count_under_another(
+    target, saved, folder, monkeypatch
+):
     measuring(monkeypatch, (0.04, 0.05, 0.055, 0.06, 0.08))
     head = Eagle3DraftHead.from_pretrained(saved).eval()
     with torch.no_grad():
@@ -278,7 +321,9 @@ def test_what_was_lost_under_one_plan_does_not_count_under_another(target, saved
     assert not automatic._policy(head, 1, other, tree).has_paused
 
 
-def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_so(target, head, folder, monkeypatch):
+def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_so(
+    target, head, folder, monkeypatch
+):
     def out_of_memory(*args):
         raise torch.OutOfMemoryError("16 GB were asked for")
 
@@ -287,7 +332,10 @@ def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_s
     monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
     assert torch.equal(answer(target, head), answer(target, None))
     assert head.last_run.trials[0] > 0
-    assert "could not be measured (OutOfMemoryError: 16 GB were asked for); drafting with the tree saved with the head" in told[0]
+    assert (
+        "could not be measured (OutOfMemoryError: 16 GB were asked for); drafting with the tree saved with the head"
+        in told[0]
+    )
 
 
 def test_acceptance_is_measured_along_the_targets_answers(target, trained_head):
@@ -301,7 +349,10 @@ def test_acceptance_is_measured_along_the_targets_answers(target, trained_head):
 
 
 def test_without_an_answer_of_two_tokens_nothing_is_said_of_acceptance(target, trained_head, saved):
-    assert measure_acceptance(target, trained_head, [torch.tensor([[3, 5, 6]])], max_new_tokens=1) is None
+    assert (
+        measure_acceptance(target, trained_head, [torch.tensor([[3, 5, 6]])], max_new_tokens=1)
+        is None
+    )
     before = (saved / "config.json").read_text()
     save_acceptance(saved, None)
     assert (saved / "config.json").read_text() == before
@@ -317,23 +368,37 @@ def test_acceptance_is_added_to_a_saved_head(saved):
 
 
 def test_acceptance_is_saved_with_the_head(target, tmp_path):
-    head, acceptance = tiny_head(target), Acceptance(shares=((0.5, 0.25), (0.4, 0.2)), slopes=(1.5,), offsets=(0.1,))
+    head, acceptance = (
+        tiny_head(target),
+        Acceptance(shares=((0.5, 0.25), (0.4, 0.2)), slopes=(1.5,), offsets=(0.1,)),
+    )
     assert head.acceptance is None
     head.acceptance = acceptance
     head.save_pretrained(tmp_path)
     assert Eagle3DraftHead.from_pretrained(tmp_path).acceptance == acceptance
 
 
-@pytest.mark.parametrize("shares, slopes", [
-    (((1.5,),), (1.0,)), (((0.6, 0.5),), (1.0,)), (((0.5,), (0.5, 0.2)), (1.0,)), ((), (1.0,)), (((float("nan"),),), (1.0,)), (((0.5,),), (float("inf"),)), (((0.5,),), ()),
-])
+@pytest.mark.parametrize(
+    "shares, slopes",
+    [
+        (((1.5,),), (1.0,)),
+        (((0.6, 0.5),), (1.0,)),
+        (((0.5,), (0.5, 0.2)), (1.0,)),
+        ((), (1.0,)),
+        (((float("nan"),),), (1.0,)),
+        (((0.5,),), (float("inf"),)),
+        (((0.5,),), ()),
+    ],
+)
 def test_an_impossible_acceptance_is_refused(shares, slopes):
     with pytest.raises(ValueError, match="needed are|give one of each"):
         Acceptance(shares=shares, slopes=slopes)
 
 
 def test_another_word_for_a_tree_is_refused(saved):
-    with pytest.raises(ValueError, match="tree is 'fast'; give \"auto\", \"saved\" or an eagle_hf.TreeConfig"):
+    with pytest.raises(
+        ValueError, match='tree is \'fast\'; give "auto", "saved" or an eagle_hf.TreeConfig'
+    ):
         Eagle3DraftHead.from_pretrained(saved, tree="fast")
 
 

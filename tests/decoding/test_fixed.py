@@ -30,7 +30,12 @@ def small():
 
 
 def assistant_of(name, head, small):
-    return {"head": head, "model": WindowedDraft(small, window=None), "window": WindowedDraft(small, 2, 9), "itself": SelfSpeculation(2, 9)}[name]
+    return {
+        "head": head,
+        "model": WindowedDraft(small, window=None),
+        "window": WindowedDraft(small, 2, 9),
+        "itself": SelfSpeculation(2, 9),
+    }[name]
 
 
 @contextmanager
@@ -42,7 +47,9 @@ def compiling(assistant, tree):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["head", "model", "window", "itself"])
-def test_the_same_tokens_and_acceptance_as_with_growing_caches(target, trained_head, small, name, shape):
+def test_the_same_tokens_and_acceptance_as_with_growing_caches(
+    target, trained_head, small, name, shape
+):
     assistant, inputs = assistant_of(name, trained_head, small), left_padded(target, [9, 1, 40])
     settings, runs = dict(max_new_tokens=50, do_sample=False, eos_token_id=5, pad_token_id=0), []
     plain = target.generate(**inputs, **settings)
@@ -51,7 +58,9 @@ def test_the_same_tokens_and_acceptance_as_with_growing_caches(target, trained_h
         assert torch.equal(plain, target.generate(**inputs, **settings, assistant_model=assistant))
         assistant.tree = own
         runs.append(assistant.last_run)
-    assert runs[0].tokens == runs[1].tokens and runs[0].tau == pytest.approx(runs[1].tau, rel=0.03)  # at the end trees stay whole
+    assert runs[0].tokens == runs[1].tokens and runs[0].tau == pytest.approx(
+        runs[1].tau, rel=0.03
+    )  # at the end trees stay whole
 
 
 def test_sampled_tokens_are_those_of_the_target_alone(target, trained_head):
@@ -59,17 +68,25 @@ def test_sampled_tokens_are_those_of_the_target_alone(target, trained_head):
     with compiling(trained_head, SHAPES["dynamic"]) as head:
         for assistant in (None, head):
             torch.manual_seed(3)
-            outputs.append(target.generate(**left_padded(target, [8]), **settings, assistant_model=assistant))
+            outputs.append(
+                target.generate(**left_padded(target, [8]), **settings, assistant_model=assistant)
+            )
     assert torch.equal(*outputs)
 
 
 def shapes_of(value):
-    return tuple(tuple(part.shape) for part in torch.utils._pytree.tree_leaves(value) if isinstance(part, torch.Tensor))
+    return tuple(
+        tuple(part.shape)
+        for part in torch.utils._pytree.tree_leaves(value)
+        if isinstance(part, torch.Tensor)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["head", "window"])
-def test_every_round_computes_on_the_same_sizes(target, trained_head, small, name, shape, monkeypatch):
+def test_every_round_computes_on_the_same_sizes(
+    target, trained_head, small, name, shape, monkeypatch
+):
     seen, original = [], loop.Run.round
 
     def watched(function, device):
@@ -84,8 +101,16 @@ def test_every_round_computes_on_the_same_sizes(target, trained_head, small, nam
         monkeypatch.setattr(module, "compiled", watched)
     monkeypatch.setattr(loop.Run, "round", lambda run: (seen.append([]), original(run)))
     with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
-        target.generate(**left_padded(target, [7, 3]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=None)
-    assert len(seen) > 8 and all(calls == seen[1] for calls in seen[1:])  # the first round reads the drafter's prompt
+        target.generate(
+            **left_padded(target, [7, 3]),
+            assistant_model=assistant,
+            max_new_tokens=40,
+            do_sample=False,
+            eos_token_id=None,
+        )
+    assert len(seen) > 8 and all(
+        calls == seen[1] for calls in seen[1:]
+    )  # the first round reads the drafter's prompt
 
 
 class Waits(TorchDispatchMode):
@@ -96,18 +121,26 @@ class Waits(TorchDispatchMode):
         self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique")):
+        if any(
+            name in str(function)
+            for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique")
+        ):
             self.found.append(str(function))
         return function(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["head", "model", "window", "itself"])
-def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, name, shape, monkeypatch):
+def test_a_greedy_round_waits_for_the_device_once(
+    target, trained_head, small, name, shape, monkeypatch
+):
     waits, original, read, build = [], loop.Run.round, torch.Tensor.tolist, torch.tensor
 
     def built(*args, **kwargs):
-        if waits and (caller := sys._getframe(1).f_globals["__name__"]) != "eagle_hf.decoding.upload":
+        if (
+            waits
+            and (caller := sys._getframe(1).f_globals["__name__"]) != "eagle_hf.decoding.upload"
+        ):
             waits[-1].append(f"torch.tensor in {caller}")  # a copy from pageable memory
         return build(*args, **kwargs)
 
@@ -116,12 +149,20 @@ def test_a_greedy_round_waits_for_the_device_once(target, trained_head, small, n
             waits.append(mode.found)
             original(run)
 
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (waits[-1].append("tolist"), read(tensor))[1])
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda tensor: (waits[-1].append("tolist"), read(tensor))[1]
+    )
     monkeypatch.setattr(torch, "tensor", built)
     monkeypatch.setattr(loop.Run, "round", watched)
     with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
         waits.append([])  # of the prefill
-        target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=40, do_sample=False, eos_token_id=5)
+        target.generate(
+            **left_padded(target, [7]),
+            assistant_model=assistant,
+            max_new_tokens=40,
+            do_sample=False,
+            eos_token_id=5,
+        )
     assert len(waits) > 8 and all(found == ["tolist"] for found in waits[2:])
 
 
@@ -132,7 +173,11 @@ def test_a_gpu_is_sent_small_lists_from_pinned_memory(monkeypatch):
         def to(self, device, non_blocking):
             sent.append((device, non_blocking))
 
-    monkeypatch.setattr(torch, "tensor", lambda values, device, pin_memory: (sent.append((values, device, pin_memory)), Pinned())[1])
+    monkeypatch.setattr(
+        torch,
+        "tensor",
+        lambda values, device, pin_memory: (sent.append((values, device, pin_memory)), Pinned())[1],
+    )
     upload([1, 2], torch.device("cuda"))
     assert sent == [([1, 2], "cpu", True), (torch.device("cuda"), True)]
     monkeypatch.setattr(torch, "tensor", built)
@@ -150,7 +195,13 @@ def graphs(monkeypatch):
 
     torch._dynamo.reset()
     for module in (loop, drafters, windowed):
-        monkeypatch.setattr(module, "compiled", lambda function, device: torch.compile(function, fullgraph=True, dynamic=False, backend=backend))
+        monkeypatch.setattr(
+            module,
+            "compiled",
+            lambda function, device: torch.compile(
+                function, fullgraph=True, dynamic=False, backend=backend
+            ),
+        )
     return found
 
 
@@ -159,7 +210,13 @@ def test_calls_of_many_lengths_share_their_graphs(target, trained_head, small, n
     with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
         counts = []
         for length in (7, 7, *range(8, 18)):
-            target.generate(**left_padded(target, [length]), assistant_model=assistant, max_new_tokens=20, do_sample=False, eos_token_id=None)
+            target.generate(
+                **left_padded(target, [length]),
+                assistant_model=assistant,
+                max_new_tokens=20,
+                do_sample=False,
+                eos_token_id=None,
+            )
             counts.append(len(graphs))
     assert counts[0] == counts[-1] > 1, counts
 
@@ -168,10 +225,15 @@ def test_calls_of_many_lengths_share_their_graphs(target, trained_head, small, n
 def test_forwards_compile_whole_and_once(trained_head, small, name, graphs, monkeypatch):
     """No graph breaks (fullgraph), and nothing compiled anew once a run has seen its shapes; on a target that has never run."""
     target = tiny_target()
-    inputs, settings = left_padded(target, [7, 3]), dict(do_sample=False, eos_token_id=None, max_new_tokens=40)
+    inputs, settings = (
+        left_padded(target, [7, 3]),
+        dict(do_sample=False, eos_token_id=None, max_new_tokens=40),
+    )
     with compiling(assistant_of(name, trained_head, small), SHAPES["dynamic"]) as assistant:
         counts, original = [], loop.Run.round
-        monkeypatch.setattr(loop.Run, "round", lambda run: (original(run), counts.append(len(graphs))))
+        monkeypatch.setattr(
+            loop.Run, "round", lambda run: (original(run), counts.append(len(graphs)))
+        )
         fast = target.generate(**inputs, **settings, assistant_model=assistant)
     assert torch.equal(fast, target.generate(**inputs, **settings))
     assert len(counts) > 8 and counts[1] == counts[-1] > 1, counts
@@ -179,10 +241,20 @@ def test_forwards_compile_whole_and_once(trained_head, small, name, graphs, monk
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_without_a_gpu_no_round_loads_the_compiler(target, head, compile, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: pytest.fail("torch's compiler was called"))
+    monkeypatch.setattr(
+        torch.compiler,
+        "cudagraph_mark_step_begin",
+        lambda: pytest.fail("torch's compiler was called"),
+    )
     with compiling(head, SHAPES["dynamic"]):
         head.tree = replace(head.tree, compile=compile)
-        target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        target.generate(
+            **left_padded(target, [7]),
+            assistant_model=head,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+        )
     assert head.last_run.rounds > 0
 
 
@@ -193,8 +265,16 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
 
     def watched(run):
         original(run)
-        settled = [part for layer in run.drafter.cache.layers for part in (layer.keys, layer.values)]
-        places[-1].add(tuple(part.data_ptr() for part in settled + [part for layer in run.cache.layers for part in (layer._keys, layer._values)]))
+        settled = [
+            part for layer in run.drafter.cache.layers for part in (layer.keys, layer.values)
+        ]
+        places[-1].add(
+            tuple(
+                part.data_ptr()
+                for part in settled
+                + [part for layer in run.cache.layers for part in (layer._keys, layer._values)]
+            )
+        )
 
     monkeypatch.setattr(loop.Run, "round", watched)
 
@@ -212,22 +292,31 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
         assert first == second and third == fourth
         held, places[:] = Buffers(assistant), []  # as a call that is still running
         both(7)
-        assert not set(fourth) & set(places[0].pop()) and held.zeros(torch.zeros(1), 3).shape == (3,)
+        assert not set(fourth) & set(places[0].pop()) and held.zeros(torch.zeros(1), 3).shape == (
+            3,
+        )
         for _ in range(2):  # what was made in inference mode may not be written to outside
             with torch.inference_mode():
                 both(7)
             both(7)
-    target.generate(**left_padded(target, [7]), assistant_model=assistant, max_new_tokens=3, do_sample=False)
+    target.generate(
+        **left_padded(target, [7]), assistant_model=assistant, max_new_tokens=3, do_sample=False
+    )
     assert not Buffers(assistant)._former  # nothing is kept once the sizes are not fixed any more
 
 
 def test_a_fixed_tree_made_in_inference_mode_serves_outside(target, trained_head):
     growth.fixed_shape.cache_clear()
-    inputs, settings = left_padded(target, [7, 4]), dict(do_sample=False, eos_token_id=None, max_new_tokens=20)
+    inputs, settings = (
+        left_padded(target, [7, 4]),
+        dict(do_sample=False, eos_token_id=None, max_new_tokens=20),
+    )
     with given_tree(trained_head, SHAPES["fixed"]):
         with torch.inference_mode():
             first = target.generate(**inputs, **settings, assistant_model=trained_head)
-        assert torch.equal(first, target.generate(**inputs, **settings, assistant_model=trained_head))
+        assert torch.equal(
+            first, target.generate(**inputs, **settings, assistant_model=trained_head)
+        )
 
 
 def test_trees_that_follow_costs_have_no_fixed_shape():

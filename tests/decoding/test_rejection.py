@@ -59,7 +59,10 @@ def test_the_emitted_token_follows_the_target(width, zeros):
 BROKEN = {
     "acceptance": lambda target, draft, token: min(1.0, float(target[token])),
     "no residual": lambda target, draft, token: (target, verify_rest(draft, token)),
-    "with replacement": lambda target, draft, token: ((target - draft).clamp(min=0) / (target - draft).clamp(min=0).sum(), draft),
+    "with replacement": lambda target, draft, token: (
+        (target - draft).clamp(min=0) / (target - draft).clamp(min=0).sum(),
+        draft,
+    ),
 }
 
 
@@ -72,7 +75,10 @@ def verify_rest(draft, token):
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_rule_is_noticed(name, monkeypatch):
     monkeypatch.setattr(verify, "acceptance" if name == "acceptance" else "reject", BROKEN[name])
-    worst = max(float((emitted(target, draft, 2) - target).abs().max()) for target, draft in map(distributions, range(20)))
+    worst = max(
+        float((emitted(target, draft, 2) - target).abs().max())
+        for target, draft in map(distributions, range(20))
+    )
     assert worst > 0.02
 
 
@@ -83,18 +89,38 @@ def test_the_walk_uses_these_rules_in_the_order_of_the_draws():
     def walk(*numbers):
         tokens.clear()
         step = iter(numbers)
-        return verify_drawn(children, lambda node: target, lambda node: draft, lambda token: bool(tokens.append(token)), lambda: next(step), lambda probs: 3)
+        return verify_drawn(
+            children,
+            lambda node: target,
+            lambda node: draft,
+            lambda token: bool(tokens.append(token)),
+            lambda: next(step),
+            lambda probs: 3,
+        )
 
     assert acceptance(target, draft, 2) == pytest.approx(0.2)
     first = walk(0.19)
     assert first.path == [0, 1] and tokens == [2, 3] and (first.accepted, first.trials) == (1, 1)
-    second = walk(0.21, 0.31, 0.99)  # left of p: .125 .375 0 .5; of q: .4 .4 0 .2; so token 0 is kept with .3125
-    assert second.path == [0, 2, 3] and tokens == [0, 1, 3] and (second.accepted, second.trials) == (2, 2)
+    second = walk(
+        0.21, 0.31, 0.99
+    )  # left of p: .125 .375 0 .5; of q: .4 .4 0 .2; so token 0 is kept with .3125
+    assert (
+        second.path == [0, 2, 3]
+        and tokens == [0, 1, 3]
+        and (second.accepted, second.trials) == (2, 2)
+    )
     neither = walk(0.21, 0.32)
     assert neither.path == [0] and tokens == [3] and (neither.accepted, neither.trials) == (0, 1)
 
 
 def test_a_place_that_could_not_be_drawn_is_passed_over():
     target, draft = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0])
-    verdict = verify_drawn([[(1, 1)], []], lambda node: target, lambda node: draft, lambda token: True, lambda: 0.0, lambda probs: int(probs.argmax()))
+    verdict = verify_drawn(
+        [[(1, 1)], []],
+        lambda node: target,
+        lambda node: draft,
+        lambda token: True,
+        lambda: 0.0,
+        lambda probs: int(probs.argmax()),
+    )
     assert verdict.tokens == [0] and verdict.accepted == 0

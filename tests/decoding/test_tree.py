@@ -16,7 +16,10 @@ from eagle_hf.target import aux_layer_ids, target_states
 
 def random_tree(nodes, seed, vocab_size=31, rows=1):
     generator = torch.Generator().manual_seed(seed)
-    parents = [[0] + [int(torch.randint(0, i, (), generator=generator)) for i in range(1, nodes)] for _ in range(rows)]
+    parents = [
+        [0] + [int(torch.randint(0, i, (), generator=generator)) for i in range(1, nodes)]
+        for _ in range(rows)
+    ]
     depths = []
     for row in parents:
         depth = [0]
@@ -51,7 +54,9 @@ def test_best_nodes_keeps_a_connected_tree_and_breaks_ties_by_depth():
 
 
 def test_children_by_token():
-    tree = Tree(torch.tensor([[5, 7, 8, 9]]), torch.tensor([[0, 0, 0, 2]]), torch.tensor([[0, 1, 1, 2]]))
+    tree = Tree(
+        torch.tensor([[5, 7, 8, 9]]), torch.tensor([[0, 0, 0, 2]]), torch.tensor([[0, 1, 1, 2]])
+    )
     assert tree.children(0) == [{7: 1, 8: 2}, {}, {9: 3}, {}]
 
 
@@ -62,12 +67,16 @@ def test_tree_logits_equal_path_by_path_logits(target):
         positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         target(**inputs, position_ids=positions, **{GENERATE_CACHE: cache})
         mask, positions = TreeMask(target, **inputs).of(tree, ends=[9, 9], limit=64)
-        together = target(tree.tokens, attention_mask=mask, position_ids=positions, **{GENERATE_CACHE: cache}).logits
+        together = target(
+            tree.tokens, attention_mask=mask, position_ids=positions, **{GENERATE_CACHE: cache}
+        ).logits
         for row in range(rows):
             prompt = inputs["input_ids"][row, inputs["attention_mask"][row].bool()]
             for node in range(14):
                 alone = torch.cat([prompt, tree.tokens[row, path_to(tree, node, row)]])[None]
-                assert torch.allclose(target(alone).logits[0, -1], together[row, node], rtol=0, atol=1e-6)
+                assert torch.allclose(
+                    target(alone).logits[0, -1], together[row, node], rtol=0, atol=1e-6
+                )
 
 
 def test_commit_keeps_one_branch_of_every_row(target):
@@ -101,13 +110,17 @@ def test_a_cache_forgets_its_newest_slots():
     cache.update(keys, keys, 0)
     cache.crop(-3)
     cache.update(keys[:, :, :1] + 9, keys[:, :, :1] + 9, 0)
-    assert cache.layers[0].keys.flatten().tolist() == [0, 1, 2, 3, 9] and cache.get_seq_length() == 5
+    assert (
+        cache.layers[0].keys.flatten().tolist() == [0, 1, 2, 3, 9] and cache.get_seq_length() == 5
+    )
 
 
 def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, head, monkeypatch):
     """Every proposal's score is the sum of the head's log-probabilities along its path, computed path by path."""
     inputs, pools = left_padded(target, [8]), []
-    monkeypatch.setattr("eagle_hf.decoding.growth.best_nodes", lambda *pool: pools.append(pool) or best_nodes(*pool))
+    monkeypatch.setattr(
+        "eagle_hf.decoding.growth.best_nodes", lambda *pool: pools.append(pool) or best_nodes(*pool)
+    )
     ids, root = inputs["input_ids"], torch.tensor([9])
     with torch.no_grad():
         states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
@@ -120,14 +133,18 @@ def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, he
             while parents[0, path[0]]:
                 path.insert(0, int(parents[0, path[0]]) - 1)
             assert len(path) == depths[proposal]
-            expected = chain_log_probability(target, head, torch.cat([ids[0], root]), states, tokens[0, path])
+            expected = chain_log_probability(
+                target, head, torch.cat([ids[0], root]), states, tokens[0, path]
+            )
             assert scores[0, proposal] == pytest.approx(expected, rel=1e-5)
     assert tree.tokens.shape == (1, nodes + 1) and int(tree.depths.max()) > 1
 
 
 def test_a_fixed_shape_holds_each_nodes_guesses_by_rank(target, head):
     """Node i is its parent's guess number ranks[i], as unrolling its path alone ranks it."""
-    shape = TreeConfig("sequoia", parents=(0, 0, 0, 1, 1, 2, 3, 6, 5), ranks=(0, 0, 1, 0, 1, 0, 0, 0, 0))
+    shape = TreeConfig(
+        "sequoia", parents=(0, 0, 0, 1, 1, 2, 3, 6, 5), ranks=(0, 0, 1, 0, 1, 0, 0, 0, 0)
+    )
     assert (shape.depth, shape.top_k, shape.nodes) == (4, 2, 8)
     ids, root = left_padded(target, [8])["input_ids"], torch.tensor([9])
     with torch.no_grad():
@@ -135,12 +152,23 @@ def test_a_fixed_shape_holds_each_nodes_guesses_by_rank(target, head):
         drafter = EagleDrafter(head, target, shape, Stopwatch())
         drafter.start(ids, torch.ones_like(ids).bool(), states, root)
         tree = drafter.draft_tree(root, max_depth=3)  # one level less than the shape has
-        assert tree.depths[0].tolist() == [0, 1, 1, 2, 2, 2, 3, 3] and tree.parents[0].tolist() == [0, 0, 0, 1, 1, 2, 3, 5]
+        assert tree.depths[0].tolist() == [0, 1, 1, 2, 2, 2, 3, 3] and tree.parents[0].tolist() == [
+            0,
+            0,
+            0,
+            1,
+            1,
+            2,
+            3,
+            5,
+        ]
         for node, rank in zip(range(1, 8), (0, 1, 0, 1, 0, 0, 0)):
             path = [node]
             while tree.parents[0, path[0]]:
                 path.insert(0, int(tree.parents[0, path[0]]))
-            logits = chain_logits(target, head, torch.cat([ids[0], root]), states, tree.tokens[0, path])[-1]
+            logits = chain_logits(
+                target, head, torch.cat([ids[0], root]), states, tree.tokens[0, path]
+            )[-1]
             assert head.draft_to_target[logits.topk(rank + 1).indices[-1]] == tree.tokens[0, node]
 
 
@@ -149,7 +177,10 @@ def chain_logits(target, head, text, states, drafts):
     slot = len(text) - 2
     embeddings = target.get_input_embeddings()(torch.cat([text, drafts])[None, 1:])
     padded = torch.nn.functional.pad(states, (0, 0, 0, embeddings.shape[1] - states.shape[1]))
-    return [head.logits(output[0, slot]).float() for output in head(embeddings, padded, ttt_length=len(drafts))]
+    return [
+        head.logits(output[0, slot]).float()
+        for output in head(embeddings, padded, ttt_length=len(drafts))
+    ]
 
 
 def chain_log_probability(target, head, text, states, drafts):

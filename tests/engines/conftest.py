@@ -18,7 +18,10 @@ TRAINED = Path(__file__).parents[2] / "model_cards" / "smollm2-135m-instruct-eag
 def smollm2():
     target, tokenizer = load_target("smollm2", dtype=torch.float32)
     head = Eagle3DraftHead.from_pretrained(TRAINED, dtype=torch.float32)
-    prompts = [first_turn_ids(tokenizer, prompt)["input_ids"][0].tolist() for prompt in load_suite(per_category=2)[:5]]
+    prompts = [
+        first_turn_ids(tokenizer, prompt)["input_ids"][0].tolist()
+        for prompt in load_suite(per_category=2)[:5]
+    ]
     return Case(target, Path(resolve("smollm2")), head, TRAINED, prompts, new_tokens=48)
 
 
@@ -26,7 +29,9 @@ def smollm2():
 def tiny_case(tmp_path_factory):
     """Eight layers, because with fewer the three streams are no longer three; heads as wide as the engines' kernels want."""
     folder = tmp_path_factory.mktemp("tiny")
-    target = tiny_target(layers=8, dtype=torch.float32, hidden_size=128, intermediate_size=256, initializer_range=0.1)
+    target = tiny_target(
+        layers=8, dtype=torch.float32, hidden_size=128, intermediate_size=256, initializer_range=0.1
+    )
     head = quickly_trained(target, tiny_head(target))
     target.save_pretrained(folder / "target")
     head.save_pretrained(folder / "head")

@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 
 ENVIRONMENT = {
     "vllm": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
-    "sglang": {"SGLANG_USE_CPU_ENGINE": "1", "TORCHDYNAMO_DISABLE": "1"},  # nothing is compiled: it would take longer than it saves
+    "sglang": {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+    },  # nothing is compiled: it would take longer than it saves
     "llamacpp": {},
     "openvino": {},
 }
@@ -29,15 +32,26 @@ def need(engine: str) -> None:
 
 def environment(engine: str) -> dict[str, str]:
     """The variables an engine's programs are started with: offline, its own programs first, and what stands in for missing packages."""
-    paths = {"PATH": f"{program(engine).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(HERE / "stand_ins" / engine)}
+    paths = {
+        "PATH": f"{program(engine).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE / "stand_ins" / engine),
+    }
     return os.environ | {"HF_HUB_OFFLINE": "1"} | paths | ENVIRONMENT[engine]
 
 
 def run(engine: str, *command, timeout: int = 900) -> str:
     """What a program of the engine's environment prints; the test fails with its last words where it fails."""
     need(engine)
-    done = subprocess.run([*map(str, command)], env=environment(engine), capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, f"{command[0]} {command[1]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        [*map(str, command)],
+        env=environment(engine),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, (
+        f"{command[0]} {command[1]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    )
     return done.stdout
 
 
@@ -46,4 +60,6 @@ def drive(engine: str, folder: Path, **settings) -> tuple[dict, dict]:
     (folder / "settings.json").write_text(json.dumps(settings, default=str))
     run(engine, program(engine), HERE / "drivers" / f"run_{engine}.py", folder)
     tensors = folder / "answer.safetensors"
-    return json.loads((folder / "answer.json").read_text()), load_file(tensors) if tensors.is_file() else {}
+    return json.loads((folder / "answer.json").read_text()), load_file(
+        tensors
+    ) if tensors.is_file() else {}

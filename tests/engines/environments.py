@@ -37,7 +37,11 @@ def missing(engine: str) -> str | None:
     if made(engine):
         return None
     log = FOLDER / f"{engine}.log"
-    errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")] if log.is_file() else []
+    errors = (
+        [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
+        if log.is_file()
+        else []
+    )
     return f"no environment for {engine}: {errors[-1] if errors else 'run make engines'}"
 
 
@@ -59,7 +63,10 @@ def make(engine: str) -> None:
             [sys.executable, "-m", "venv", folder],
             [program(engine), "-m", "pip", "install", "--no-deps", "-r", requirements],
         ]
-        if all(subprocess.run(step, stdout=log, stderr=subprocess.STDOUT).returncode == 0 for step in steps):
+        if all(
+            subprocess.run(step, stdout=log, stderr=subprocess.STDOUT).returncode == 0
+            for step in steps
+        ):
             (folder / "made").write_text(wanted(engine))
 
 

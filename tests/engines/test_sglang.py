@@ -20,8 +20,16 @@ def seen(request, smollm2, tmp_path_factory):
     need("sglang")
     top_k, nodes = request.param
     answer, _ = drive(
-        "sglang", tmp_path_factory.mktemp("sglang"), target=smollm2.target_folder, head=smollm2.head_folder, depth=DEPTH,
-        top_k=top_k, nodes=nodes, prompts=smollm2.prompts[:3], new_tokens=smollm2.new_tokens, stop=smollm2.stop,
+        "sglang",
+        tmp_path_factory.mktemp("sglang"),
+        target=smollm2.target_folder,
+        head=smollm2.head_folder,
+        depth=DEPTH,
+        top_k=top_k,
+        nodes=nodes,
+        prompts=smollm2.prompts[:3],
+        new_tokens=smollm2.new_tokens,
+        stop=smollm2.stop,
     )
     return TREES[request.param], answer
 

@@ -23,7 +23,14 @@ class Seen:
 
 def ask(case: Case, folder, head) -> Seen:
     answer, tensors = drive(
-        "vllm", folder, target=case.target_folder, head=head, depth=DEPTH, prompts=case.prompts, new_tokens=case.new_tokens, stop=case.stop
+        "vllm",
+        folder,
+        target=case.target_folder,
+        head=head,
+        depth=DEPTH,
+        prompts=case.prompts,
+        new_tokens=case.new_tokens,
+        stop=case.stop,
     )
     return Seen(case, answer, tensors)
 
@@ -39,9 +46,15 @@ def seen(request, tmp_path_factory):
 def ours(seen):
     """(drafts [N, K], logits [N, K, U]) of our chain below the texts at which vLLM drafted."""
     case = seen.case
-    everywhere = [chains(case.target, case.head, *texts, DEPTH) for texts in zip(case.prompts, seen.answer["answers"])]
+    everywhere = [
+        chains(case.target, case.head, *texts, DEPTH)
+        for texts in zip(case.prompts, seen.answer["answers"])
+    ]
     places = [(number, known - 1) for number, known in seen.answer["proposals"]]
-    return tuple(torch.stack([everywhere[number][part][place] for number, place in places]) for part in (0, 1))
+    return tuple(
+        torch.stack([everywhere[number][part][place] for number, place in places])
+        for part in (0, 1)
+    )
 
 
 def test_vllm_proposes_our_chain(seen, ours):
@@ -53,7 +66,9 @@ def test_vllm_proposes_our_chain(seen, ours):
 
 def test_vllm_drafts_from_our_logits(seen, ours):
     assert torch.equal(seen.tensors["ids"], seen.case.head.draft_to_target)
-    followed = torch.cat([torch.ones(len(ours[0]), 1), (seen.tensors["drafts"] == ours[0])[:, :-1].cumprod(1)], dim=1).bool()
+    followed = torch.cat(
+        [torch.ones(len(ours[0]), 1), (seen.tensors["drafts"] == ours[0])[:, :-1].cumprod(1)], dim=1
+    ).bool()
     apart = (seen.tensors["logits"] - ours[1]).abs().amax(-1)[followed]
     print(f"largest difference {apart.max():.1e} in {len(apart)} rows of logits")
     assert apart.max() < 1e-3
@@ -66,7 +81,15 @@ def test_vllm_writes_what_generate_writes(seen):
 @pytest.mark.parametrize("seen", ["smollm2"], indirect=True)
 def test_the_speculators_format_gets_the_same_drafts_accepted(seen, tmp_path):
     case = seen.case
-    export_head(case.head, tmp_path / "speculators", "speculators", target_id=str(case.target_folder), target=case.target.config)
+    export_head(
+        case.head,
+        tmp_path / "speculators",
+        "speculators",
+        target_id=str(case.target_folder),
+        target=case.target.config,
+    )
     exported = ask(case, tmp_path, tmp_path / "speculators")
-    print(f"accepted by position: {exported.answer['accepted']}, {seen.answer['accepted']} from our own format")
+    print(
+        f"accepted by position: {exported.answer['accepted']}, {seen.answer['accepted']} from our own format"
+    )
     assert exported.answer == seen.answer and sum(exported.answer["accepted"]) > 0

@@ -19,13 +19,17 @@ def test_the_interval_is_that_of_the_mean_where_rounds_are_equal():
     low, high = tau_interval(runs(taus, rounds=1000))
     mean = sum(taus) / len(taus)
     error = math.sqrt(sum((tau - mean) ** 2 for tau in taus) / len(taus) / len(taus))
-    assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error) and high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error) and high == pytest.approx(
+        mean + 1.96 * error, abs=0.2 * error
+    )
 
 
 def test_about_one_interval_in_twenty_misses():
     generator, missed = random.Random(1), 0
     for seed in range(200):
-        low, high = tau_interval(runs([generator.gauss(2.0, 0.4) for _ in range(60)], rounds=1000), seed=seed)
+        low, high = tau_interval(
+            runs([generator.gauss(2.0, 0.4) for _ in range(60)], rounds=1000), seed=seed
+        )
         missed += not low <= 2.0 <= high
     assert 3 <= missed <= 25
 
@@ -48,4 +52,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="2 runs against 1"):
         tau_difference(runs([1, 2]), runs([1]))
     assert all(map(math.isnan, tau_interval([DecodingStats()])))
-    assert tau_interval([DecodingStats(), *runs([2.0])]) == (2.0, 2.0)  # draws without any round say nothing
+    assert tau_interval([DecodingStats(), *runs([2.0])]) == (
+        2.0,
+        2.0,
+    )  # draws without any round say nothing

@@ -23,9 +23,14 @@ def runs(tau):
 def test_the_line_is_tau_over_doublings():
     scaling = fit_scaling([400, 100, 200], [runs(1.7), runs(1.5), runs(1.6)], times=8)
     assert [point[0] for point in scaling.points] == [100, 200, 400]
-    assert scaling.tau_per_doubling == pytest.approx(0.1) and scaling.extrapolated_tau == pytest.approx(2.0)
+    assert scaling.tau_per_doubling == pytest.approx(
+        0.1
+    ) and scaling.extrapolated_tau == pytest.approx(2.0)
     low, high = scaling.extrapolated_interval
-    assert low < 2.0 < high and "Extrapolation, not a measurement: 8 times as many would give 2.00" in scaling.summary
+    assert (
+        low < 2.0 < high
+        and "Extrapolation, not a measurement: 8 times as many would give 2.00" in scaling.summary
+    )
 
 
 @pytest.mark.parametrize("tokens", [[100, 200], [100, 200, 200]])
@@ -45,5 +50,8 @@ def test_the_recipe_reads_what_the_ablations_left(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads(done.stdout.splitlines()[-1])
-    assert metrics["extrapolated_tau"] == pytest.approx(1.7 + 0.1 * 3.3219, abs=1e-3) and (tmp_path / "curve" / "scaling.png").stat().st_size
+    assert (
+        metrics["extrapolated_tau"] == pytest.approx(1.7 + 0.1 * 3.3219, abs=1e-3)
+        and (tmp_path / "curve" / "scaling.png").stat().st_size
+    )
     assert metrics["points"][0][:2] == [100, 1.5]

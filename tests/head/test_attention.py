@@ -7,11 +7,17 @@ import torch
 
 from eagle_hf.head.attention import ttt_attention
 
+
 def operands(passes, size=37, groups=2, dtype=torch.float64, device="cpu"):
     """A query of 4 heads, keys and values of every pass, and a gradient of the output."""
     generator = torch.Generator().manual_seed(passes)
     shapes = [(2, 4, size, 16)] + [(2, groups, size, 16)] * (2 * passes) + [(2, 4, size, 16)]
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype).requires_grad_() for shape in shapes]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        .to(device, dtype)
+        .requires_grad_()
+        for shape in shapes
+    ]
 
 
 def attend(tensors, implementation, lengths):
@@ -36,8 +42,14 @@ def assert_close(ours, oracle, bound):
 @pytest.mark.parametrize("passes", [1, 2, 7])
 def test_sdpa_equals_the_float64_oracle(passes, groups, lengths):
     oracle = output_and_gradients(operands(passes, groups=groups), "eager", lengths)
-    assert_close(output_and_gradients(operands(passes, groups=groups, dtype=torch.float32), "sdpa", lengths), oracle, 1e-5)
-    assert_close(output_and_gradients(operands(passes, groups=groups), "sdpa", lengths), oracle, 1e-12)
+    assert_close(
+        output_and_gradients(operands(passes, groups=groups, dtype=torch.float32), "sdpa", lengths),
+        oracle,
+        1e-5,
+    )
+    assert_close(
+        output_and_gradients(operands(passes, groups=groups), "sdpa", lengths), oracle, 1e-12
+    )
 
 
 @pytest.mark.gpu
@@ -46,15 +58,25 @@ def test_sdpa_equals_the_float64_oracle(passes, groups, lengths):
 @pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
 def test_cuda_equals_the_float64_oracle(implementation, passes, lengths):
     oracle = output_and_gradients(operands(passes), "eager", lengths)
-    assert_close(output_and_gradients(operands(passes, dtype=torch.float32, device="cuda"), implementation, lengths), oracle, 1e-5)
+    assert_close(
+        output_and_gradients(
+            operands(passes, dtype=torch.float32, device="cuda"), implementation, lengths
+        ),
+        oracle,
+        1e-5,
+    )
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="flash_attn is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("flash_attn") is None, reason="flash_attn is not installed"
+)
 @pytest.mark.parametrize("passes", [1, 7])
 def test_flash_attention_equals_the_float64_oracle(passes):
     oracle = output_and_gradients(operands(passes), "eager", None)
-    ours = output_and_gradients(operands(passes, dtype=torch.bfloat16, device="cuda"), "flash_attention_2", None)
+    ours = output_and_gradients(
+        operands(passes, dtype=torch.bfloat16, device="cuda"), "flash_attention_2", None
+    )
     assert_close(ours, oracle, 2e-2)  # bfloat16 knows 8 bits
 
 
@@ -64,7 +86,9 @@ def test_flex_attention_forward_equals_the_oracle(passes, lengths):
     tensors = operands(passes)[:-1]
     with torch.no_grad():
         oracle = attend(tensors, "eager", lengths)
-        assert_close([attend([t.detach() for t in tensors], "flex_attention", lengths)], [oracle], 1e-6)
+        assert_close(
+            [attend([t.detach() for t in tensors], "flex_attention", lengths)], [oracle], 1e-6
+        )
 
 
 def test_the_oracle_is_one_softmax_over_the_visible_slots():
@@ -72,8 +96,12 @@ def test_the_oracle_is_one_softmax_over_the_visible_slots():
     keys, values = rest[:2], rest[2:]
     output = ttt_attention(query, keys, values, "eager", [2, 3])
     for slot, visible in enumerate([[0], [0, 1], [2], [2, 3], [2, 3, 4]]):
-        k = torch.cat([keys[0][:, :, visible], keys[1][:, :, [slot]]], dim=2).repeat_interleave(2, dim=1)
-        v = torch.cat([values[0][:, :, visible], values[1][:, :, [slot]]], dim=2).repeat_interleave(2, dim=1)
+        k = torch.cat([keys[0][:, :, visible], keys[1][:, :, [slot]]], dim=2).repeat_interleave(
+            2, dim=1
+        )
+        v = torch.cat([values[0][:, :, visible], values[1][:, :, [slot]]], dim=2).repeat_interleave(
+            2, dim=1
+        )
         weights = (query[:, :, slot, None] @ k.transpose(-1, -2) / 4).softmax(-1)
         assert torch.allclose(output[:, :, slot], (weights @ v)[:, :, 0])
 

@@ -11,14 +11,21 @@ from eagle_hf import Eagle3Config, Eagle3DraftHead
 from eagle_hf.head.dialects import DIALECTS, recognise, translate_config, translate_names
 from tiny import left_padded, tiny_head
 
-PREFIX = dict.fromkeys(("torchspec", "speculators", "modelopt"), "layers.0.") | {"automodel": "model.layers.0."}
+PREFIX = dict.fromkeys(("torchspec", "speculators", "modelopt"), "layers.0.") | {
+    "automodel": "model.layers.0."
+}
 LAYERS = [1, 2, 6]  # HF indices; no default, so that a slip of one is seen
 IDS = "eagle_aux_hidden_state_layer_ids"
 NESTED = {IDS: [0, 1, 5]}
 ENGINES = {"architectures": ["LlamaForCausalLMEagle3"]}
 MODELOPT = {
-    "use_aux_hidden_state": True, "use_input_layernorm_in_first_layer": True, "use_last_layernorm": True, "use_mtp_layernorm": False,
-    "next_layer_regular": True, "parallel_draft_step": 1, "parallel_draft_heads_num_layers": None,
+    "use_aux_hidden_state": True,
+    "use_input_layernorm_in_first_layer": True,
+    "use_last_layernorm": True,
+    "use_mtp_layernorm": False,
+    "next_layer_regular": True,
+    "parallel_draft_step": 1,
+    "parallel_draft_heads_num_layers": None,
 }
 
 
@@ -29,22 +36,46 @@ def their_config(head, dialect):
         "hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act max_position_embeddings rms_norm_eps "
         "vocab_size num_hidden_layers bos_token_id eos_token_id pad_token_id"
     ).split()
-    llama = {name: getattr(config, name) for name in names} | {"model_type": "llama", "rope_theta": 5000.0, "rope_scaling": None}
-    flat = llama | {"draft_vocab_size": config.draft_vocab_size, "torch_dtype": "float64", "tie_word_embeddings": False}
+    llama = {name: getattr(config, name) for name in names} | {
+        "model_type": "llama",
+        "rope_theta": 5000.0,
+        "rope_scaling": None,
+    }
+    flat = llama | {
+        "draft_vocab_size": config.draft_vocab_size,
+        "torch_dtype": "float64",
+        "tie_word_embeddings": False,
+    }
     return {
         "authors": flat | {"architectures": ["LlamaForCausalLM"]},
         "specforge": flat | ENGINES | {"eagle_config": NESTED, "attention_bias": True},
         "torchspec": flat | ENGINES | {"eagle_config": NESTED, "_torchspec_version": "0.2.0"},
         "modelopt": flat | ENGINES | {"eagle_config": MODELOPT | NESTED},
-        "automodel": flat | {
-            "architectures": ["LlamaEagle3DraftModel"], "model_type": "qwen3", "num_hidden_layers": 7, "layer_types": ["full_attention"] * 7,
-            "target_hidden_size": config.hidden_size, "parallel_drafting": False, "fc_norm": False, "norm_output": False,
+        "automodel": flat
+        | {
+            "architectures": ["LlamaEagle3DraftModel"],
+            "model_type": "qwen3",
+            "num_hidden_layers": 7,
+            "layer_types": ["full_attention"] * 7,
+            "target_hidden_size": config.hidden_size,
+            "parallel_drafting": False,
+            "fc_norm": False,
+            "norm_output": False,
         },
         "speculators": {
-            "architectures": ["Eagle3DraftModel"], "speculators_model_type": "eagle3", "draft_vocab_size": config.draft_vocab_size,
-            "dtype": "float64", IDS: LAYERS, "norm_before_fc": False, "target_hidden_size": None, "transformer_layer_config": llama,
-            "auto_map": {"": "config.Eagle3SpeculatorConfig"}, "speculators_config": {
-                "algorithm": "eagle3", "proposal_methods": [{"speculative_tokens": 3}], "verifier": {"name_or_path": "user/target"},
+            "architectures": ["Eagle3DraftModel"],
+            "speculators_model_type": "eagle3",
+            "draft_vocab_size": config.draft_vocab_size,
+            "dtype": "float64",
+            IDS: LAYERS,
+            "norm_before_fc": False,
+            "target_hidden_size": None,
+            "transformer_layer_config": llama,
+            "auto_map": {"": "config.Eagle3SpeculatorConfig"},
+            "speculators_config": {
+                "algorithm": "eagle3",
+                "proposal_methods": [{"speculative_tokens": 3}],
+                "verifier": {"name_or_path": "user/target"},
             },
         },
     }[dialect]
@@ -53,14 +84,22 @@ def their_config(head, dialect):
 def their_weights(head, dialect):
     """The head's tensors under the dialect's names, with what its writer saves along."""
     prefix = PREFIX.get(dialect, "midlayer.")
-    weights = {name.replace("midlayer.", prefix): value.clone() for name, value in head.state_dict().items()}
+    weights = {
+        name.replace("midlayer.", prefix): value.clone()
+        for name, value in head.state_dict().items()
+    }
     if dialect in ("authors", "torchspec", "speculators", "automodel"):
-        weights["embed_tokens.weight"] = torch.zeros(head.config.vocab_size, head.config.hidden_size, dtype=head.dtype)
+        weights["embed_tokens.weight"] = torch.zeros(
+            head.config.vocab_size, head.config.hidden_size, dtype=head.dtype
+        )
     if dialect == "modelopt":
         del weights["t2d"]
     if dialect == "automodel":
         wrapped = ("fc.", "norm.", "embed_tokens.")
-        weights = {f"model.{name}" if name.startswith(wrapped) else name: value for name, value in weights.items()}
+        weights = {
+            f"model.{name}" if name.startswith(wrapped) else name: value
+            for name, value in weights.items()
+        }
     return weights
 
 
@@ -71,10 +110,14 @@ def write_weights(weights, folder, kind="safetensors"):
     if "shards" in kind:
         parts = {f"{stem}-0000{i + 1}-of-00002.{suffix}": names[i::2] for i in range(2)}
         places = {name: file for file, held in parts.items() for name in held}
-        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        (folder / f"{stem}.{suffix}.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": places})
+        )
     for file, held in parts.items():
         part = {name: weights[name] for name in held}
-        save_file(part, folder / file) if suffix == "safetensors" else torch.save(part, folder / file)
+        save_file(part, folder / file) if suffix == "safetensors" else torch.save(
+            part, folder / file
+        )
 
 
 def write_head(head, dialect, folder, kind="safetensors"):
@@ -88,7 +131,11 @@ def write_head(head, dialect, folder, kind="safetensors"):
 
 def original(target, dialect):
     """The head that a folder of the dialect is made from."""
-    return tiny_head(target, rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, norm_before_residual=dialect == "speculators")
+    return tiny_head(
+        target,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+        norm_before_residual=dialect == "speculators",
+    )
 
 
 def logits(head):
@@ -108,20 +155,33 @@ def test_a_head_of_every_dialect_drafts_as_it_did_and_becomes_ours(target, tmp_p
     write_head(head, dialect, tmp_path / "theirs", "bin" if dialect == "authors" else "safetensors")
     opened = Eagle3DraftHead.from_pretrained(tmp_path / "theirs")
     assert opened.dialect == dialect and opened.dtype == torch.float64
-    assert opened.config.aux_layer_ids == {"eagle_hf": [2, 3, 4], "authors": None, "automodel": None}.get(dialect, LAYERS)
-    assert torch.equal(logits(opened), logits(head)) and torch.equal(opened.draft_to_target, head.draft_to_target)
+    assert opened.config.aux_layer_ids == {
+        "eagle_hf": [2, 3, 4],
+        "authors": None,
+        "automodel": None,
+    }.get(dialect, LAYERS)
+    assert torch.equal(logits(opened), logits(head)) and torch.equal(
+        opened.draft_to_target, head.draft_to_target
+    )
     opened.save_pretrained(tmp_path / "ours")
     again = Eagle3DraftHead.from_pretrained(tmp_path / "ours")
     assert again.dialect == "eagle_hf" and again.config.aux_layer_ids == opened.config.aux_layer_ids
     assert torch.equal(logits(again), logits(head)) and torch.equal(again.t2d, head.t2d)
-    assert {"fc.weight", "midlayer.hidden_norm.weight", "d2t", "t2d"} < set(load_file(tmp_path / "ours" / "model.safetensors"))
+    assert {"fc.weight", "midlayer.hidden_norm.weight", "d2t", "t2d"} < set(
+        load_file(tmp_path / "ours" / "model.safetensors")
+    )
 
 
 @pytest.mark.parametrize("dialect", DIALECTS[1:])
 def test_a_foreign_head_generates_the_targets_own_text(target, tmp_path, dialect):
     write_head(original(target, dialect), dialect, tmp_path)
     inputs = left_padded(target, [7])
-    text = target.generate(**inputs, assistant_model=Eagle3DraftHead.from_pretrained(tmp_path), max_new_tokens=12, do_sample=False)
+    text = target.generate(
+        **inputs,
+        assistant_model=Eagle3DraftHead.from_pretrained(tmp_path),
+        max_new_tokens=12,
+        do_sample=False,
+    )
     assert torch.equal(text, target.generate(**inputs, max_new_tokens=12, do_sample=False))
 
 
@@ -136,29 +196,56 @@ OURS = ["fc.weight", "midlayer.hidden_norm.weight"]
 THEIRS = ["fc.weight", "layers.0.hidden_norm.weight"]
 
 
-@pytest.mark.parametrize("config, names, dialect", [
-    ({"eagle_hf": {}}, OURS, "eagle_hf"), ({}, OURS, "authors"), ({"architectures": ["Eagle3LlamaForCausalLM"]}, OURS, "authors"),
-    (ENGINES, OURS, "specforge"), ({"eagle_config": NESTED}, OURS, "specforge"), ({}, THEIRS, "torchspec"),
-    ({"_torchspec_version": "1"}, OURS, "torchspec"), ({"eagle_config": {"use_last_layernorm": True}}, THEIRS, "modelopt"),
-    ({"eagle_config": NESTED}, THEIRS, "modelopt"), ({"speculators_model_type": "eagle3"}, THEIRS, "speculators"),
-    (ENGINES, [f"model.{name}" for name in THEIRS], "automodel"), ({"transformer_layer_config": {}}, [], "speculators"),
-])
+@pytest.mark.parametrize(
+    "config, names, dialect",
+    [
+        ({"eagle_hf": {}}, OURS, "eagle_hf"),
+        ({}, OURS, "authors"),
+        ({"architectures": ["Eagle3LlamaForCausalLM"]}, OURS, "authors"),
+        (ENGINES, OURS, "specforge"),
+        ({"eagle_config": NESTED}, OURS, "specforge"),
+        ({}, THEIRS, "torchspec"),
+        ({"_torchspec_version": "1"}, OURS, "torchspec"),
+        ({"eagle_config": {"use_last_layernorm": True}}, THEIRS, "modelopt"),
+        ({"eagle_config": NESTED}, THEIRS, "modelopt"),
+        ({"speculators_model_type": "eagle3"}, THEIRS, "speculators"),
+        (ENGINES, [f"model.{name}" for name in THEIRS], "automodel"),
+        ({"transformer_layer_config": {}}, [], "speculators"),
+    ],
+)
 def test_dialects_are_told_apart(config, names, dialect):
     assert recognise(config, names) == dialect
 
 
-@pytest.mark.parametrize("config, names, what", [
-    ({}, ["fc.weight", "embed_tokens.weight", "layers.0.self_attn.q_proj.weight"], "EAGLE-1 or EAGLE-2"),
-    ({"eagle_config": {"use_aux_hidden_state": False}}, THEIRS, "EAGLE-1 or EAGLE-2"),
-    ({}, ["model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"], "whole language model"),
-    ({"peft_type": "LORA"}, [], "PEFT adapter"), ({}, ["base.fc.lora_A.weight"], "PEFT adapter"),
-    ({"speculators_model_type": "peagle"}, [], "speculators model of type 'peagle'"), ({}, [*OURS, "mask_hidden"], "P-EAGLE"),
-    ({}, [*THEIRS, "layers.1.hidden_norm.weight"], "several layers"), ({}, [*THEIRS, "layers.0.self_attn.q_norm.weight"], "normed queries"),
-    ({}, [*OURS, "midlayer.self_attn.kv_a_proj_with_mqa.weight"], "latent attention"),
-    ({}, [*OURS, "midlayer.mlp.experts.0.up_proj.weight"], "experts"), ({}, [*OURS, "lm_head.weight_scale"], "quantised"),
-    ({"dflash_config": {}}, [], "DFlash"), ({"eagle_config": {"parallel_draft_step": 4}}, THEIRS, "Medusa"),
-    ({"eagle_config": {"use_mtp_layernorm": True}}, THEIRS, "other norms"), ({}, ["encoder.weight"], "something else"),
-])
+@pytest.mark.parametrize(
+    "config, names, what",
+    [
+        (
+            {},
+            ["fc.weight", "embed_tokens.weight", "layers.0.self_attn.q_proj.weight"],
+            "EAGLE-1 or EAGLE-2",
+        ),
+        ({"eagle_config": {"use_aux_hidden_state": False}}, THEIRS, "EAGLE-1 or EAGLE-2"),
+        (
+            {},
+            ["model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"],
+            "whole language model",
+        ),
+        ({"peft_type": "LORA"}, [], "PEFT adapter"),
+        ({}, ["base.fc.lora_A.weight"], "PEFT adapter"),
+        ({"speculators_model_type": "peagle"}, [], "speculators model of type 'peagle'"),
+        ({}, [*OURS, "mask_hidden"], "P-EAGLE"),
+        ({}, [*THEIRS, "layers.1.hidden_norm.weight"], "several layers"),
+        ({}, [*THEIRS, "layers.0.self_attn.q_norm.weight"], "normed queries"),
+        ({}, [*OURS, "midlayer.self_attn.kv_a_proj_with_mqa.weight"], "latent attention"),
+        ({}, [*OURS, "midlayer.mlp.experts.0.up_proj.weight"], "experts"),
+        ({}, [*OURS, "lm_head.weight_scale"], "quantised"),
+        ({"dflash_config": {}}, [], "DFlash"),
+        ({"eagle_config": {"parallel_draft_step": 4}}, THEIRS, "Medusa"),
+        ({"eagle_config": {"use_mtp_layernorm": True}}, THEIRS, "other norms"),
+        ({}, ["encoder.weight"], "something else"),
+    ],
+)
 def test_what_is_no_eagle3_head_is_named(config, names, what):
     with pytest.raises(ValueError, match=what):
         recognise(config, names)
@@ -166,29 +253,61 @@ def test_what_is_no_eagle3_head_is_named(config, names, what):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_residual_is_normed_first_by_default_among_speculators_only(dialect):
-    config = {"transformer_layer_config": {"vocab_size": 8}} if dialect == "speculators" else {"vocab_size": 8}
-    assert translate_config(config, dialect).get("norm_before_residual", False) == (dialect == "speculators")
-    assert translate_config(config | {"norm_before_residual": False}, dialect)["norm_before_residual"] is False
+    config = (
+        {"transformer_layer_config": {"vocab_size": 8}}
+        if dialect == "speculators"
+        else {"vocab_size": 8}
+    )
+    assert translate_config(config, dialect).get("norm_before_residual", False) == (
+        dialect == "speculators"
+    )
+    assert (
+        translate_config(config | {"norm_before_residual": False}, dialect)["norm_before_residual"]
+        is False
+    )
 
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 512}
 
 
-@pytest.mark.parametrize("written, read", [
-    ({}, {"rope_type": "default", "rope_theta": 10000.0}), ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_type": "default", "rope_theta": 5e5}),
-    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_theta": 10000.0}, {"rope_type": "default", "rope_theta": 1e6}),
-    ({"rope_theta": 1e6, "rope_scaling": YARN | {"type": "yarn"}}, YARN | {"rope_type": "yarn", "rope_theta": 1e6}),
-    ({"rope_parameters": YARN | {"rope_type": "yarn", "rope_theta": 7.0}}, YARN | {"rope_type": "yarn", "rope_theta": 7.0}),
-    ({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, {"rope_type": "default", "rope_theta": 10000.0}),
-])
+@pytest.mark.parametrize(
+    "written, read",
+    [
+        ({}, {"rope_type": "default", "rope_theta": 10000.0}),
+        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_type": "default", "rope_theta": 5e5}),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_theta": 10000.0},
+            {"rope_type": "default", "rope_theta": 1e6},
+        ),
+        (
+            {"rope_theta": 1e6, "rope_scaling": YARN | {"type": "yarn"}},
+            YARN | {"rope_type": "yarn", "rope_theta": 1e6},
+        ),
+        (
+            {"rope_parameters": YARN | {"rope_type": "yarn", "rope_theta": 7.0}},
+            YARN | {"rope_type": "yarn", "rope_theta": 7.0},
+        ),
+        (
+            {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
+            {"rope_type": "default", "rope_theta": 10000.0},
+        ),
+    ],
+)
 def test_rope_is_read_from_either_schema(written, read):
     assert translate_config(written, "specforge")["rope_parameters"] == read
 
 
 def test_a_window_that_speculators_trained_with_is_kept():
     layer = {"vocab_size": 8, "sliding_window": 2048, "layer_types": ["sliding_attention"]}
-    assert translate_config({"transformer_layer_config": layer}, "speculators")["eagle_hf"] == {"window": [0, 2048]}
-    assert translate_config({"transformer_layer_config": layer | {"layer_types": ["full_attention"]}}, "speculators")["eagle_hf"] == {}
+    assert translate_config({"transformer_layer_config": layer}, "speculators")["eagle_hf"] == {
+        "window": [0, 2048]
+    }
+    assert (
+        translate_config(
+            {"transformer_layer_config": layer | {"layer_types": ["full_attention"]}}, "speculators"
+        )["eagle_hf"]
+        == {}
+    )
 
 
 def test_the_targets_depth_is_learnt_from_automodels_copy_of_its_config(target, tmp_path):
@@ -198,7 +317,12 @@ def test_the_targets_depth_is_learnt_from_automodels_copy_of_its_config(target, 
 
 
 def test_names_become_ours_and_the_targets_own_tensors_are_left(target):
-    theirs = ["model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "layers.0.self_attn.rotary_emb.inv_freq", "odd"]
+    theirs = [
+        "model.layers.0.mlp.up_proj.weight",
+        "model.embed_tokens.weight",
+        "layers.0.self_attn.rotary_emb.inv_freq",
+        "odd",
+    ]
     names = translate_names(theirs, "automodel")
     assert list(names.values()) == ["midlayer.mlp.up_proj.weight", None, None, "odd"]
     with pytest.raises(ValueError, match="same tensor"):
@@ -208,7 +332,11 @@ def test_names_become_ours_and_the_targets_own_tensors_are_left(target):
 def test_eagle3_config_reads_foreign_files_too(target, tmp_path):
     write_head(original(target, "speculators"), "speculators", tmp_path)
     config = Eagle3Config.from_pretrained(tmp_path)
-    assert config.aux_layer_ids == LAYERS and config.norm_before_residual and config.rope_parameters["rope_theta"] == 5000.0
+    assert (
+        config.aux_layer_ids == LAYERS
+        and config.norm_before_residual
+        and config.rope_parameters["rope_theta"] == 5000.0
+    )
 
 
 def test_the_dialect_is_logged(target, tmp_path, caplog):
@@ -218,16 +346,32 @@ def test_the_dialect_is_logged(target, tmp_path, caplog):
     assert "modelopt" in caplog.text
 
 
-@pytest.mark.parametrize("changes, what", [
-    ({"hidden_size": 2**40}, "hidden_size is"), ({"vocab_size": 10**9}, "vocab_size is"), ({"num_aux_hidden_states": 0}, "hidden_states is 0"),
-    ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"), ({"fc_norm": 1}, "fc_norm is 1"), ({"eos_token_id": ["a"]}, "eos_token_id"),
-    ({"torch_dtype": "int8"}, "dtype is"), ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"eagle_config": 3}, "eagle_config is 3"),
-    ({"rope_scaling": {"type": "warp"}}, "RoPE type is 'warp'"), ({"rope_scaling": {"type": "yarn", "factor": "four"}}, "cannot be opened as an"),
-    ({"eagle_config": {IDS: "all"}}, "needed is a list of layers"), ({"eagle_config": {IDS: [1, 2]}, "num_aux_hidden_states": 3}, "2 layer ids"),
-    ({"num_hidden_layers": 2}, "exactly one layer"), ({"norm_before_fc": True}, "norm_before_fc"), ({"num_attention_heads": 3}, "a multiple of"),
-    ({"hidden_act": "leap"}, "leap"), ({"eagle_hf": {"tree": {"depth": "deep"}}}, "tree depth"), ({"eagle_hf": {"trained_length": []}}, "length is"),
-    ({"eagle_hf": {"window": [4, "all"]}}, "window is"), ({"eagle_hf": {"tree": {"policy": "chain", "depth": 10**9}}}, "larger than"),
-])
+@pytest.mark.parametrize(
+    "changes, what",
+    [
+        ({"hidden_size": 2**40}, "hidden_size is"),
+        ({"vocab_size": 10**9}, "vocab_size is"),
+        ({"num_aux_hidden_states": 0}, "hidden_states is 0"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({"fc_norm": 1}, "fc_norm is 1"),
+        ({"eos_token_id": ["a"]}, "eos_token_id"),
+        ({"torch_dtype": "int8"}, "dtype is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"eagle_config": 3}, "eagle_config is 3"),
+        ({"rope_scaling": {"type": "warp"}}, "RoPE type is 'warp'"),
+        ({"rope_scaling": {"type": "yarn", "factor": "four"}}, "cannot be opened as an"),
+        ({"eagle_config": {IDS: "all"}}, "needed is a list of layers"),
+        ({"eagle_config": {IDS: [1, 2]}, "num_aux_hidden_states": 3}, "2 layer ids"),
+        ({"num_hidden_layers": 2}, "exactly one layer"),
+        ({"norm_before_fc": True}, "norm_before_fc"),
+        ({"num_attention_heads": 3}, "a multiple of"),
+        ({"hidden_act": "leap"}, "leap"),
+        ({"eagle_hf": {"tree": {"depth": "deep"}}}, "tree depth"),
+        ({"eagle_hf": {"trained_length": []}}, "length is"),
+        ({"eagle_hf": {"window": [4, "all"]}}, "window is"),
+        ({"eagle_hf": {"tree": {"policy": "chain", "depth": 10**9}}}, "larger than"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused_with_the_folders_name(target, tmp_path, changes, what):
     write_head(original(target, "specforge"), "specforge", tmp_path)
     change(tmp_path, **changes)

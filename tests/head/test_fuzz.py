@@ -20,10 +20,41 @@ from test_dialects import original, write_head
 
 KINDS = ["safetensors", "safetensors shards", "bin", "bin shards"]
 VALUES = [
-    0, 1, -1, 3, 2**31, 2**62, 10**25, 1.5, -0.0, 1e308, float("nan"), float("inf"), True, False, None, "", "x" * 300, "../..", "float16",
-    "load", "yarn", [], {}, [1, 2, 3], [[]], [None, "a"], list(range(500)), ["../x"], {"peft_type": "LORA"}, {"depth": 10**12},
-    {"rope_type": "yarn"}, {"type": "dynamic", "factor": 0}, {"tree": {"parents": [0, 0, 9], "ranks": [0, 0]}},
-    {"rope_type": "longrope", "factor": -1, "short_factor": [1.0], "long_factor": [1.0]}, {"eagle_aux_hidden_state_layer_ids": [1, -2, 2**70]},
+    0,
+    1,
+    -1,
+    3,
+    2**31,
+    2**62,
+    10**25,
+    1.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    True,
+    False,
+    None,
+    "",
+    "x" * 300,
+    "../..",
+    "float16",
+    "load",
+    "yarn",
+    [],
+    {},
+    [1, 2, 3],
+    [[]],
+    [None, "a"],
+    list(range(500)),
+    ["../x"],
+    {"peft_type": "LORA"},
+    {"depth": 10**12},
+    {"rope_type": "yarn"},
+    {"type": "dynamic", "factor": 0},
+    {"tree": {"parents": [0, 0, 9], "ranks": [0, 0]}},
+    {"rope_type": "longrope", "factor": -1, "short_factor": [1.0], "long_factor": [1.0]},
+    {"eagle_aux_hidden_state_layer_ids": [1, -2, 2**70]},
 ]
 KEYS = (
     "quantization_config auto_map _name_or_path to_dict num_aux_hidden_states fc_norm norm_output rope_parameters rope_scaling eagle_hf "
@@ -42,7 +73,15 @@ def spoil_bytes(rng, file, most=None):
     for _ in range(rng.randint(1, 6)):
         data[rng.randrange(min(len(data), most or len(data)))] = rng.randrange(256)
     kind = rng.random()
-    file.write_bytes(bytes(data[: rng.randrange(len(data))] if kind < 0.2 else data + b"\0" * rng.randint(1, 99) if kind < 0.3 else data))
+    file.write_bytes(
+        bytes(
+            data[: rng.randrange(len(data))]
+            if kind < 0.2
+            else data + b"\0" * rng.randint(1, 99)
+            if kind < 0.3
+            else data
+        )
+    )
 
 
 def spoil_table(rng, table):
@@ -67,7 +106,10 @@ def spoil_config(rng, folder):
     text = json.dumps(config)
     if kind < 0.2:
         name = rng.choice([*config, "eagle_hf"])
-        text = text[:-1] + f', "{name}": {rng.choice([nested(rng), "9" * 5000, "1" + "0" * 400, "1e999999"])}}}'
+        text = (
+            text[:-1]
+            + f', "{name}": {rng.choice([nested(rng), "9" * 5000, "1" + "0" * 400, "1e999999"])}}}'
+        )
     file.write_text(rng.choice([nested(rng), "[1]", "null", "7"]) if kind > 0.97 else text)
 
 
@@ -88,15 +130,31 @@ def spoil_header(rng, folder):
     elif change == "dtype":
         header[name]["dtype"] = rng.choice(["F16", "I64", "BOOL", "F8_E4M3", "F4", "U8", "X9", 7])
     elif change == "offsets":
-        header[name]["data_offsets"] = rng.choice([[0, 2**60], [2**40, 2**41], [8, 0], [0, 0], [-1, 5], [0], header[name]["data_offsets"][::-1]])
+        header[name]["data_offsets"] = rng.choice(
+            [
+                [0, 2**60],
+                [2**40, 2**41],
+                [8, 0],
+                [0, 0],
+                [-1, 5],
+                [0],
+                header[name]["data_offsets"][::-1],
+            ]
+        )
     elif change == "name":
-        header[rng.choice(["../x", "d2t", "lm_head.weight", "layers.1.x", "a" * 5000, ""])] = header.pop(name)
+        header[rng.choice(["../x", "d2t", "lm_head.weight", "layers.1.x", "a" * 5000, ""])] = (
+            header.pop(name)
+        )
     elif change == "copy":
         header[rng.choice(["midlayer.norm", "fc.bias", "model.fc.weight"])] = header[name]
     elif change == "odd":
         header[name] = rng.choice(VALUES)
     text = (nested(rng) if change == "deep" else json.dumps(header)).encode()
-    announced = rng.choice([0, 1, 2**20, 2**40, 2**63, 2**64 - 1, len(text) - 1]) if change == "length" else len(text)
+    announced = (
+        rng.choice([0, 1, 2**20, 2**40, 2**63, 2**64 - 1, len(text) - 1])
+        if change == "length"
+        else len(text)
+    )
     file.write_bytes(struct.pack("<Q", announced) + text + body)
 
 
@@ -107,9 +165,22 @@ def spoil_index(rng, folder):
     index = json.loads(indices[0].read_text())
     places = index["weight_map"]
     name, files = rng.choice(sorted(places)), sorted(set(places.values()))
-    places[name] = rng.choice([
-        "../" + files[0], "/dev/zero", "..", ".", "", "\0", "model.safetensors", "x" * 5000 + ".safetensors", files[-1], "nul.bin", 3, None,
-    ])
+    places[name] = rng.choice(
+        [
+            "../" + files[0],
+            "/dev/zero",
+            "..",
+            ".",
+            "",
+            "\0",
+            "model.safetensors",
+            "x" * 5000 + ".safetensors",
+            files[-1],
+            "nul.bin",
+            3,
+            None,
+        ]
+    )
     if rng.random() < 0.3:
         places.pop(rng.choice(sorted(places)))
     if rng.random() < 0.3:
@@ -124,7 +195,16 @@ def spoil_map(rng, folder):
         for name in {"d2t", "t2d"} & set(weights):
             odd = rng.choice([-1, 0, 1, 31, 2**31, 2**63 - 1, -(2**63)])
             tensor = weights[name]
-            tensor = rng.choice([torch.full((24,), odd), torch.arange(24) * odd, tensor.flip(0), tensor[:-1], tensor.float(), tensor[:, None]])
+            tensor = rng.choice(
+                [
+                    torch.full((24,), odd),
+                    torch.arange(24) * odd,
+                    tensor.flip(0),
+                    tensor[:-1],
+                    tensor.float(),
+                    tensor[:, None],
+                ]
+            )
             if name == "d2t" and rng.random() < 0.5:
                 tensor = weights[name].clone()
                 tensor[rng.randrange(24)] += rng.choice([odd, 1, -1])
@@ -138,7 +218,16 @@ SPOILERS = [spoil_config, spoil_config, spoil_header, spoil_index, spoil_map]
 @contextmanager
 def little_memory(room=2**30):
     """Address space for one GiB more than is taken: an allocation of what a file announces fails."""
-    taken = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")).split()[1]) * 1024
+    taken = (
+        int(
+            next(
+                line
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("VmSize")
+            ).split()[1]
+        )
+        * 1024
+    )
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + room, before[1]))
     try:
@@ -173,7 +262,9 @@ def test_spoilt_folders_open_or_are_refused(target, tmp_path, first, last):
                 rng = random.Random(seed)
                 dialect = rng.choice(DIALECTS)
                 try:
-                    opened += opens(rng, tmp_path / str(seed), dialect, heads[dialect], rng.choice(KINDS))
+                    opened += opens(
+                        rng, tmp_path / str(seed), dialect, heads[dialect], rng.choice(KINDS)
+                    )
                 except Exception as error:
                     raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
     finally:

@@ -9,16 +9,27 @@ from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.target import aux_layer_ids, target_states
 from tiny import left_padded, tiny_head
 
-FLAGS = [{}, {"fc_norm": True}, {"norm_output": True}, {"fc_norm": True, "norm_output": True}, {"norm_before_residual": True}]
+FLAGS = [
+    {},
+    {"fc_norm": True},
+    {"norm_output": True},
+    {"fc_norm": True, "norm_output": True},
+    {"norm_before_residual": True},
+]
 
 
 def decoded_logits(target, head, ids, drafts):
     """The head's logits at every depth of a forced chain `drafts` after the prompt ids [1, S] (last token the root)."""
-    drafter, collected = EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch()), []
+    drafter, collected = (
+        EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch()),
+        [],
+    )
 
     def propose(hidden, k):
         collected.append(head.logits(hidden).reshape(-1))
-        return torch.zeros(*hidden.shape[:-1], 1), drafts[len(collected) - 1].expand(*hidden.shape[:-1], 1)
+        return torch.zeros(*hidden.shape[:-1], 1), drafts[len(collected) - 1].expand(
+            *hidden.shape[:-1], 1
+        )
 
     drafter.propose = propose
     aux, _ = target_states(target, ids[:, :-1], aux_layer_ids(target, head.config))
@@ -58,7 +69,9 @@ def test_the_heads_first_pass_is_causal(target, head):
     changed = embeddings.clone()
     changed[:, 6] += 1
     before, after = head(embeddings, aux)[0], head(changed, aux)[0]
-    assert torch.equal(before[:, :6], after[:, :6]) and not torch.allclose(before[:, 6:], after[:, 6:])
+    assert torch.equal(before[:, :6], after[:, :6]) and not torch.allclose(
+        before[:, 6:], after[:, 6:]
+    )
 
 
 def test_the_head_holds_no_weight_of_the_target(target, head):

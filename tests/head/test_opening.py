@@ -21,23 +21,43 @@ def rewritten(head, folder, edit):
     write_weights(weights, folder)
 
 
-@pytest.mark.parametrize("edit, what", [
-    (lambda w: w.pop("d2t"), r"missing_keys: \['d2t'\]"), (lambda w: w.pop("lm_head.weight"), r"missing_keys: \['lm_head.weight'\]"),
-    (lambda w: w.update(d2t=w["d2t"] + 20), "d2t is unusable.*span"), (lambda w: w.update(d2t=w["d2t"].flip(0)), "d2t is unusable.*ascending"),
-    (lambda w: w.update(d2t=w["d2t"].double()), "d2t is of torch.float64"), (lambda w: w.update(d2t=w["d2t"][:-1]), "mismatched_keys.*d2t"),
-    (lambda w: w.update(t2d=~w["t2d"]), "t2d marks other tokens"),
-    (lambda w: w.update({"midlayer.self_attn.q_proj.bias": torch.zeros(32)}), "missing_keys.*k_proj.bias"),
-    (lambda w: w.update({"fc.weight": w["fc.weight"].to(torch.float8_e4m3fn)}), "quantised or damaged"),
-])
+@pytest.mark.parametrize(
+    "edit, what",
+    [
+        (lambda w: w.pop("d2t"), r"missing_keys: \['d2t'\]"),
+        (lambda w: w.pop("lm_head.weight"), r"missing_keys: \['lm_head.weight'\]"),
+        (lambda w: w.update(d2t=w["d2t"] + 20), "d2t is unusable.*span"),
+        (lambda w: w.update(d2t=w["d2t"].flip(0)), "d2t is unusable.*ascending"),
+        (lambda w: w.update(d2t=w["d2t"].double()), "d2t is of torch.float64"),
+        (lambda w: w.update(d2t=w["d2t"][:-1]), "mismatched_keys.*d2t"),
+        (lambda w: w.update(t2d=~w["t2d"]), "t2d marks other tokens"),
+        (
+            lambda w: w.update({"midlayer.self_attn.q_proj.bias": torch.zeros(32)}),
+            "missing_keys.*k_proj.bias",
+        ),
+        (
+            lambda w: w.update({"fc.weight": w["fc.weight"].to(torch.float8_e4m3fn)}),
+            "quantised or damaged",
+        ),
+    ],
+)
 def test_broken_vocabularies_and_weights_are_refused(target, tmp_path, edit, what):
     rewritten(original(target, "specforge"), tmp_path, edit)
     with pytest.raises(ValueError, match=what):
         Eagle3DraftHead.from_pretrained(tmp_path)
 
 
-def test_a_map_of_the_full_vocabulary_onto_itself_is_dropped_and_any_other_refused(target, tmp_path):
+def test_a_map_of_the_full_vocabulary_onto_itself_is_dropped_and_any_other_refused(
+    target, tmp_path
+):
     head = tiny_head(target, draft_vocab_size=31)
-    rewritten(head, tmp_path, lambda w: w.update(d2t=torch.zeros(31, dtype=torch.long), t2d=torch.ones(31, dtype=torch.bool)))
+    rewritten(
+        head,
+        tmp_path,
+        lambda w: w.update(
+            d2t=torch.zeros(31, dtype=torch.long), t2d=torch.ones(31, dtype=torch.bool)
+        ),
+    )
     assert not hasattr(Eagle3DraftHead.from_pretrained(tmp_path), "d2t")
     rewritten(head, tmp_path, lambda w: w.update(d2t=torch.ones(31, dtype=torch.long)))
     with pytest.raises(ValueError, match=r"unexpected_keys: \['d2t'\]"):
@@ -53,24 +73,45 @@ def test_a_head_that_borrows_the_targets_lm_head_asks_for_the_target(target, tmp
 def test_our_own_layout_stays_strict(target, tmp_path):
     head = tiny_head(target)
     head.save_pretrained(tmp_path)
-    save_file(head.state_dict() | {"embed_tokens.weight": torch.zeros(31, 32)}, tmp_path / "model.safetensors")
+    save_file(
+        head.state_dict() | {"embed_tokens.weight": torch.zeros(31, 32)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(ValueError, match=r"unexpected_keys: \['embed_tokens.weight'\]"):
         Eagle3DraftHead.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("options, dtype", [
-    ({}, torch.float64), ({"dtype": torch.float32}, torch.float32), ({"torch_dtype": "bfloat16"}, torch.bfloat16),
-])
+@pytest.mark.parametrize(
+    "options, dtype",
+    [
+        ({}, torch.float64),
+        ({"dtype": torch.float32}, torch.float32),
+        ({"torch_dtype": "bfloat16"}, torch.bfloat16),
+    ],
+)
 def test_the_usual_options_of_from_pretrained_hold(target, tmp_path, options, dtype):
     write_head(original(target, "authors"), "authors", tmp_path / "sub")
     head, info = Eagle3DraftHead.from_pretrained(
-        tmp_path, subfolder="sub", device_map="cpu", attn_implementation="eager", norm_output=True, output_loading_info=True, **options
+        tmp_path,
+        subfolder="sub",
+        device_map="cpu",
+        attn_implementation="eager",
+        norm_output=True,
+        output_loading_info=True,
+        **options,
     )
-    assert head.dtype == dtype and head.config._attn_implementation == "eager" and head.config.norm_output and not info["missing_keys"]
+    assert (
+        head.dtype == dtype
+        and head.config._attn_implementation == "eager"
+        and head.config.norm_output
+        and not info["missing_keys"]
+    )
     assert head.d2t.dtype == torch.long and head.name_or_path == str(tmp_path)
 
 
-@pytest.mark.parametrize("option", [{"weights_only": False}, {"variant": "fp16"}, {"config": "elsewhere"}])
+@pytest.mark.parametrize(
+    "option", [{"weights_only": False}, {"variant": "fp16"}, {"config": "elsewhere"}]
+)
 def test_options_that_would_be_unsafe_or_ignored_are_refused(tmp_path, option):
     with pytest.raises(ValueError, match="given|give"):
         Eagle3DraftHead.from_pretrained(tmp_path, **option)
@@ -94,7 +135,9 @@ def test_a_hub_id_opens_from_the_cache_by_name_and_revision(target, tmp_path):
     head = original(target, "specforge")
     snapshot = cached_head(head, tmp_path)
     for options in ({}, {"revision": "a" * 40}):
-        opened = Eagle3DraftHead.from_pretrained("user/head", cache_dir=tmp_path, local_files_only=True, **options)
+        opened = Eagle3DraftHead.from_pretrained(
+            "user/head", cache_dir=tmp_path, local_files_only=True, **options
+        )
         assert torch.equal(logits(opened), logits(head)) and opened.name_or_path == "user/head"
     assert torch.equal(logits(Eagle3DraftHead.from_pretrained(snapshot)), logits(head))
     with pytest.raises(OSError):
@@ -110,9 +153,19 @@ def test_links_out_of_the_folder_are_refused(target, tmp_path, file):
         Eagle3DraftHead.from_pretrained(tmp_path / "head")
 
 
-@pytest.mark.parametrize("shard", [
-    "../model-00001-of-00002.safetensors", "/etc/passwd", "..", "a\\b.safetensors", ".hidden.safetensors", "pytorch_model.bin", "", 7,
-])
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../model-00001-of-00002.safetensors",
+        "/etc/passwd",
+        "..",
+        "a\\b.safetensors",
+        ".hidden.safetensors",
+        "pytorch_model.bin",
+        "",
+        7,
+    ],
+)
 def test_shards_cannot_lie_outside_of_the_folder(target, tmp_path, shard):
     write_head(original(target, "specforge"), "specforge", tmp_path / "head", "safetensors shards")
     index = tmp_path / "head" / "model.safetensors.index.json"
@@ -123,10 +176,17 @@ def test_shards_cannot_lie_outside_of_the_folder(target, tmp_path, shard):
         Eagle3DraftHead.from_pretrained(tmp_path / "head")
 
 
-@pytest.mark.parametrize("edit, what", [
-    (lambda places: places.pop("fc.weight"), "disagree about"), (lambda places: places.update(extra=places["fc.weight"]), "disagree about"),
-    (lambda places: places.update({"fc.weight": "model-00009-of-00002.safetensors"}), "disagree about|which is not there"),
-])
+@pytest.mark.parametrize(
+    "edit, what",
+    [
+        (lambda places: places.pop("fc.weight"), "disagree about"),
+        (lambda places: places.update(extra=places["fc.weight"]), "disagree about"),
+        (
+            lambda places: places.update({"fc.weight": "model-00009-of-00002.safetensors"}),
+            "disagree about|which is not there",
+        ),
+    ],
+)
 def test_an_index_that_does_not_match_its_shards_is_refused(target, tmp_path, edit, what):
     write_head(original(target, "specforge"), "specforge", tmp_path, "safetensors shards")
     index = tmp_path / "model.safetensors.index.json"
@@ -160,12 +220,26 @@ def compressed(weights, file):
             archive.writestr(name, part)
 
 
-@pytest.mark.parametrize("write, what", [
-    (lambda w, file: torch.save(w | {"x": Intruder(file.parent / "trace")}, file), "more than tensors .*mkdir"),
-    (old_format, "before torch 1.6"), (compressed, "compressed"), (lambda w, file: file.write_bytes(b"PK" * 99), "damaged"),
-    (lambda w, file: torch.save({"state_dict": w}, file), "no plain dictionary"), (lambda w, file: torch.save([w], file), "no plain dictionary"),
-    (lambda w, file: torch.save(w | {"fc.weight": torch.zeros(1).double().expand(32, 96)}, file), "no plain dictionary"),
-])
+@pytest.mark.parametrize(
+    "write, what",
+    [
+        (
+            lambda w, file: torch.save(w | {"x": Intruder(file.parent / "trace")}, file),
+            "more than tensors .*mkdir",
+        ),
+        (old_format, "before torch 1.6"),
+        (compressed, "compressed"),
+        (lambda w, file: file.write_bytes(b"PK" * 99), "damaged"),
+        (lambda w, file: torch.save({"state_dict": w}, file), "no plain dictionary"),
+        (lambda w, file: torch.save([w], file), "no plain dictionary"),
+        (
+            lambda w, file: torch.save(
+                w | {"fc.weight": torch.zeros(1).double().expand(32, 96)}, file
+            ),
+            "no plain dictionary",
+        ),
+    ],
+)
 def test_pickles_that_are_more_than_tensors_are_never_executed(target, tmp_path, write, what):
     head = original(target, "authors")
     (tmp_path / "config.json").write_text(json.dumps(their_config(head, "authors")))
@@ -180,4 +254,7 @@ def test_an_opened_head_does_not_depend_on_its_file_any_more(target, tmp_path):
     write_head(head, "specforge", tmp_path)
     opened = Eagle3DraftHead.from_pretrained(tmp_path)
     opened.save_pretrained(tmp_path)
-    assert torch.equal(logits(opened), logits(head)) and Eagle3DraftHead.from_pretrained(tmp_path).dialect == "eagle_hf"
+    assert (
+        torch.equal(logits(opened), logits(head))
+        and Eagle3DraftHead.from_pretrained(tmp_path).dialect == "eagle_hf"
+    )

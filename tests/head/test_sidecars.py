@@ -9,7 +9,13 @@ from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, Tr
 from tiny import tiny_head, tiny_target
 
 FIGURES = {"README.md", "metrics.json", "acceptance.png"}
-LASTING = {"plan.json", "custom_generate/generate.py", "tokenizer.json", "chat_template.jinja", "additional_chat_templates/tools.jinja"}
+LASTING = {
+    "plan.json",
+    "custom_generate/generate.py",
+    "tokenizer.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tools.jinja",
+}
 
 
 @pytest.fixture
@@ -30,7 +36,10 @@ def beside(folder):
 @pytest.mark.parametrize("dtype", ["auto", torch.bfloat16], ids=str)
 def test_an_unchanged_head_takes_everything_along(folder, tmp_path, dtype):
     Eagle3DraftHead.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path / "copy")
-    assert beside(tmp_path / "copy") == FIGURES | LASTING and (tmp_path / "copy" / "README.md").read_text() == "README.md"
+    assert (
+        beside(tmp_path / "copy") == FIGURES | LASTING
+        and (tmp_path / "copy" / "README.md").read_text() == "README.md"
+    )
 
 
 def move_a_weight(head):
@@ -64,12 +73,25 @@ def test_a_changed_head_in_its_own_folder_sets_the_old_figures_aside(folder):
 
 def test_a_checkpoint_carries_no_figures_of_the_head_it_began_with(folder, tmp_path):
     head = Eagle3DraftHead.from_pretrained(folder, dtype=torch.float32)
-    rows = [{"id": str(i), "input_ids": list(range(3, 23)), "loss_mask": [0] * 4 + [1] * 16} for i in range(4)]
+    rows = [
+        {"id": str(i), "input_ids": list(range(3, 23)), "loss_mask": [0] * 4 + [1] * 16}
+        for i in range(4)
+    ]
     arguments = Eagle3TrainingArguments(
-        output_dir=str(tmp_path / "run"), max_steps=1, save_steps=1, ttt_length=1, report_to="none", disable_tqdm=True, use_cpu=True
+        output_dir=str(tmp_path / "run"),
+        max_steps=1,
+        save_steps=1,
+        ttt_length=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
     )
-    Eagle3Trainer(model=head, target=tiny_target(dtype=torch.float32), args=arguments, train_dataset=rows).train()
-    assert LASTING <= beside(tmp_path / "run" / "checkpoint-1") and not FIGURES & beside(tmp_path / "run" / "checkpoint-1")
+    Eagle3Trainer(
+        model=head, target=tiny_target(dtype=torch.float32), args=arguments, train_dataset=rows
+    ).train()
+    assert LASTING <= beside(tmp_path / "run" / "checkpoint-1") and not FIGURES & beside(
+        tmp_path / "run" / "checkpoint-1"
+    )
 
 
 def test_a_head_whose_folder_is_damaged_or_gone_is_saved_without_its_figures(folder, tmp_path):
@@ -83,7 +105,10 @@ def test_a_head_whose_folder_is_damaged_or_gone_is_saved_without_its_figures(fol
 
 
 def test_links_out_of_the_folder_are_not_followed_those_of_the_hub_cache_are(folder, tmp_path):
-    blobs, snapshot = tmp_path / "models--user--name" / "blobs", tmp_path / "models--user--name" / "snapshots" / "0123"
+    blobs, snapshot = (
+        tmp_path / "models--user--name" / "blobs",
+        tmp_path / "models--user--name" / "snapshots" / "0123",
+    )
     snapshot.mkdir(parents=True)
     folder.rename(blobs)
     for name in ("config.json", "model.safetensors", "README.md"):
@@ -91,7 +116,10 @@ def test_links_out_of_the_folder_are_not_followed_those_of_the_hub_cache_are(fol
     (tmp_path / "secret.png").write_text("not yours")
     os.symlink(tmp_path / "secret.png", snapshot / "plot.png")
     Eagle3DraftHead.from_pretrained(snapshot).save_pretrained(tmp_path / "copy")
-    assert beside(tmp_path / "copy") == {"README.md"} and not (tmp_path / "copy" / "README.md").is_symlink()
+    assert (
+        beside(tmp_path / "copy") == {"README.md"}
+        and not (tmp_path / "copy" / "README.md").is_symlink()
+    )
 
 
 def test_saving_and_pushing_in_one_call_is_refused(head, tmp_path):

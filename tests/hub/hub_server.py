@@ -54,11 +54,15 @@ class LocalHub:
     def __init__(self):
         self.tokens, self.repositories, self.store = {"hf_alice": "alice", "hf_bob": "bob"}, {}, {}
         self.requests, self.failures, self.lock = [], [], threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self})
+        )
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *error):
@@ -98,7 +102,9 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refused(404, "", f"no route {self.command} {self.path}")
             except Refused as error:
                 headers = {"X-Error-Code": error.code} if error.code else {}
-                self.reply({"error": error.text}, error.status, headers | {"X-Error-Message": error.text})
+                self.reply(
+                    {"error": error.text}, error.status, headers | {"X-Error-Message": error.text}
+                )
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
 
@@ -159,7 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         if not exists:
             private = asked.get("visibility") == "private" or bool(asked.get("private"))
             self.hub.repositories[repo_id] = Repository(self.user, private)
-            self.hub.repositories[repo_id].commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+            self.hub.repositories[repo_id].commit(
+                "main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit"
+            )
         self.reply({"url": f"{self.hub.url}/{repo_id}"}, 409 if exists else 200)
 
     def validate_yaml(self):
@@ -175,7 +183,15 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.repository(repo_id)
         oid = repository.find(revision)
         siblings = [{"rfilename": path} for path in repository.commits[oid]]
-        self.reply({"id": repo_id, "sha": oid, "private": repository.private, "tags": [], "siblings": siblings})
+        self.reply(
+            {
+                "id": repo_id,
+                "sha": oid,
+                "private": repository.private,
+                "tags": [],
+                "siblings": siblings,
+            }
+        )
 
     def branch(self, repo_id, branch):
         repository = self.repository(repo_id, write=True)
@@ -226,8 +242,14 @@ class Handler(BaseHTTPRequestHandler):
         repository, entries, above = self.repository(repo_id), [], f"{folder}/" if folder else ""
         for path, data in repository.commits[repository.find(revision)].items():
             if path.startswith(above) and (self.recursive or "/" not in path.removeprefix(above)):
-                large = {"lfs": {"size": len(data), "oid": sha256(data), "pointerSize": 134}} if path.endswith(LARGE) else {}
-                entries.append({"type": "file", "path": path, "size": len(data), "oid": git_oid(data)} | large)
+                large = (
+                    {"lfs": {"size": len(data), "oid": sha256(data), "pointerSize": 134}}
+                    if path.endswith(LARGE)
+                    else {}
+                )
+                entries.append(
+                    {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)} | large
+                )
         self.reply(entries)
 
     def resolve(self, repo_id, revision, path):

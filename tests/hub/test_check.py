@@ -22,7 +22,10 @@ ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A target of 8 layers, whose default layers are 2, 4 and 5, and a sound head for it, each in its folder."""
-    folder, target = tmp_path_factory.mktemp("saved"), tiny_target(layers=8, dtype=torch.float32, rope_parameters=ROPE)
+    folder, target = (
+        tmp_path_factory.mktemp("saved"),
+        tiny_target(layers=8, dtype=torch.float32, rope_parameters=ROPE),
+    )
     target.save_pretrained(folder / "target")
     for name, size in (("head", 24), ("whole", 31)):
         head = tiny_head(target, size)
@@ -53,16 +56,23 @@ def head(saved, tmp_path):
 def edit(folder, config=(), drop=(), weights=None):
     """Set and drop keys of config.json, and replace the weights by `weights(weights)`."""
     written = json.loads((folder / "config.json").read_text()) | dict(config)
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in written.items() if key not in drop}))
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in written.items() if key not in drop})
+    )
     if weights:
-        tensors = {name: tensor.contiguous() for name, tensor in weights(load_file(folder / "model.safetensors")).items()}
+        tensors = {
+            name: tensor.contiguous()
+            for name, tensor in weights(load_file(folder / "model.safetensors")).items()
+        }
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def other_target(target, folder, **config):
     """A target of which there is only a config.json, that of `target` with other keys."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(json.loads((target / "config.json").read_text()) | config))
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((target / "config.json").read_text()) | config)
+    )
     return folder
 
 
@@ -75,16 +85,25 @@ def without(*names):
 
 
 def renamed(new):
-    return lambda weights: {name.replace("midlayer.", new): tensor for name, tensor in weights.items()}
+    return lambda weights: {
+        name.replace("midlayer.", new): tensor for name, tensor in weights.items()
+    }
 
 
 def whole(weights):
     """The whole vocabulary, and a map nevertheless."""
-    return weights | {"lm_head.weight": torch.rand(31, 32), "d2t": torch.zeros(31, dtype=torch.long), "t2d": torch.ones(31, dtype=torch.bool)}
+    return weights | {
+        "lm_head.weight": torch.rand(31, 32),
+        "d2t": torch.zeros(31, dtype=torch.long),
+        "t2d": torch.ones(31, dtype=torch.bool),
+    }
 
 
 def all_ones(weights):
-    return {name: torch.ones_like(tensor) if "norm" in name else tensor for name, tensor in weights.items()}
+    return {
+        name: torch.ones_like(tensor) if "norm" in name else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def nested(ids, **config):
@@ -103,101 +122,489 @@ EMBEDDED = put("embed_tokens.weight", lambda _: torch.randn(31, 32))
 # how a head is broken: config, dropped keys, weights; and what is found: level, key, some of the engines
 BROKEN = {
     # the layer ids
-    "sglang#25454 HF indices nested": (nested([2, 4, 5]), NO_KEY, None, "warning", NESTED, [SGLANG]),
-    "vllm#43671 outputs at the top level": ({IDS: [1, 3, 4]}, NO_KEY, None, "warning", IDS, [VLLM, LLAMA_CPP]),
-    "one list in both places": (nested(OTHER, **{IDS: OTHER}), NO_KEY, None, "error", NESTED, [SGLANG]),
+    "sglang#25454 HF indices nested": (
+        nested([2, 4, 5]),
+        NO_KEY,
+        None,
+        "warning",
+        NESTED,
+        [SGLANG],
+    ),
+    "vllm#43671 outputs at the top level": (
+        {IDS: [1, 3, 4]},
+        NO_KEY,
+        None,
+        "warning",
+        IDS,
+        [VLLM, LLAMA_CPP],
+    ),
+    "one list in both places": (
+        nested(OTHER, **{IDS: OTHER}),
+        NO_KEY,
+        None,
+        "error",
+        NESTED,
+        [SGLANG],
+    ),
     "nested ids alone": (nested([1, 3, 4]), NO_KEY, None, "error", NESTED, [VLLM]),
-    "other layers at the top level alone": (trained_on(OTHER) | {IDS: OTHER}, (), None, "error", NESTED, [SGLANG]),
-    "other layers": (nested([0, 2, 5], **trained_on(OTHER), **{IDS: OTHER}), (), None, "warning", IDS, [OPENVINO]),
+    "other layers at the top level alone": (
+        trained_on(OTHER) | {IDS: OTHER},
+        (),
+        None,
+        "error",
+        NESTED,
+        [SGLANG],
+    ),
+    "other layers": (
+        nested([0, 2, 5], **trained_on(OTHER), **{IDS: OTHER}),
+        (),
+        None,
+        "warning",
+        IDS,
+        [OPENVINO],
+    ),
     "vllm#50170 no ids": ({}, NO_KEY, None, "warning", IDS, [EAGLE_HF, *SERVERS]),
     "ids beyond the target": ({IDS: [2, 4, 8]}, NO_KEY, None, "error", IDS, [VLLM, EAGLE_HF]),
-    "ids out of order": (trained_on([5, 2, 4]) | {IDS: [5, 2, 4]}, (), None, "error", IDS, [VLLM, SGLANG]),
-    "vllm#54526 fewer ids than states": (trained_on([2, 4]), (), None, "error", IDS, [VLLM, SGLANG]),
+    "ids out of order": (
+        trained_on([5, 2, 4]) | {IDS: [5, 2, 4]},
+        (),
+        None,
+        "error",
+        IDS,
+        [VLLM, SGLANG],
+    ),
+    "vllm#54526 fewer ids than states": (
+        trained_on([2, 4]),
+        (),
+        None,
+        "error",
+        IDS,
+        [VLLM, SGLANG],
+    ),
     # states and sizes
-    "vllm#54526 two states, not counted": ({}, ("num_aux_hidden_states",), HALF_FC, "error", "num_aux_hidden_states", [VLLM, SGLANG]),
-    "two states": (trained_on([2, 4]) | {"num_aux_hidden_states": 2}, (), HALF_FC, "error", "num_aux_hidden_states", [LLAMA_CPP, OPENVINO]),
-    "no aux states": ({"eagle_config": {"use_aux_hidden_state": False}}, (), None, "error", "eagle_config.use_aux_hidden_state", [VLLM]),
-    "vllm#18906 another width": ({"target_hidden_size": 64}, (), None, "error", "target_hidden_size", [VLLM, SGLANG, EAGLE_HF]),
-    "no width": ({"target_hidden_size": None}, (), None, "error", "target_hidden_size", [VLLM, SGLANG]),
-    "a size of the wrong kind": ({"intermediate_size": "64"}, (), None, "error", "intermediate_size", [VLLM]),
-    "a wrong head_dim": ({"head_dim": 16}, (), None, "error", "midlayer.self_attn.q_proj.weight", SERVERS),
-    "two layers": ({"num_hidden_layers": 2}, (), None, "error", "num_hidden_layers", [VLLM, SGLANG, LLAMA_CPP]),
-    "layers not counted": ({}, ("num_hidden_layers",), None, "error", "num_hidden_layers", [VLLM, SGLANG]),
-    "EAGLE#249 another vocabulary": ({"vocab_size": 40}, (), None, "error", "vocab_size", [VLLM, SGLANG, LLAMA_CPP]),
-    "vllm#48894 sglang#6783 short": ({"max_position_embeddings": 128}, (), None, "error", "max_position_embeddings", [VLLM, SGLANG]),
+    "vllm#54526 two states, not counted": (
+        {},
+        ("num_aux_hidden_states",),
+        HALF_FC,
+        "error",
+        "num_aux_hidden_states",
+        [VLLM, SGLANG],
+    ),
+    "two states": (
+        trained_on([2, 4]) | {"num_aux_hidden_states": 2},
+        (),
+        HALF_FC,
+        "error",
+        "num_aux_hidden_states",
+        [LLAMA_CPP, OPENVINO],
+    ),
+    "no aux states": (
+        {"eagle_config": {"use_aux_hidden_state": False}},
+        (),
+        None,
+        "error",
+        "eagle_config.use_aux_hidden_state",
+        [VLLM],
+    ),
+    "vllm#18906 another width": (
+        {"target_hidden_size": 64},
+        (),
+        None,
+        "error",
+        "target_hidden_size",
+        [VLLM, SGLANG, EAGLE_HF],
+    ),
+    "no width": (
+        {"target_hidden_size": None},
+        (),
+        None,
+        "error",
+        "target_hidden_size",
+        [VLLM, SGLANG],
+    ),
+    "a size of the wrong kind": (
+        {"intermediate_size": "64"},
+        (),
+        None,
+        "error",
+        "intermediate_size",
+        [VLLM],
+    ),
+    "a wrong head_dim": (
+        {"head_dim": 16},
+        (),
+        None,
+        "error",
+        "midlayer.self_attn.q_proj.weight",
+        SERVERS,
+    ),
+    "two layers": (
+        {"num_hidden_layers": 2},
+        (),
+        None,
+        "error",
+        "num_hidden_layers",
+        [VLLM, SGLANG, LLAMA_CPP],
+    ),
+    "layers not counted": (
+        {},
+        ("num_hidden_layers",),
+        None,
+        "error",
+        "num_hidden_layers",
+        [VLLM, SGLANG],
+    ),
+    "EAGLE#249 another vocabulary": (
+        {"vocab_size": 40},
+        (),
+        None,
+        "error",
+        "vocab_size",
+        [VLLM, SGLANG, LLAMA_CPP],
+    ),
+    "vllm#48894 sglang#6783 short": (
+        {"max_position_embeddings": 128},
+        (),
+        None,
+        "error",
+        "max_position_embeddings",
+        [VLLM, SGLANG],
+    ),
     # the class, and code
-    "another class": ({"architectures": ["LlamaForCausalLM"]}, (), None, "error", "architectures", [SGLANG, OPENVINO]),
-    "a model_type of its own": ({"model_type": "eagle3"}, (), None, "error", "model_type", [VLLM, SGLANG]),
-    "code of its own": ({"auto_map": {"AutoModel": "modeling.Head"}}, (), None, "warning", "auto_map", [VLLM, SGLANG]),
+    "another class": (
+        {"architectures": ["LlamaForCausalLM"]},
+        (),
+        None,
+        "error",
+        "architectures",
+        [SGLANG, OPENVINO],
+    ),
+    "a model_type of its own": (
+        {"model_type": "eagle3"},
+        (),
+        None,
+        "error",
+        "model_type",
+        [VLLM, SGLANG],
+    ),
+    "code of its own": (
+        {"auto_map": {"AutoModel": "modeling.Head"}},
+        (),
+        None,
+        "warning",
+        "auto_map",
+        [VLLM, SGLANG],
+    ),
     # RoPE
-    "speculators#574 RoPE dropped": ({}, ("rope_theta", "rope_parameters"), None, "warning", "rope_theta", [VLLM, SGLANG, EAGLE_HF]),
-    "sglang#21397 legacy RoPE alone": ({}, ("rope_parameters",), None, "note", "rope_parameters", [SGLANG]),
+    "speculators#574 RoPE dropped": (
+        {},
+        ("rope_theta", "rope_parameters"),
+        None,
+        "warning",
+        "rope_theta",
+        [VLLM, SGLANG, EAGLE_HF],
+    ),
+    "sglang#21397 legacy RoPE alone": (
+        {},
+        ("rope_parameters",),
+        None,
+        "note",
+        "rope_parameters",
+        [SGLANG],
+    ),
     "new RoPE alone": ({}, ("rope_theta",), None, "warning", "rope_theta", [VLLM]),
     "two bases": ({"rope_theta": 10000.0}, (), None, "error", "rope_theta", [VLLM, SGLANG]),
-    "two scalings": ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, (), None, "error", "rope_scaling", [VLLM, SGLANG]),
-    "another base than the target's": (OTHER_ROPE, NO_KEY, None, "warning", "rope_theta", [VLLM, SGLANG]),
-    "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, ("rope_parameters",), None, "warning", "rope_parameters.rope_type", [VLLM]),
+    "two scalings": (
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        (),
+        None,
+        "error",
+        "rope_scaling",
+        [VLLM, SGLANG],
+    ),
+    "another base than the target's": (
+        OTHER_ROPE,
+        NO_KEY,
+        None,
+        "warning",
+        "rope_theta",
+        [VLLM, SGLANG],
+    ),
+    "yarn": (
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        ("rope_parameters",),
+        None,
+        "warning",
+        "rope_parameters.rope_type",
+        [VLLM],
+    ),
     # what an engine ignores
-    "norm_before_residual": ({"norm_before_residual": True}, (), None, "error", "norm_before_residual", [SGLANG, OPENVINO]),
+    "norm_before_residual": (
+        {"norm_before_residual": True},
+        (),
+        None,
+        "error",
+        "norm_before_residual",
+        [SGLANG, OPENVINO],
+    ),
     "norm_output": ({"norm_output": True}, (), None, "error", "norm_output", [LLAMA_CPP]),
-    "fc_norm without tensors": ({"fc_norm": True}, (), None, "error", "fc_norm.0.weight, fc_norm.1.weight, fc_norm.2.weight", [VLLM]),
-    "fc_norm without the flag": ({}, (), put("fc_norm.0.weight", lambda _: torch.rand(32)), "error", "fc_norm.0.weight", [VLLM, SGLANG]),
+    "fc_norm without tensors": (
+        {"fc_norm": True},
+        (),
+        None,
+        "error",
+        "fc_norm.0.weight, fc_norm.1.weight, fc_norm.2.weight",
+        [VLLM],
+    ),
+    "fc_norm without the flag": (
+        {},
+        (),
+        put("fc_norm.0.weight", lambda _: torch.rand(32)),
+        "error",
+        "fc_norm.0.weight",
+        [VLLM, SGLANG],
+    ),
     "a window": ({"sliding_window": 64}, (), None, "warning", "sliding_window", [SGLANG]),
-    "biases": ({}, (), put("midlayer.self_attn.q_proj.bias", lambda _: torch.rand(32)), "error", "self_attn.*.bias", [SGLANG]),
-    "another activation": ({"hidden_act": "gelu"}, (), None, "error", "hidden_act", [VLLM, SGLANG, LLAMA_CPP]),
-    "sglang#28196 a quantisation block": ({"quantization_config": {"bits": 8}}, (), None, "error", "quantization_config", [VLLM, SGLANG]),
+    "biases": (
+        {},
+        (),
+        put("midlayer.self_attn.q_proj.bias", lambda _: torch.rand(32)),
+        "error",
+        "self_attn.*.bias",
+        [SGLANG],
+    ),
+    "another activation": (
+        {"hidden_act": "gelu"},
+        (),
+        None,
+        "error",
+        "hidden_act",
+        [VLLM, SGLANG, LLAMA_CPP],
+    ),
+    "sglang#28196 a quantisation block": (
+        {"quantization_config": {"bits": 8}},
+        (),
+        None,
+        "error",
+        "quantization_config",
+        [VLLM, SGLANG],
+    ),
     "another end of text": ({"eos_token_id": 7}, (), None, "warning", "eos_token_id", [VLLM]),
     # LM head and embeddings
-    "sglang#27908 no LM head": ({}, (), without("lm_head.weight"), "error", "lm_head.weight", [VLLM, SGLANG]),
-    "sglang#27908 tied": ({"tie_word_embeddings": True}, (), None, "error", "tie_word_embeddings", [SGLANG]),
-    "TorchSpec#38 embeddings of zeros": ({}, (), put("embed_tokens.weight", lambda _: torch.zeros(31, 32)), "error", "embed_tokens.weight", [VLLM]),
-    "TorchSpec#38 random embeddings": ({}, (), EMBEDDED, "error", "embed_tokens.weight", [VLLM, LLAMA_CPP]),
+    "sglang#27908 no LM head": (
+        {},
+        (),
+        without("lm_head.weight"),
+        "error",
+        "lm_head.weight",
+        [VLLM, SGLANG],
+    ),
+    "sglang#27908 tied": (
+        {"tie_word_embeddings": True},
+        (),
+        None,
+        "error",
+        "tie_word_embeddings",
+        [SGLANG],
+    ),
+    "TorchSpec#38 embeddings of zeros": (
+        {},
+        (),
+        put("embed_tokens.weight", lambda _: torch.zeros(31, 32)),
+        "error",
+        "embed_tokens.weight",
+        [VLLM],
+    ),
+    "TorchSpec#38 random embeddings": (
+        {},
+        (),
+        EMBEDDED,
+        "error",
+        "embed_tokens.weight",
+        [VLLM, LLAMA_CPP],
+    ),
     # the draft vocabulary
-    "EAGLE#214 a map of another length": ({}, (), put("d2t", lambda d2t: d2t[:-1]), "error", "d2t", [VLLM, SGLANG]),
+    "EAGLE#214 a map of another length": (
+        {},
+        (),
+        put("d2t", lambda d2t: d2t[:-1]),
+        "error",
+        "d2t",
+        [VLLM, SGLANG],
+    ),
     "EAGLE#249 no map": ({}, (), without("d2t", "t2d"), "error", "d2t", [VLLM, SGLANG]),
     "no t2d": ({}, (), without("t2d"), "note", "t2d", [VLLM]),
-    "SpecForge#534 d2t rebuilt": ({}, (), put("d2t", torch.zeros_like), "error", "t2d", [VLLM, SGLANG, EAGLE_HF]),
-    "ids instead of offsets": ({}, (), put("d2t", lambda d2t: d2t + torch.arange(24)), "error", "d2t", [VLLM, SGLANG]),
-    "ids beyond the vocabulary": ({}, (), put("d2t", lambda d2t: d2t + 9), "error", "d2t", [VLLM, SGLANG, LLAMA_CPP]),
-    "one token twice": ({}, (), put("d2t", lambda d2t: torch.cat([d2t[:1], d2t[:1] - 1, d2t[2:]])), "error", "d2t", [LLAMA_CPP]),
+    "SpecForge#534 d2t rebuilt": (
+        {},
+        (),
+        put("d2t", torch.zeros_like),
+        "error",
+        "t2d",
+        [VLLM, SGLANG, EAGLE_HF],
+    ),
+    "ids instead of offsets": (
+        {},
+        (),
+        put("d2t", lambda d2t: d2t + torch.arange(24)),
+        "error",
+        "d2t",
+        [VLLM, SGLANG],
+    ),
+    "ids beyond the vocabulary": (
+        {},
+        (),
+        put("d2t", lambda d2t: d2t + 9),
+        "error",
+        "d2t",
+        [VLLM, SGLANG, LLAMA_CPP],
+    ),
+    "one token twice": (
+        {},
+        (),
+        put("d2t", lambda d2t: torch.cat([d2t[:1], d2t[:1] - 1, d2t[2:]])),
+        "error",
+        "d2t",
+        [LLAMA_CPP],
+    ),
     "a map of floats": ({}, (), put("d2t", torch.Tensor.float), "error", "d2t", [SGLANG]),
     "a map of int32": ({}, (), put("d2t", torch.Tensor.int), "warning", "d2t", [SGLANG]),
     "a map at full vocabulary": ({"draft_vocab_size": 31}, (), whole, "error", "d2t", [VLLM]),
-    "draft_vocab_size absent": ({}, ("draft_vocab_size",), None, "error", "draft_vocab_size", [SGLANG, LLAMA_CPP, OPENVINO]),
-    "draft_vocab_size null": ({"draft_vocab_size": None}, (), None, "error", "draft_vocab_size", [SGLANG]),
+    "draft_vocab_size absent": (
+        {},
+        ("draft_vocab_size",),
+        None,
+        "error",
+        "draft_vocab_size",
+        [SGLANG, LLAMA_CPP, OPENVINO],
+    ),
+    "draft_vocab_size null": (
+        {"draft_vocab_size": None},
+        (),
+        None,
+        "error",
+        "draft_vocab_size",
+        [SGLANG],
+    ),
     # names and values of tensors
-    "a missing tensor": ({}, (), without("midlayer.hidden_norm.weight"), "error", "midlayer.hidden_norm.weight", SERVERS),
-    "an unknown tensor": ({}, (), put("extra.weight", lambda _: torch.ones(2)), "error", "extra.weight", [VLLM, LLAMA_CPP]),
+    "a missing tensor": (
+        {},
+        (),
+        without("midlayer.hidden_norm.weight"),
+        "error",
+        "midlayer.hidden_norm.weight",
+        SERVERS,
+    ),
+    "an unknown tensor": (
+        {},
+        (),
+        put("extra.weight", lambda _: torch.ones(2)),
+        "error",
+        "extra.weight",
+        [VLLM, LLAMA_CPP],
+    ),
     "layers.0.*": ({}, NO_KEY, renamed("layers.0."), "error", "layers.0.*", [OPENVINO]),
-    "model.*": ({}, NO_KEY, renamed("model.layers.0."), "error", "model.layers.0.hidden_norm.weight", [VLLM, LLAMA_CPP]),
+    "model.*": (
+        {},
+        NO_KEY,
+        renamed("model.layers.0."),
+        "error",
+        "model.layers.0.hidden_norm.weight",
+        [VLLM, LLAMA_CPP],
+    ),
     "a wrong shape": ({}, (), HALF_FC, "error", "fc.weight", [VLLM, SGLANG]),
-    "not a number": ({}, (), put("norm.weight", lambda norm: norm * float("nan")), "error", "norm.weight", [VLLM, EAGLE_HF]),
-    "all zero": ({}, (), put("lm_head.weight", torch.zeros_like), "error", "lm_head.weight", [VLLM, EAGLE_HF]),
-    "norms of 1": ({}, (), all_ones, "warning", "midlayer.hidden_norm.weight, midlayer.input_layernorm.weight, "
-                   "midlayer.post_attention_layernorm.weight and 1 more", [VLLM]),
-    "quantised tensors": ({}, (), put("fc.weight", lambda fc: fc.to(torch.int8)), "error", "fc.weight", [VLLM]),
+    "not a number": (
+        {},
+        (),
+        put("norm.weight", lambda norm: norm * float("nan")),
+        "error",
+        "norm.weight",
+        [VLLM, EAGLE_HF],
+    ),
+    "all zero": (
+        {},
+        (),
+        put("lm_head.weight", torch.zeros_like),
+        "error",
+        "lm_head.weight",
+        [VLLM, EAGLE_HF],
+    ),
+    "norms of 1": (
+        {},
+        (),
+        all_ones,
+        "warning",
+        "midlayer.hidden_norm.weight, midlayer.input_layernorm.weight, "
+        "midlayer.post_attention_layernorm.weight and 1 more",
+        [VLLM],
+    ),
+    "quantised tensors": (
+        {},
+        (),
+        put("fc.weight", lambda fc: fc.to(torch.int8)),
+        "error",
+        "fc.weight",
+        [VLLM],
+    ),
     "float64": ({}, (), put("fc.weight", torch.Tensor.double), "warning", "fc.weight", [VLLM]),
 }
 LOST = {  # contradictions, and what is not there any more
-    "one list in both places", "ids beyond the target", "vllm#54526 fewer ids than states", "vllm#54526 two states, not counted",
-    "vllm#18906 another width", "EAGLE#249 another vocabulary", "two bases", "two scalings", "fc_norm without tensors",
-    "fc_norm without the flag", "biases", "sglang#27908 no LM head", "EAGLE#214 a map of another length", "EAGLE#249 no map",
-    "SpecForge#534 d2t rebuilt", "ids beyond the vocabulary", "one token twice", "a missing tensor", "an unknown tensor", "a wrong shape",
-    "not a number", "all zero", "quantised tensors", "no aux states",
+    "one list in both places",
+    "ids beyond the target",
+    "vllm#54526 fewer ids than states",
+    "vllm#54526 two states, not counted",
+    "vllm#18906 another width",
+    "EAGLE#249 another vocabulary",
+    "two bases",
+    "two scalings",
+    "fc_norm without tensors",
+    "fc_norm without the flag",
+    "biases",
+    "sglang#27908 no LM head",
+    "EAGLE#214 a map of another length",
+    "EAGLE#249 no map",
+    "SpecForge#534 d2t rebuilt",
+    "ids beyond the vocabulary",
+    "one token twice",
+    "a missing tensor",
+    "an unknown tensor",
+    "a wrong shape",
+    "not a number",
+    "all zero",
+    "quantised tensors",
+    "no aux states",
 }
-SAME_WEIGHTS = {"model.*", "layers.0.*", "ids instead of offsets", "a map of floats", "no t2d", "TorchSpec#38 random embeddings", "another class"}
+SAME_WEIGHTS = {
+    "model.*",
+    "layers.0.*",
+    "ids instead of offsets",
+    "a map of floats",
+    "no t2d",
+    "TorchSpec#38 random embeddings",
+    "another class",
+}
 
 
 def found(report, level, key):
-    return {engine for finding in report.findings if (finding.level, finding.key) == (level, key) for engine in finding.engines}
+    return {
+        engine
+        for finding in report.findings
+        if (finding.level, finding.key) == (level, key)
+        for engine in finding.engines
+    }
 
 
 def mendable(report):
-    return [finding for finding in report.findings if finding.level == "error" and not finding.limit]
+    return [
+        finding for finding in report.findings if finding.level == "error" and not finding.limit
+    ]
 
 
 def test_a_sound_head_has_nothing_but_notes(sound):
-    assert {finding.level for finding in sound.findings} == {"note"} and not sound.failed and sound.dialect == "eagle_hf"
+    assert (
+        {finding.level for finding in sound.findings} == {"note"}
+        and not sound.failed
+        and sound.dialect == "eagle_hf"
+    )
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -209,7 +616,9 @@ def test_what_went_wrong_for_people_is_found(head, target, sound, case):
     assert report.failed or level != "error"
 
 
-@pytest.mark.parametrize("key", ["--speculative-algorithm", "--speculative-config", "chat_template", "eagle_hf.tree"])
+@pytest.mark.parametrize(
+    "key", ["--speculative-algorithm", "--speculative-config", "chat_template", "eagle_hf.tree"]
+)
 def test_what_no_folder_shows_is_always_told(sound, key):
     assert any(finding.key == key and finding.level == "note" for finding in sound.findings)
 
@@ -217,26 +626,39 @@ def test_what_no_folder_shows_is_always_told(sound, key):
 def test_chat_templates_are_compared_where_both_are_there(head, target, tmp_path):
     other = other_target(target, tmp_path / "other")
     (head / "chat_template.jinja").write_text("{{ messages }}")
-    (other / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }} think"}))
+    (other / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ messages }} think"})
+    )
     assert {EAGLE_HF, VLLM} <= found(check(head, other), "warning", "chat_template")
     (head / "chat_template.jinja").write_text("{{ messages }} think\n")
     assert "chat_template" not in {finding.key for finding in check(head, other).findings}
 
 
-@pytest.mark.parametrize("family, ids, trained, right", [
-    ("LlamaForCausalLM", [1, 3, 4], [2, 4, 5], True), ("LlamaForCausalLM", [2, 4, 5], [2, 4, 5], False),
-    ("DeepseekV3ForCausalLM", [2, 4, 5], [2, 4, 5], True), ("DeepseekV3ForCausalLM", [1, 3, 4], [2, 4, 5], True),
-    ("Glm4MoeLiteForCausalLM", [3, 4, 5], [4, 5, 6], False), ("GptOssForCausalLM", [2, 5, 8], [2, 5, 8], True),
-    ("GptOssForCausalLM", [2, 5, 7], [2, 5, 7], False),
-])
-def test_sglang_reads_nested_ids_by_the_targets_class(head, target, tmp_path, family, ids, trained, right):
+@pytest.mark.parametrize(
+    "family, ids, trained, right",
+    [
+        ("LlamaForCausalLM", [1, 3, 4], [2, 4, 5], True),
+        ("LlamaForCausalLM", [2, 4, 5], [2, 4, 5], False),
+        ("DeepseekV3ForCausalLM", [2, 4, 5], [2, 4, 5], True),
+        ("DeepseekV3ForCausalLM", [1, 3, 4], [2, 4, 5], True),
+        ("Glm4MoeLiteForCausalLM", [3, 4, 5], [4, 5, 6], False),
+        ("GptOssForCausalLM", [2, 5, 8], [2, 5, 8], True),
+        ("GptOssForCausalLM", [2, 5, 7], [2, 5, 7], False),
+    ],
+)
+def test_sglang_reads_nested_ids_by_the_targets_class(
+    head, target, tmp_path, family, ids, trained, right
+):
     edit(head, nested(ids, **trained_on(trained)))
     report = check(head, other_target(target, tmp_path / "kind", architectures=[family]))
     assert (SGLANG in found(report, "error", NESTED)) == (not right)
 
 
 def test_a_quantised_target_warns_of_what_the_draft_inherits(head, target, tmp_path):
-    report = check(head, other_target(target, tmp_path / "quantised", quantization_config={"quant_method": "fp8"}))
+    report = check(
+        head,
+        other_target(target, tmp_path / "quantised", quantization_config={"quant_method": "fp8"}),
+    )
     assert found(report, "warning", "quantization_config") == {SGLANG}
 
 
@@ -257,18 +679,45 @@ def test_the_targets_own_embeddings_are_no_fault_but_unknown_without_it(head, ta
 
 def test_the_speculators_format_is_for_vllm_and_llama_cpp(head, target):
     config = json.loads((head / "config.json").read_text())
-    own = {key: config[key] for key in ("draft_vocab_size", "target_hidden_size", "norm_before_residual", "num_aux_hidden_states")}
-    layer = {key: value for key, value in config.items() if key not in (*own, "architectures", "eagle_config", "eagle_hf")}
-    plan = {"proposal_methods": [{"speculative_tokens": 3}], "verifier": {"name_or_path": "someone/their-target"}}
-    written = own | {"speculators_model_type": "eagle3", IDS: [2, 4, 5], "transformer_layer_config": layer, "speculators_config": plan}
+    own = {
+        key: config[key]
+        for key in (
+            "draft_vocab_size",
+            "target_hidden_size",
+            "norm_before_residual",
+            "num_aux_hidden_states",
+        )
+    }
+    layer = {
+        key: value
+        for key, value in config.items()
+        if key not in (*own, "architectures", "eagle_config", "eagle_hf")
+    }
+    plan = {
+        "proposal_methods": [{"speculative_tokens": 3}],
+        "verifier": {"name_or_path": "someone/their-target"},
+    }
+    written = own | {
+        "speculators_model_type": "eagle3",
+        IDS: [2, 4, 5],
+        "transformer_layer_config": layer,
+        "speculators_config": plan,
+    }
     (head / "config.json").write_text(json.dumps(written))
     edit(head, weights=renamed("layers.0."))
     report = check(head, target)
-    assert report.dialect == "speculators" and found(report, "error", "speculators_config") == {SGLANG, OPENVINO}
-    assert not any(f.level == "error" and {VLLM, LLAMA_CPP, EAGLE_HF} & set(f.engines) for f in report.findings)
+    assert report.dialect == "speculators" and found(report, "error", "speculators_config") == {
+        SGLANG,
+        OPENVINO,
+    }
+    assert not any(
+        f.level == "error" and {VLLM, LLAMA_CPP, EAGLE_HF} & set(f.engines) for f in report.findings
+    )
     edit(head, {"model_type": "llama"}, ["norm_before_residual", "speculators_config"])
     report = check(head, target)
-    assert VLLM in found(report, "error", "speculators_config") & found(report, "error", "model_type")
+    assert VLLM in found(report, "error", "speculators_config") & found(
+        report, "error", "model_type"
+    )
     assert found(report, "warning", "norm_before_residual") == {VLLM, LLAMA_CPP}
 
 
@@ -293,7 +742,9 @@ def test_a_pickle_is_read_as_tensors_and_never_executed(head, target, tmp_path):
 def test_no_file_outside_of_the_folder_is_read(head, target, tmp_path, shard):
     (head / "model.safetensors").rename(tmp_path / "model.safetensors")
     (head / "link.safetensors").symlink_to(tmp_path / "model.safetensors")
-    (head / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"fc.weight": shard}}))
+    (head / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"fc.weight": shard}})
+    )
     assert found(check(head, target), "error", "weights") == set(SERVERS)
 
 
@@ -315,15 +766,44 @@ def test_the_text_is_by_engine_severest_first_and_without_control_characters(hea
     rows = next(part for part in parts if part.startswith("vLLM (0.3")).splitlines()[1:]
     levels = [row.split()[0] for row in rows if row[2] != " "]
     assert levels == sorted(levels, key=["error", "warning", "note"].index) and levels[0] == "error"
-    assert remedies.startswith("What to do\n  [1] from_pretrained:") and "d2t: write offsets" in remedies
+    assert (
+        remedies.startswith("What to do\n  [1] from_pretrained:")
+        and "d2t: write offsets" in remedies
+    )
 
 
 def test_whatever_a_folder_holds_the_check_ends_in_a_report_or_a_value_error(head, target):
     generator, config = random.Random(0), json.loads((head / "config.json").read_text())
-    values = [None, True, -1, 0, 2**70, 1e400, float("nan"), "x" * 99, [], [[]], {}, {"a": {}}, ["\x00"], "../..", -0.5]
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        2**70,
+        1e400,
+        float("nan"),
+        "x" * 99,
+        [],
+        [[]],
+        {},
+        {"a": {}},
+        ["\x00"],
+        "../..",
+        -0.5,
+    ]
     for _ in range(60):
-        mutated = {key: generator.choice(values) if generator.random() < 0.15 else value for key, value in config.items()}
-        for key in (IDS, "rope_scaling", "quantization_config", "transformer_layer_config", "sliding_window", "layer_types"):
+        mutated = {
+            key: generator.choice(values) if generator.random() < 0.15 else value
+            for key, value in config.items()
+        }
+        for key in (
+            IDS,
+            "rope_scaling",
+            "quantization_config",
+            "transformer_layer_config",
+            "sliding_window",
+            "layer_types",
+        ):
             if generator.random() < 0.1:
                 mutated[key] = generator.choice(values)
         (head / "config.json").write_text(json.dumps(mutated))
@@ -336,9 +816,16 @@ def test_whatever_a_folder_holds_the_check_ends_in_a_report_or_a_value_error(hea
 @pytest.mark.parametrize("case", sorted(set(BROKEN) - LOST))
 def test_what_follows_from_the_rest_is_mended(head, saved, target, tmp_path, case):
     edit(head, *BROKEN[case][:3])
-    before, changes, after = (mendable(check(head, target)), fix(head, tmp_path / "out", target), mendable(check(tmp_path / "out", target)))
+    before, changes, after = (
+        mendable(check(head, target)),
+        fix(head, tmp_path / "out", target),
+        mendable(check(tmp_path / "out", target)),
+    )
     assert not after and (changes or not before)
-    mended, sound = (Eagle3DraftHead.from_pretrained(folder).state_dict() for folder in (tmp_path / "out", saved / "head"))
+    mended, sound = (
+        Eagle3DraftHead.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "out", saved / "head")
+    )
     if case in SAME_WEIGHTS:
         assert all(torch.equal(mended[name], sound[name]) for name in sound)
 
@@ -358,7 +845,9 @@ def test_other_layers_are_written_as_each_engine_counts_them(head, target, tmp_p
         fix(head, tmp_path / f"{family}-out", other)
         config = json.loads((tmp_path / f"{family}-out" / "config.json").read_text())
         assert config[IDS] == OTHER and config["eagle_config"].get(IDS) == nested_list
-        assert (SGLANG in found(check(tmp_path / f"{family}-out", other), "error", NESTED)) == (nested_list is None)
+        assert (SGLANG in found(check(tmp_path / f"{family}-out", other), "error", NESTED)) == (
+            nested_list is None
+        )
 
 
 def test_a_borrowed_lm_head_is_taken_from_the_target(saved, target, tmp_path):
@@ -366,7 +855,10 @@ def test_a_borrowed_lm_head_is_taken_from_the_target(saved, target, tmp_path):
     edit(borrowing, {"draft_vocab_size": None}, weights=without("lm_head.weight"))
     changes = fix(borrowing, tmp_path / "out", target)
     theirs = load_file(target / "model.safetensors")["lm_head.weight"]
-    assert torch.equal(Eagle3DraftHead.from_pretrained(tmp_path / "out").lm_head.weight, theirs) and "lm_head.weight: the target's" in changes[0]
+    assert (
+        torch.equal(Eagle3DraftHead.from_pretrained(tmp_path / "out").lm_head.weight, theirs)
+        and "lm_head.weight: the target's" in changes[0]
+    )
     with pytest.raises(ValueError, match="holds no lm_head.weight"):
         fix(borrowing, tmp_path / "again")
 
@@ -376,12 +868,20 @@ def test_a_map_in_no_order_is_sorted_with_the_rows_of_the_lm_head(head, saved, t
 
     def shuffled(weights):
         ids = (weights["d2t"] + torch.arange(24))[order]
-        return weights | {"d2t": ids - torch.arange(24), "lm_head.weight": weights["lm_head.weight"][order]}
+        return weights | {
+            "d2t": ids - torch.arange(24),
+            "lm_head.weight": weights["lm_head.weight"][order],
+        }
 
     edit(head, weights=shuffled)
-    assert found(check(head, target), "note", "d2t") and not found(check(head, target), "error", "d2t")
+    assert found(check(head, target), "note", "d2t") and not found(
+        check(head, target), "error", "d2t"
+    )
     fix(head, tmp_path / "out", target)
-    mended, sound = (Eagle3DraftHead.from_pretrained(folder).state_dict() for folder in (tmp_path / "out", saved / "head"))
+    mended, sound = (
+        Eagle3DraftHead.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "out", saved / "head")
+    )
     assert all(torch.equal(mended[name], sound[name]) for name in ("d2t", "t2d", "lm_head.weight"))
 
 

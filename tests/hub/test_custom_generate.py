@@ -18,7 +18,9 @@ PROMPT = torch.tensor([[5, 9, 11, 4, 20]])
 @pytest.fixture(autouse=True)
 def own_module_cache(monkeypatch, tmp_path):
     """transformers copies remote code into a cache of modules; here into one of the test's own."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
 
 
 @pytest.fixture
@@ -36,14 +38,23 @@ def publish(tmp_path):
 def counted(target, **assistant):
     """(40 greedy tokens, how many forwards of the target they took)."""
     forwards = []
-    counter = target.get_decoder().layers[0].register_forward_pre_hook(lambda *_: forwards.append(1))
+    counter = (
+        target.get_decoder().layers[0].register_forward_pre_hook(lambda *_: forwards.append(1))
+    )
     tokens = target.generate(PROMPT, max_new_tokens=40, eos_token_id=None, **assistant)
     counter.remove()
     return tokens, len(forwards)
 
 
 OTHER_LAYERS = {"eagle_hf": {"aux_layer_ids": [1, 2, 6]}}
-FLAGS = [{}, {"fc_norm": True}, {"norm_output": True}, {"norm_before_residual": True}, {"draft_vocab_size": 31}, OTHER_LAYERS]
+FLAGS = [
+    {},
+    {"fc_norm": True},
+    {"norm_output": True},
+    {"norm_before_residual": True},
+    {"draft_vocab_size": 31},
+    OTHER_LAYERS,
+]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
@@ -51,17 +62,28 @@ def test_greedy_tokens_and_drafts_are_those_of_eagle_hf(target, publish, flags):
     head = tiny_head(target, **flags)
     head.tree = TreeConfig("chain", depth=3)
     ours, forwards = counted(target, **publish(head))
-    assert torch.equal(ours, counted(target)[0]) and forwards == counted(target, assistant_model=head)[1]
+    assert (
+        torch.equal(ours, counted(target)[0])
+        and forwards == counted(target, assistant_model=head)[1]
+    )
 
 
 def test_drafts_of_a_trained_head_are_accepted(target, trained_head, publish):
     head = deepcopy(trained_head)
     head.tree = TreeConfig("chain", depth=4)
     tokens, forwards = counted(target, **publish(head))
-    assert torch.equal(tokens, counted(target)[0]) and forwards == counted(target, assistant_model=head)[1] < 40
+    assert (
+        torch.equal(tokens, counted(target)[0])
+        and forwards == counted(target, assistant_model=head)[1] < 40
+    )
 
 
-SAMPLING = [{}, {"temperature": 0.6, "top_k": 5}, {"repetition_penalty": 1.3, "top_p": 0.9}, {"eos_token_id": [7, 12]}]
+SAMPLING = [
+    {},
+    {"temperature": 0.6, "top_k": 5},
+    {"repetition_penalty": 1.3, "top_p": 0.9},
+    {"eos_token_id": [7, 12]},
+]
 
 
 @pytest.mark.parametrize("settings", SAMPLING, ids=str)
@@ -71,14 +93,27 @@ def test_sampled_tokens_are_those_of_the_same_seed(target, trained_head, publish
         answers = []
         for arguments in ({}, assistant):
             torch.manual_seed(seed)
-            answers.append(target.generate(PROMPT, do_sample=True, max_new_tokens=30, **settings, **arguments))
+            answers.append(
+                target.generate(PROMPT, do_sample=True, max_new_tokens=30, **settings, **arguments)
+            )
         assert torch.equal(*answers)
 
 
 def test_a_target_with_a_sliding_window_is_served(publish):
-    settings = dict(vocab_size=31, hidden_size=32, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=2)
+    settings = dict(
+        vocab_size=31,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     torch.manual_seed(0)
-    target = MistralForCausalLM(MistralConfig(**settings, sliding_window=8, initializer_range=0.25)).double().eval()
+    target = (
+        MistralForCausalLM(MistralConfig(**settings, sliding_window=8, initializer_range=0.25))
+        .double()
+        .eval()
+    )
     assert torch.equal(counted(target, **publish(tiny_head(target)))[0], counted(target)[0])
 
 
@@ -87,7 +122,12 @@ def test_it_streams_and_takes_another_length_of_chain(target, trained_head, publ
     plain = target.generate(PROMPT, max_new_tokens=10, streamer=streamer)
     expected = capsys.readouterr().out
     for length in (1, 7):
-        assert torch.equal(target.generate(PROMPT, max_new_tokens=10, streamer=streamer, draft_tokens=length, **assistant), plain)
+        assert torch.equal(
+            target.generate(
+                PROMPT, max_new_tokens=10, streamer=streamer, draft_tokens=length, **assistant
+            ),
+            plain,
+        )
         assert capsys.readouterr().out == expected
 
 
@@ -96,23 +136,32 @@ def test_without_the_flag_no_code_runs(target, head, publish):
         target.generate(PROMPT, **publish(head) | {"trust_remote_code": False})
 
 
-@pytest.mark.parametrize("call, needs", [
-    (dict(input_ids=PROMPT.expand(2, -1)), "one prompt at a time"),
-    (dict(num_beams=2), "one prompt at a time"),
-    (dict(attention_mask=torch.tensor([[0, 1, 1, 1, 1]])), "without padding"),
-    (dict(position_ids=torch.arange(3, 8)[None]), "position_ids left out"),
-    (dict(return_dict_in_generate=True), "return_dict_in_generate=False"),
-    (dict(guidance_scale=2.0), "guidance_scale left out"),
-    (dict(assistant_model="head"), "choose one of the two"),
-], ids=str)
+@pytest.mark.parametrize(
+    "call, needs",
+    [
+        (dict(input_ids=PROMPT.expand(2, -1)), "one prompt at a time"),
+        (dict(num_beams=2), "one prompt at a time"),
+        (dict(attention_mask=torch.tensor([[0, 1, 1, 1, 1]])), "without padding"),
+        (dict(position_ids=torch.arange(3, 8)[None]), "position_ids left out"),
+        (dict(return_dict_in_generate=True), "return_dict_in_generate=False"),
+        (dict(guidance_scale=2.0), "guidance_scale left out"),
+        (dict(assistant_model="head"), "choose one of the two"),
+    ],
+    ids=str,
+)
 def test_what_it_cannot_do_is_refused(target, head, publish, call, needs):
     with pytest.raises(ValueError, match=needs):
         target.generate(**{"input_ids": PROMPT, "max_new_tokens": 4} | publish(head) | call)
 
 
-@pytest.mark.parametrize("key, value, needs", [
-    ("vocab_size", 99, "the head's own target"), ("norm_before_fc", True, "norm_before_fc"), ("draft_vocab_size", 20, "size mismatch"),
-])
+@pytest.mark.parametrize(
+    "key, value, needs",
+    [
+        ("vocab_size", 99, "the head's own target"),
+        ("norm_before_fc", True, "norm_before_fc"),
+        ("draft_vocab_size", 20, "size mismatch"),
+    ],
+)
 def test_a_head_of_another_target_or_kind_is_refused(target, head, publish, key, value, needs):
     assistant = publish(head)
     config = f"{assistant['custom_generate']}/config.json"
@@ -125,8 +174,23 @@ def test_a_head_of_another_target_or_kind_is_refused(target, head, publish, key,
 
 
 def test_it_needs_no_eagle_hf():
-    imported = {name.split(".")[0] for node in ast.walk(ast.parse(OWN_GENERATE.read_text())) for name in names(node)}
-    assert imported <= {"functools", "importlib", "inspect", "json", "os", "sys", "contextlib", "torch", "safetensors", "transformers"}
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(OWN_GENERATE.read_text()))
+        for name in names(node)
+    }
+    assert imported <= {
+        "functools",
+        "importlib",
+        "inspect",
+        "json",
+        "os",
+        "sys",
+        "contextlib",
+        "torch",
+        "safetensors",
+        "transformers",
+    }
 
 
 def names(node):

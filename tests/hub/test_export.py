@@ -9,7 +9,16 @@ from safetensors.torch import load_file
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.head.layouts import LAYER_IDS_KEY
-from eagle_hf.hub.export import ENGINES, LAYOUTS, engine_layer_ids, export_head, layout_config, named_target, other_layers, speculators_config
+from eagle_hf.hub.export import (
+    ENGINES,
+    LAYOUTS,
+    engine_layer_ids,
+    export_head,
+    layout_config,
+    named_target,
+    other_layers,
+    speculators_config,
+)
 from tiny import tiny_head, tiny_target
 
 OTHER = {"aux_layer_ids": [1, 3, 6]}
@@ -26,18 +35,36 @@ def same_logits(head, other):
     return torch.equal(ours, theirs) and torch.equal(head.draft_to_target, other.draft_to_target)
 
 
-@pytest.mark.parametrize("to, flags", [
-    (to, flags) for to in LAYOUTS for flags in ({}, {"draft_vocab_size": 31}, {"eagle_hf": OTHER}) if to != "openvino" or "eagle_hf" not in flags
-], ids=str)
+@pytest.mark.parametrize(
+    "to, flags",
+    [
+        (to, flags)
+        for to in LAYOUTS
+        for flags in ({}, {"draft_vocab_size": 31}, {"eagle_hf": OTHER})
+        if to != "openvino" or "eagle_hf" not in flags
+    ],
+    ids=str,
+)
 def test_an_exported_head_drafts_as_before(target, tmp_path, to, flags):
     head = tiny_head(target, **flags)
     export_head(head, tmp_path / "out", to, "me/target", target.config)
     again = Eagle3DraftHead.from_pretrained(tmp_path / "out", dtype="auto")
-    assert same_logits(head, again) and again.dtype == head.dtype and other_layers(again.config, target.config) == other_layers(head.config)
+    assert (
+        same_logits(head, again)
+        and again.dtype == head.dtype
+        and other_layers(again.config, target.config) == other_layers(head.config)
+    )
 
 
-@pytest.mark.parametrize("flags", [{"norm_before_residual": True}, {"fc_norm": True, "norm_output": True}, {"rope_parameters": {
-    "rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}}], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"norm_before_residual": True},
+        {"fc_norm": True, "norm_output": True},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}},
+    ],
+    ids=str,
+)
 def test_the_speculators_format_keeps_every_variant(target, tmp_path, flags):
     head = tiny_head(target, **flags)
     export_head(head, tmp_path / "out", "speculators", "me/target")
@@ -49,25 +76,60 @@ def test_the_speculators_config_is_what_vllm_reads(target):
     head = tiny_head(target)
     head.tree = TreeConfig("chain", depth=3)
     config = speculators_config(head.config, "me/target", target.config)
-    assert "model_type" not in config and config["speculators_model_type"] == "eagle3" and LAYER_IDS_KEY not in config
+    assert (
+        "model_type" not in config
+        and config["speculators_model_type"] == "eagle3"
+        and LAYER_IDS_KEY not in config
+    )
     assert config["speculators_config"]["algorithm"] == "eagle3"
-    assert [method["speculative_tokens"] for method in config["speculators_config"]["proposal_methods"]] == [3]
-    assert config["speculators_config"]["default_proposal_method"] == config["speculators_config"]["proposal_methods"][0]["proposal_type"]
+    assert [
+        method["speculative_tokens"] for method in config["speculators_config"]["proposal_methods"]
+    ] == [3]
+    assert (
+        config["speculators_config"]["default_proposal_method"]
+        == config["speculators_config"]["proposal_methods"][0]["proposal_type"]
+    )
     assert config["speculators_config"]["verifier"]["name_or_path"] == "me/target"
     flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
-    assert [config[flag] for flag in flags] == [False] * 4 and (config["draft_vocab_size"], config["target_hidden_size"]) == (24, 32)
+    assert [config[flag] for flag in flags] == [False] * 4 and (
+        config["draft_vocab_size"],
+        config["target_hidden_size"],
+    ) == (24, 32)
     layer = config["transformer_layer_config"]
-    assert layer["model_type"] == "llama" and (layer["vocab_size"], layer["num_hidden_layers"], layer["num_aux_hidden_states"]) == (31, 1, 3)
-    assert layer["rope_theta"] == layer["rope_parameters"]["rope_theta"] == 10000.0 and layer["rope_scaling"] is None
-    assert {"head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "max_position_embeddings", "intermediate_size"} <= set(layer)
+    assert layer["model_type"] == "llama" and (
+        layer["vocab_size"],
+        layer["num_hidden_layers"],
+        layer["num_aux_hidden_states"],
+    ) == (31, 1, 3)
+    assert (
+        layer["rope_theta"] == layer["rope_parameters"]["rope_theta"] == 10000.0
+        and layer["rope_scaling"] is None
+    )
+    assert {
+        "head_dim",
+        "hidden_act",
+        "rms_norm_eps",
+        "attention_bias",
+        "mlp_bias",
+        "max_position_embeddings",
+        "intermediate_size",
+    } <= set(layer)
 
 
 def test_the_speculators_weights_have_its_names_and_no_map_at_full_vocabulary(target, tmp_path):
     export_head(tiny_head(target), tmp_path / "some", "speculators", "me/target")
-    export_head(tiny_head(target, draft_vocab_size=31), tmp_path / "all", "speculators", "me/target")
+    export_head(
+        tiny_head(target, draft_vocab_size=31), tmp_path / "all", "speculators", "me/target"
+    )
     some, full = (load_file(tmp_path / name / "model.safetensors") for name in ("some", "all"))
-    assert "layers.0.self_attn.q_proj.weight" in some and not any(name.startswith("midlayer") for name in some)
-    assert some["d2t"].dtype == torch.int64 and some["t2d"].sum() == 24 and set(some) - set(full) == {"d2t", "t2d"}
+    assert "layers.0.self_attn.q_proj.weight" in some and not any(
+        name.startswith("midlayer") for name in some
+    )
+    assert (
+        some["d2t"].dtype == torch.int64
+        and some["t2d"].sum() == 24
+        and set(some) - set(full) == {"d2t", "t2d"}
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -82,19 +144,30 @@ def test_a_head_of_the_default_layers_is_exported_as_it_is_saved(target, tmp_pat
 @pytest.mark.parametrize("to", ["vllm", "llamacpp", "speculators"])
 def test_other_layers_stand_at_the_top_as_they_are(target, to):
     config = layout_config(tiny_head(target, eagle_hf=OTHER).config, to, "me/target")
-    assert config[LAYER_IDS_KEY] == [1, 3, 6] and LAYER_IDS_KEY not in config.get("eagle_config", {})
+    assert config[LAYER_IDS_KEY] == [1, 3, 6] and LAYER_IDS_KEY not in config.get(
+        "eagle_config", {}
+    )
 
 
 def test_other_layers_stand_one_lower_in_sglangs_place(target, tmp_path):
     export_head(tiny_head(target, eagle_hf=OTHER), tmp_path / "out", "sglang", target=target.config)
     assert LAYER_IDS_KEY not in read(tmp_path / "out")
-    assert read(tmp_path / "out")["eagle_config"] == {"use_aux_hidden_state": True, LAYER_IDS_KEY: [0, 2, 5]}
+    assert read(tmp_path / "out")["eagle_config"] == {
+        "use_aux_hidden_state": True,
+        LAYER_IDS_KEY: [0, 2, 5],
+    }
 
 
-@pytest.mark.parametrize("ids, architecture, expected", [
-    ([2, 3, 6], "DeepseekV3ForCausalLM", [2, 3, 6]), ([2, 3, 6], "Glm4MoeLiteForCausalLM", [2, 3, 6]), ([2, 3, 6], "GptOssForCausalLM", [1, 2, 5]),
-    ([1, 3, 6], "DeepseekV3ForCausalLM", None), ([0, 3, 6], "LlamaForCausalLM", None),
-])
+@pytest.mark.parametrize(
+    "ids, architecture, expected",
+    [
+        ([2, 3, 6], "DeepseekV3ForCausalLM", [2, 3, 6]),
+        ([2, 3, 6], "Glm4MoeLiteForCausalLM", [2, 3, 6]),
+        ([2, 3, 6], "GptOssForCausalLM", [1, 2, 5]),
+        ([1, 3, 6], "DeepseekV3ForCausalLM", None),
+        ([0, 3, 6], "LlamaForCausalLM", None),
+    ],
+)
 def test_sglang_counts_by_the_kind_of_target(target, ids, architecture, expected):
     config, kind = tiny_head(target, eagle_hf={"aux_layer_ids": ids}).config, tiny_target().config
     kind.architectures = [architecture]
@@ -102,7 +175,9 @@ def test_sglang_counts_by_the_kind_of_target(target, ids, architecture, expected
         with pytest.raises(ValueError, match="SGLang .*serve it with vLLM or llama.cpp$"):
             engine_layer_ids(config, "sglang", kind)
     else:
-        assert engine_layer_ids(config, "sglang", kind) == {"eagle_config": {LAYER_IDS_KEY: expected}}
+        assert engine_layer_ids(config, "sglang", kind) == {
+            "eagle_config": {LAYER_IDS_KEY: expected}
+        }
 
 
 def test_layers_of_a_head_that_does_not_know_its_target_are_compared_with_the_target_given(target):
@@ -111,29 +186,52 @@ def test_layers_of_a_head_that_does_not_know_its_target_are_compared_with_the_ta
     assert other_layers(config) == [2, 3, 4] and other_layers(config, target.config) is None
 
 
-@pytest.mark.parametrize("engine, settings, what", [
-    ("sglang", {"norm_before_residual": True}, "norm_before_residual and would draft garbage; serve it with vLLM or llama.cpp$"),
-    ("llamacpp", {"fc_norm": True, "norm_output": True}, "fc_norm, norm_output and would draft garbage; serve it with vLLM or SGLang$"),
-    ("openvino", {"norm_output": True}, "serve it with vLLM or SGLang$"),
-    ("vllm", {"hidden_act": "gelu"}, "hidden_act=gelu"),
-    ("llamacpp", {"num_aux_hidden_states": 2, "eagle_hf": {"aux_layer_ids": [2, 4]}}, "num_aux_hidden_states=2"),
-    ("vllm", {"eagle_hf": {"aux_layer_ids": [6, 1, 3]}}, "ascending"),
-    ("openvino", {"eagle_hf": OTHER}, "reads the layers"),
-    ("sglang", {"eagle_hf": OTHER}, "name the target"),
-    ("speculators", {}, "names the target"),
-    ("tgi", {}, "no layout 'tgi'"),
-])
-def test_what_an_engine_would_get_wrong_is_refused_and_nothing_written(target, tmp_path, engine, settings, what):
+@pytest.mark.parametrize(
+    "engine, settings, what",
+    [
+        (
+            "sglang",
+            {"norm_before_residual": True},
+            "norm_before_residual and would draft garbage; serve it with vLLM or llama.cpp$",
+        ),
+        (
+            "llamacpp",
+            {"fc_norm": True, "norm_output": True},
+            "fc_norm, norm_output and would draft garbage; serve it with vLLM or SGLang$",
+        ),
+        ("openvino", {"norm_output": True}, "serve it with vLLM or SGLang$"),
+        ("vllm", {"hidden_act": "gelu"}, "hidden_act=gelu"),
+        (
+            "llamacpp",
+            {"num_aux_hidden_states": 2, "eagle_hf": {"aux_layer_ids": [2, 4]}},
+            "num_aux_hidden_states=2",
+        ),
+        ("vllm", {"eagle_hf": {"aux_layer_ids": [6, 1, 3]}}, "ascending"),
+        ("openvino", {"eagle_hf": OTHER}, "reads the layers"),
+        ("sglang", {"eagle_hf": OTHER}, "name the target"),
+        ("speculators", {}, "names the target"),
+        ("tgi", {}, "no layout 'tgi'"),
+    ],
+)
+def test_what_an_engine_would_get_wrong_is_refused_and_nothing_written(
+    target, tmp_path, engine, settings, what
+):
     with pytest.raises(ValueError, match=what):
         export_head(tiny_head(target, **settings), tmp_path / "out", engine)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change, what", [
-    (lambda head: head.fc.weight.data[0].fill_(float("nan")), "1 weights hold NaN or infinity, fc.weight first"),
-    (lambda head: head.t2d.logical_not_(), "d2t and t2d name different tokens"),
-    (lambda head: head.d2t.add_(30), "the target has ids 0..30"),
-])
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (
+            lambda head: head.fc.weight.data[0].fill_(float("nan")),
+            "1 weights hold NaN or infinity, fc.weight first",
+        ),
+        (lambda head: head.t2d.logical_not_(), "d2t and t2d name different tokens"),
+        (lambda head: head.d2t.add_(30), "the target has ids 0..30"),
+    ],
+)
 def test_broken_weights_are_refused(target, tmp_path, change, what):
     head = tiny_head(target)
     change(head)
@@ -142,8 +240,15 @@ def test_broken_weights_are_refused(target, tmp_path, change, what):
 
 
 def test_another_target_is_refused(target, tmp_path):
-    with pytest.raises(ValueError, match="its vocab_size is 40, not 31; its num_hidden_layers is 9, not 7"):
-        export_head(tiny_head(target), tmp_path / "out", "vllm", target=tiny_target(vocab_size=40, layers=9).config)
+    with pytest.raises(
+        ValueError, match="its vocab_size is 40, not 31; its num_hidden_layers is 9, not 7"
+    ):
+        export_head(
+            tiny_head(target),
+            tmp_path / "out",
+            "vllm",
+            target=tiny_target(vocab_size=40, layers=9).config,
+        )
 
 
 def test_nothing_is_overwritten(target, tmp_path):
@@ -159,4 +264,7 @@ def test_the_target_is_the_one_that_the_folder_names(target, tmp_path):
         named_target(tmp_path / "plain")
     (tmp_path / "plain" / "README.md").write_text("---\nbase_model: me/target\n---\n# A head\n")
     export_head(head, tmp_path / "exported", "speculators", "their/target")
-    assert (named_target(tmp_path / "plain"), named_target(tmp_path / "exported")) == ("me/target", "their/target")
+    assert (named_target(tmp_path / "plain"), named_target(tmp_path / "exported")) == (
+        "me/target",
+        "their/target",
+    )

@@ -32,17 +32,26 @@ def hub(monkeypatch, tmp_path):
     with LocalHub() as hub:
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         settings = dict(
-            ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HUB_DISABLE_XET=True,
-            HF_TOKEN_PATH=str(tmp_path / "no-token"), HF_HUB_OFFLINE=False, AGENT_HARNESSES_PATH=str(tmp_path / "agents"),
+            ENDPOINT=hub.url,
+            HUGGINGFACE_CO_URL_TEMPLATE=template,
+            HF_HUB_CACHE=str(tmp_path / "cache"),
+            HF_HUB_DISABLE_XET=True,
+            HF_TOKEN_PATH=str(tmp_path / "no-token"),
+            HF_HUB_OFFLINE=False,
+            AGENT_HARNESSES_PATH=str(tmp_path / "agents"),
         )
         for name, value in settings.items():
-            monkeypatch.setattr(constants, name, value, raising=name != "AGENT_HARNESSES_PATH")  # huggingface_hub 1 has none
+            monkeypatch.setattr(
+                constants, name, value, raising=name != "AGENT_HARNESSES_PATH"
+            )  # huggingface_hub 1 has none
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(api, "endpoint", hub.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+        monkeypatch.setattr(
+            "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+        )
         close_session()  # a client made earlier has read the proxies
         yield hub
         close_session()
@@ -54,7 +63,9 @@ def saved(target, tmp_path):
     folder = tmp_path / "head"
     tiny_head(target).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n\nOpen THIS_USER/THIS_REPOSITORY in THIS_REPOSITORY.\n")
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\n---\n\nOpen THIS_USER/THIS_REPOSITORY in THIS_REPOSITORY.\n"
+    )
     for name in ("metrics.json", "run.json", "acceptance.png", "optimizer.pt"):
         (folder / name).write_text("{}")
     (folder / "custom_generate").mkdir()
@@ -72,25 +83,46 @@ def test_a_pushed_head_comes_back_by_its_id(hub, saved):
     head.push_to_hub("alice/head", token=ALICE)
     files = hub.files("alice/head")
     assert set(files) == NEW | {
-        "config.json", "model.safetensors", "README.md", "metrics.json", "acceptance.png", "custom_generate/generate.py", "tokenizer.json",
-        "tokenizer_config.json", "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "metrics.json",
+        "acceptance.png",
+        "custom_generate/generate.py",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
     }
-    assert b"Open alice/head in head." in files["README.md"] and files["custom_generate/generate.py"] == OWN_GENERATE.read_bytes()
+    assert (
+        b"Open alice/head in head." in files["README.md"]
+        and files["custom_generate/generate.py"] == OWN_GENERATE.read_bytes()
+    )
     again = Eagle3DraftHead.from_pretrained("alice/head")
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in head.state_dict().items()) and again.tree == head.tree
+    assert (
+        all(
+            torch.equal(tensor, again.state_dict()[name])
+            for name, tensor in head.state_dict().items()
+        )
+        and again.tree == head.tree
+    )
 
 
 def test_people_without_eagle_hf_try_it_by_its_id(hub, saved, target):
     push_folder(saved, "alice/head", token=ALICE, private=True, revision="v1")
     prompt = torch.tensor([[5, 9, 11]])
     place = dict(custom_generate="alice/head", trust_remote_code=True, revision="v1", token=ALICE)
-    assert torch.equal(target.generate(prompt, max_new_tokens=12, **place), target.generate(prompt, max_new_tokens=12))
+    assert torch.equal(
+        target.generate(prompt, max_new_tokens=12, **place),
+        target.generate(prompt, max_new_tokens=12),
+    )
 
 
 def test_the_same_push_again_makes_no_commit(hub, saved):
     first = push_folder(saved, "alice/head", token=ALICE)
     assert push_folder(saved, "alice/head", token=ALICE).oid == first.oid
-    Eagle3DraftHead.from_pretrained("alice/head").push_to_hub("alice/head", token=ALICE)  # as downloaded: without its card
+    Eagle3DraftHead.from_pretrained("alice/head").push_to_hub(
+        "alice/head", token=ALICE
+    )  # as downloaded: without its card
     assert hub.repositories["alice/head"].messages == ["initial commit", "Upload draft head"]
 
 
@@ -101,7 +133,10 @@ def test_branches_and_commits_open_by_revision(hub, saved):
     head.push_to_hub("alice/head", token=ALICE, revision="v2")
     head.tree = TreeConfig("chain", depth=7)
     head.push_to_hub("alice/head", token=ALICE)
-    depths = [Eagle3DraftHead.from_pretrained("alice/head", revision=revision).tree.depth for revision in (first.oid, "v2", "main")]
+    depths = [
+        Eagle3DraftHead.from_pretrained("alice/head", revision=revision).tree.depth
+        for revision in (first.oid, "v2", "main")
+    ]
     assert depths == [4, 2, 7]
     with pytest.raises(OSError, match="v3 is not a valid git identifier"):
         Eagle3DraftHead.from_pretrained("alice/head", revision="v3")
@@ -112,17 +147,25 @@ def test_a_private_head_opens_with_its_owners_token_alone(hub, saved, tmp_path):
     assert Eagle3DraftHead.from_pretrained("alice/head", token=ALICE).tree.depth == 4
     for token in (False, BOB):
         with pytest.raises(OSError, match="make sure to pass a token"):
-            Eagle3DraftHead.from_pretrained("alice/head", token=token, cache_dir=tmp_path / str(token))
+            Eagle3DraftHead.from_pretrained(
+                "alice/head", token=token, cache_dir=tmp_path / str(token)
+            )
 
 
 def test_what_was_to_be_private_is_not_pushed_to_a_public_repository(hub, saved):
     push_folder(saved, "alice/head", token=ALICE)
     with pytest.raises(ValueError, match="there already and private=False"):
-        change(Eagle3DraftHead.from_pretrained(saved)).push_to_hub("alice/head", token=ALICE, private=True)
+        change(Eagle3DraftHead.from_pretrained(saved)).push_to_hub(
+            "alice/head", token=ALICE, private=True
+        )
     assert len(hub.repositories["alice/head"].messages) == 2
 
 
-@pytest.mark.parametrize("request_, stored", [(("POST", "/preupload/"), 0), (("PUT", "/store/"), 1), (("POST", "/commit/"), 2)], ids=str)
+@pytest.mark.parametrize(
+    "request_, stored",
+    [(("POST", "/preupload/"), 0), (("PUT", "/store/"), 1), (("POST", "/commit/"), 2)],
+    ids=str,
+)
 def test_a_push_cut_off_shows_nothing_and_goes_on_when_repeated(hub, saved, request_, stored):
     hub.fail(*request_, status=400)
     with pytest.raises(ValueError, match="nothing of it is visible .*out of order.*push again"):
@@ -134,18 +177,32 @@ def test_a_push_cut_off_shows_nothing_and_goes_on_when_repeated(hub, saved, requ
     assert hub.repositories["alice/head"].messages == ["initial commit", "Upload draft head"]
 
 
-@pytest.mark.parametrize("repo_id, token, remedy", [
-    ("alice/head", False, "hf auth login"), ("alice/head", WRONG, "hf auth login"), ("alice/head", BOB, "write access"),
-    ("https://alice:hf_alice@hub/alice/head", ALICE, 'not of the form "user/name"'), ("head", ALICE, 'not of the form "user/name"'),
-], ids=str)
+@pytest.mark.parametrize(
+    "repo_id, token, remedy",
+    [
+        ("alice/head", False, "hf auth login"),
+        ("alice/head", WRONG, "hf auth login"),
+        ("alice/head", BOB, "write access"),
+        ("https://alice:hf_alice@hub/alice/head", ALICE, 'not of the form "user/name"'),
+        ("head", ALICE, 'not of the form "user/name"'),
+    ],
+    ids=str,
+)
 def test_who_may_not_push_is_told_what_to_do(hub, saved, repo_id, token, remedy):
     with pytest.raises(ValueError, match=remedy) as caught:
         push_folder(saved, repo_id, token=token)
-    assert hub.repositories == {} and "hf_" not in "".join(traceback.format_exception(caught.value)).split("ValueError: ")[-1]
-    assert caught.value.__cause__ is None and caught.value.__context__ is None  # where the server's words would stand
+    assert (
+        hub.repositories == {}
+        and "hf_" not in "".join(traceback.format_exception(caught.value)).split("ValueError: ")[-1]
+    )
+    assert (
+        caught.value.__cause__ is None and caught.value.__context__ is None
+    )  # where the server's words would stand
 
 
-def test_a_missing_repository_a_wrong_token_and_a_hub_out_of_reach_are_clear_errors(hub, saved, monkeypatch):
+def test_a_missing_repository_a_wrong_token_and_a_hub_out_of_reach_are_clear_errors(
+    hub, saved, monkeypatch
+):
     with pytest.raises(OSError, match="not a valid model identifier"):
         Eagle3DraftHead.from_pretrained("alice/nothing")
     push_folder(saved, "alice/head", token=ALICE)
@@ -167,9 +224,17 @@ def test_offline_a_head_opens_once_it_was_downloaded(hub, saved, monkeypatch):
         push_folder(saved, "alice/head", token=ALICE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     Eagle3DraftHead.from_pretrained("alice/head")
-    code = "import eagle_hf; print(eagle_hf.Eagle3DraftHead.from_pretrained('alice/head').tree.depth)"
-    settings = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": constants.HF_HUB_CACHE, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True)
+    code = (
+        "import eagle_hf; print(eagle_hf.Eagle3DraftHead.from_pretrained('alice/head').tree.depth)"
+    )
+    settings = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": constants.HF_HUB_CACHE,
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True
+    )
     assert done.stdout == "4\n", done.stderr[-2000:]
 
 
@@ -191,24 +256,58 @@ def test_a_token_is_nowhere_but_in_requests(hub, saved, tmp_path, monkeypatch, c
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 20 and not any(ALICE.encode() in path.read_bytes() for path in written)
     assert not any(ALICE.encode() in data for data in hub.files("alice/head").values())
-    assert "authorization: <TOKEN>" in caplog.text and ALICE not in caplog.text and ALICE not in "".join(capfd.readouterr())
+    assert (
+        "authorization: <TOKEN>" in caplog.text
+        and ALICE not in caplog.text
+        and ALICE not in "".join(capfd.readouterr())
+    )
 
 
 def test_the_recipe_pushes_as_whoever_is_logged_in(hub, saved, tmp_path, monkeypatch, capfd):
-    measured = METRICS | {"head_sha256": weights_sha256(Eagle3DraftHead.from_pretrained(tmp_path / "head"))}
+    measured = METRICS | {
+        "head_sha256": weights_sha256(Eagle3DraftHead.from_pretrained(tmp_path / "head"))
+    }
     for folder, metrics in (("head", {"steps": 9}), ("evaluation", measured)):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "metrics.json").write_text(json.dumps(metrics))
-    settings = dict(head="head", evaluation="evaluation", output_dir="out", title="A head", base_model="someone/model", limits="Only for tests.")
+    settings = dict(
+        head="head",
+        evaluation="evaluation",
+        output_dir="out",
+        title="A head",
+        base_model="someone/model",
+        limits="Only for tests.",
+    )
     (tmp_path / "publish.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", ALICE)
-    monkeypatch.setattr(sys, "argv", ["publish.py", "--config", "publish.yaml", "--push_to", "alice/head", "--private", "true", "--revision", "v1"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "publish.py",
+            "--config",
+            "publish.yaml",
+            "--push_to",
+            "alice/head",
+            "--private",
+            "true",
+            "--revision",
+            "v1",
+        ],
+    )
     runpy.run_path(str(RECIPE), run_name="__main__")
     out, errors = capfd.readouterr()
     assert json.loads(out.splitlines()[-1])["pushed"].startswith(hub.url)
-    assert not any(ALICE in text for text in (out, errors, (tmp_path / "out" / "run.json").read_text()))
+    assert not any(
+        ALICE in text for text in (out, errors, (tmp_path / "out" / "run.json").read_text())
+    )
     assert hub.repositories["alice/head"].private and set(hub.files("alice/head")) == NEW
     published = hub.files("alice/head", "v1")
-    assert {"README.md", "acceptance.png", "custom_generate/generate.py", "chat_template.jinja"} < set(published) and "run.json" not in published
+    assert {
+        "README.md",
+        "acceptance.png",
+        "custom_generate/generate.py",
+        "chat_template.jinja",
+    } < set(published) and "run.json" not in published
     assert b'from_pretrained("alice/head"' in published["README.md"]

@@ -39,28 +39,54 @@ def said(command):
 
 def test_vllm_is_given_the_head_and_a_chain_as_deep_as_its_tree(config):
     command = serve_command(TARGET, HEAD, "vllm", config=config, tp=2)
-    assert words(command)[:3] == ["vllm", "serve", TARGET] and option(command, "--tensor-parallel-size") == "2"
+    assert (
+        words(command)[:3] == ["vllm", "serve", TARGET]
+        and option(command, "--tensor-parallel-size") == "2"
+    )
     assert json.loads(option(command, "--speculative-config")) == {
-        "method": "eagle3", "model": HEAD, "num_speculative_tokens": 3, "draft_tensor_parallel_size": 1
+        "method": "eagle3",
+        "model": HEAD,
+        "num_speculative_tokens": 3,
+        "draft_tensor_parallel_size": 1,
     }
-    assert "tree is dynamic:3:4:7; this engine drafts chain:3:1:3" in said(command) and "no trees" in said(command)
+    assert "tree is dynamic:3:4:7; this engine drafts chain:3:1:3" in said(
+        command
+    ) and "no trees" in said(command)
 
 
 def test_sglang_is_given_the_tree(config):
     command = serve_command(TARGET, HEAD, "sglang", config=config, tp=4)
     options = ("algorithm", "draft-model-path", "num-steps", "eagle-topk", "num-draft-tokens")
-    assert [option(command, f"--speculative-{name}") for name in options] == ["EAGLE3", HEAD, "3", "4", "8"]  # 7 nodes and the root
-    assert option(command, "--tp-size") == "4" and "--page-size 1" in said(command) and "tree is" not in said(command)
+    assert [option(command, f"--speculative-{name}") for name in options] == [
+        "EAGLE3",
+        HEAD,
+        "3",
+        "4",
+        "8",
+    ]  # 7 nodes and the root
+    assert (
+        option(command, "--tp-size") == "4"
+        and "--page-size 1" in said(command)
+        and "tree is" not in said(command)
+    )
 
 
 def test_a_chain_on_sglang_counts_the_root_too(config):
-    command = serve_command(TARGET, HEAD, "sglang", config=config, tree=TreeConfig("chain", depth=5))
+    command = serve_command(
+        TARGET, HEAD, "sglang", config=config, tree=TreeConfig("chain", depth=5)
+    )
     options = ("num-steps", "eagle-topk", "num-draft-tokens")
-    assert [option(command, f"--speculative-{name}") for name in options] == ["5", "1", "6"] and "--page-size" not in said(command)
+    assert [option(command, f"--speculative-{name}") for name in options] == [
+        "5",
+        "1",
+        "6",
+    ] and "--page-size" not in said(command)
 
 
 def test_no_more_nodes_are_asked_for_than_are_proposed(config):
-    command = serve_command(TARGET, HEAD, "sglang", config=config, tree=TreeConfig(depth=2, top_k=3, nodes=60))
+    command = serve_command(
+        TARGET, HEAD, "sglang", config=config, tree=TreeConfig(depth=2, top_k=3, nodes=60)
+    )
     assert option(command, "--speculative-num-draft-tokens") == str(3 + 3 * 3 + 1)
 
 
@@ -70,49 +96,112 @@ def test_llama_cpp_converts_target_and_head_and_launches_both(config, tmp_path):
     _, target, fetch, head, _ = [shlex.split(line) for line in command.lines]
     assert target[2:] == [str(tmp_path / "target"), "--outtype", "bf16", "--outfile", "target.gguf"]
     assert fetch == ["hf", "download", HEAD, "--local-dir", "head"]
-    assert head[2:] == ["head", "--outtype", "bf16", "--outfile", "head.gguf", "--target-model-dir", str(tmp_path / "target")]
-    assert words(command) == ["llama-server", "-m", "target.gguf", "--spec-type", "draft-eagle3", "-md", "head.gguf", "--spec-draft-n-max", "3"]
+    assert head[2:] == [
+        "head",
+        "--outtype",
+        "bf16",
+        "--outfile",
+        "head.gguf",
+        "--target-model-dir",
+        str(tmp_path / "target"),
+    ]
+    assert words(command) == [
+        "llama-server",
+        "-m",
+        "target.gguf",
+        "--spec-type",
+        "draft-eagle3",
+        "-md",
+        "head.gguf",
+        "--spec-draft-n-max",
+        "3",
+    ]
 
 
 def test_openvino_exports_both_and_runs_a_script_that_parses(config):
     command = serve_command(TARGET, HEAD, "openvino", config=config)
     assert [words(command, n)[-1] for n in (0, 2)] == ["target-openvino", "head-openvino"]
-    assert "--trust-remote-code" not in words(command, 0) and "--trust-remote-code" in words(command, 2)
+    assert "--trust-remote-code" not in words(command, 0) and "--trust-remote-code" in words(
+        command, 2
+    )
     script = command.lines[3].removeprefix("python - <<'END'\n").removesuffix("\nEND")
-    settings = {part.arg: ast.literal_eval(part.value) for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call) for part in node.keywords
-                if isinstance(part.value, ast.Constant)}
-    assert settings == {"max_new_tokens": 256, "num_assistant_tokens": 7, "tree_depth": 3, "branching_factor": 4}
+    settings = {
+        part.arg: ast.literal_eval(part.value)
+        for node in ast.walk(ast.parse(script))
+        if isinstance(node, ast.Call)
+        for part in node.keywords
+        if isinstance(part.value, ast.Constant)
+    }
+    assert settings == {
+        "max_new_tokens": 256,
+        "num_assistant_tokens": 7,
+        "tree_depth": 3,
+        "branching_factor": 4,
+    }
 
 
 def test_openvinos_script_moves_the_targets_layers_by_one(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("target-openvino").mkdir()
-    graph, name = Path("target-openvino/openvino_model.xml"), '<layer name="__module.model.layers.{}/aten::add/Add{}"/>'
+    graph, name = (
+        Path("target-openvino/openvino_model.xml"),
+        '<layer name="__module.model.layers.{}/aten::add/Add{}"/>',
+    )
     graph.write_text("\n".join(name.format(layer, part) for layer in (8, 9) for part in ("", "_1")))
-    exec(serve_command(TARGET, HEAD, "openvino", config=config).lines[1].removeprefix("python - <<'END'\n").removesuffix("\nEND"))
-    assert graph.read_text().splitlines() == [name.format(*place) for place in ((8, ""), (9, "_1"), (9, ""), (10, "_1"))]
+    exec(
+        serve_command(TARGET, HEAD, "openvino", config=config)
+        .lines[1]
+        .removeprefix("python - <<'END'\n")
+        .removesuffix("\nEND")
+    )
+    assert graph.read_text().splitlines() == [
+        name.format(*place) for place in ((8, ""), (9, "_1"), (9, ""), (10, "_1"))
+    ]
 
 
-@pytest.mark.parametrize("engine, expected", [
-    ("vllm", '{"method": "draft_model", "model": "me/small", "num_speculative_tokens": 4, "draft_tensor_parallel_size": 1}'),
-    ("sglang", "--speculative-algorithm STANDALONE --speculative-draft-model-path me/small --speculative-num-steps 4 --speculative-eagle-topk 1"),
-    ("llamacpp", "--spec-type draft-simple -md small.gguf --spec-draft-n-max 4"),
-    ("openvino", "genai.draft_model('small-openvino', 'CPU'))"),
-])
+@pytest.mark.parametrize(
+    "engine, expected",
+    [
+        (
+            "vllm",
+            '{"method": "draft_model", "model": "me/small", "num_speculative_tokens": 4, "draft_tensor_parallel_size": 1}',
+        ),
+        (
+            "sglang",
+            "--speculative-algorithm STANDALONE --speculative-draft-model-path me/small --speculative-num-steps 4 --speculative-eagle-topk 1",
+        ),
+        ("llamacpp", "--spec-type draft-simple -md small.gguf --spec-draft-n-max 4"),
+        ("openvino", "genai.draft_model('small-openvino', 'CPU'))"),
+    ],
+)
 def test_a_smaller_model_drafts(engine, expected):
     command = serve_command(TARGET, "me/small", engine, "draft-model")
     assert expected in command.lines[-1] and "head" not in said(command)
 
 
-@pytest.mark.parametrize("engine, expected", [
-    ("vllm", '{"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4, "prompt_lookup_min": 2}'),
-    ("sglang", "--speculative-algorithm NGRAM --speculative-ngram-max-bfs-breadth 1 --speculative-num-draft-tokens 7"),
-    ("llamacpp", "--spec-type ngram-simple --spec-ngram-simple-size-n 4 --spec-ngram-simple-size-m 6"),
-    ("openvino", "prompt_lookup=True"),
-])
+@pytest.mark.parametrize(
+    "engine, expected",
+    [
+        (
+            "vllm",
+            '{"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_max": 4, "prompt_lookup_min": 2}',
+        ),
+        (
+            "sglang",
+            "--speculative-algorithm NGRAM --speculative-ngram-max-bfs-breadth 1 --speculative-num-draft-tokens 7",
+        ),
+        (
+            "llamacpp",
+            "--spec-type ngram-simple --spec-ngram-simple-size-n 4 --spec-ngram-simple-size-m 6",
+        ),
+        ("openvino", "prompt_lookup=True"),
+    ],
+)
 def test_the_text_itself_drafts(engine, expected):
     command = serve_command(TARGET, None, engine, "ngram", tree=TreeConfig("chain", depth=6))
-    assert expected in command.lines[-1] and not any("draft-model" in word for word in words(command))
+    assert expected in command.lines[-1] and not any(
+        "draft-model" in word for word in words(command)
+    )
 
 
 def test_a_draft_model_is_split_as_its_target_on_vllm():
@@ -135,20 +224,38 @@ def test_two_folders_of_one_name_are_kept_apart(config):
     assert words(command, 1)[-1] == "model" and words(command, 3)[-1] == "model-drafter"
 
 
-@pytest.mark.parametrize("engine, tree", [
-    ("vllm", "dynamic:3:4:7"), ("llamacpp", "dynamic:3:4:7"), ("sglang", "sequoia:6:8:63"), ("sglang", "adaptive:6:8:63"),
-    ("openvino", "adaptive:6:8:63"), ("sglang", "chain:4:1:4:rejection"), ("llamacpp", "chain:4:1:4:rejection"),
-    ("openvino", "chain:4:1:4:rejection"),
-])
-def test_a_tree_that_the_engine_cannot_draft_is_refused_when_asked_for_and_said_when_saved(config, engine, tree):
+@pytest.mark.parametrize(
+    "engine, tree",
+    [
+        ("vllm", "dynamic:3:4:7"),
+        ("llamacpp", "dynamic:3:4:7"),
+        ("sglang", "sequoia:6:8:63"),
+        ("sglang", "adaptive:6:8:63"),
+        ("openvino", "adaptive:6:8:63"),
+        ("sglang", "chain:4:1:4:rejection"),
+        ("llamacpp", "chain:4:1:4:rejection"),
+        ("openvino", "chain:4:1:4:rejection"),
+    ],
+)
+def test_a_tree_that_the_engine_cannot_draft_is_refused_when_asked_for_and_said_when_saved(
+    config, engine, tree
+):
     tree = TreeConfig.parse(tree)
-    with pytest.raises(ValueError, match=f"cannot draft {tree} with eagle3; the nearest it can is "):
+    with pytest.raises(
+        ValueError, match=f"cannot draft {tree} with eagle3; the nearest it can is "
+    ):
         serve_command(TARGET, HEAD, engine, config=config, tree=tree)
     config.tree = tree
     assert f"tree is {tree}" in said(serve_command(TARGET, HEAD, engine, config=config))
 
 
-@pytest.mark.parametrize("engine, flag", [("vllm", '"draft_sample_method": "probabilistic"'), ("sglang", "--speculative-use-rejection-sampling")])
+@pytest.mark.parametrize(
+    "engine, flag",
+    [
+        ("vllm", '"draft_sample_method": "probabilistic"'),
+        ("sglang", "--speculative-use-rejection-sampling"),
+    ],
+)
 def test_drafts_are_drawn_where_the_head_says_so(target, engine, flag):
     config = tiny_head(target, draft_vocab_size=31).config
     config.tree = TreeConfig("chain", depth=4, acceptance="rejection")
@@ -160,27 +267,49 @@ def test_drafts_are_drawn_where_the_head_says_so(target, engine, flag):
 def test_sglang_gets_an_export_of_a_head_of_other_layers(target):
     config = tiny_head(target, eagle_hf={"aux_layer_ids": [1, 2, 6]}).config
     command = serve_command(TARGET, "my/head", "sglang", config=config)
-    assert words(command, 0) == ["eagle-hf", "export", "my/head", "--to", "sglang", "--target", TARGET, "--out", "head-sglang"]
-    assert option(command, "--speculative-draft-model-path") == "head-sglang" and "[1, 2, 6]" in said(command)
+    assert words(command, 0) == [
+        "eagle-hf",
+        "export",
+        "my/head",
+        "--to",
+        "sglang",
+        "--target",
+        TARGET,
+        "--out",
+        "head-sglang",
+    ]
+    assert option(
+        command, "--speculative-draft-model-path"
+    ) == "head-sglang" and "[1, 2, 6]" in said(command)
     assert serve_command(TARGET, HEAD, "vllm", config=config).lines[0].startswith("vllm")
     with pytest.raises(ValueError, match=r"OpenVINO GenAI reads the layers \(2, n//2, n-3\)"):
         serve_command(TARGET, HEAD, "openvino", config=config)
 
 
 def test_foreign_dialects_are_exported_first(config):
-    assert "--to llamacpp" in serve_command(TARGET, HEAD, "llamacpp", config=config, dialect="automodel").lines[0]
-    assert serve_command(TARGET, HEAD, "vllm", config=config, dialect="speculators").lines[0].startswith("vllm")
+    assert (
+        "--to llamacpp"
+        in serve_command(TARGET, HEAD, "llamacpp", config=config, dialect="automodel").lines[0]
+    )
+    assert (
+        serve_command(TARGET, HEAD, "vllm", config=config, dialect="speculators")
+        .lines[0]
+        .startswith("vllm")
+    )
 
 
-@pytest.mark.parametrize("arguments, what", [
-    (dict(engine="tgi"), "engine is 'tgi'"),
-    (dict(engine="vllm", method="medusa"), "method 'medusa'"),
-    (dict(engine="vllm", method="ngram"), "ngram neither"),
-    (dict(engine="vllm", head=None), "takes a draft head"),
-    (dict(engine="vllm", target="a.gguf"), "is a GGUF"),
-    (dict(engine="llamacpp", tp=2), "tp is 2; llama.cpp takes 1"),
-    (dict(engine="vllm", tp=0), "tp is 0"),
-])
+@pytest.mark.parametrize(
+    "arguments, what",
+    [
+        (dict(engine="tgi"), "engine is 'tgi'"),
+        (dict(engine="vllm", method="medusa"), "method 'medusa'"),
+        (dict(engine="vllm", method="ngram"), "ngram neither"),
+        (dict(engine="vllm", head=None), "takes a draft head"),
+        (dict(engine="vllm", target="a.gguf"), "is a GGUF"),
+        (dict(engine="llamacpp", tp=2), "tp is 2; llama.cpp takes 1"),
+        (dict(engine="vllm", tp=0), "tp is 0"),
+    ],
+)
 def test_impossible_wishes_are_refused(config, arguments, what):
     with pytest.raises(ValueError, match=what):
         serve_command(**{"target": TARGET, "head": HEAD, "config": config} | arguments)
@@ -188,7 +317,10 @@ def test_impossible_wishes_are_refused(config, arguments, what):
 
 def test_a_head_that_an_engine_computes_otherwise_is_refused(target):
     config = tiny_head(target, norm_before_residual=True).config
-    with pytest.raises(ValueError, match="SGLang does not know this head's norm_before_residual.*serve it with vLLM or llama.cpp$"):
+    with pytest.raises(
+        ValueError,
+        match="SGLang does not know this head's norm_before_residual.*serve it with vLLM or llama.cpp$",
+    ):
         serve_command(TARGET, HEAD, "sglang", config=config)
 
 
@@ -197,24 +329,32 @@ def test_caveats_name_their_version_and_the_text_runs_in_a_shell(engine, target)
     config = tiny_head(target, eagle_hf={"trained_length": 400}).config
     command = serve_command(TARGET, HEAD, engine, config=config)
     known = {*READ.values(), *RUN.values(), "computed", "the head's config"}
-    assert known & {caveat.source for caveat in command.caveats} and all(caveat.source for caveat in command.caveats)
+    assert known & {caveat.source for caveat in command.caveats} and all(
+        caveat.source for caveat in command.caveats
+    )
     for what in ("default layers", "MB in bfloat16", "first token", "400 tokens"):
         assert what in said(command)
     rest = command.text()
     for line in command.lines:
         assert line in rest
         rest = rest.replace(line, "")
-    assert all(line.startswith("#") for line in rest.splitlines() if line) and command.version in rest
+    assert (
+        all(line.startswith("#") for line in rest.splitlines() if line) and command.version in rest
+    )
 
 
 def test_memory_is_that_of_the_heads_weights(target):
     head = tiny_head(target, intermediate_size=40000)
     size = 2 * sum(weight.numel() for weight in head.parameters()) / 1e6
-    assert f"{size:.1f} MB in bfloat16, and 64 bytes" in said(serve_command(TARGET, HEAD, "vllm", config=head.config))
+    assert f"{size:.1f} MB in bfloat16, and 64 bytes" in said(
+        serve_command(TARGET, HEAD, "vllm", config=head.config)
+    )
 
 
 def test_only_the_config_of_a_saved_head_is_read(target, tmp_path):
     tiny_head(target).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     config, dialect = head_settings(tmp_path)
-    assert dialect == "eagle_hf" and serve_command(TARGET, str(tmp_path), "vllm", config=config, dialect=dialect)
+    assert dialect == "eagle_hf" and serve_command(
+        TARGET, str(tmp_path), "vllm", config=config, dialect=dialect
+    )

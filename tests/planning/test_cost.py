@@ -9,30 +9,50 @@ from eagle_hf.planning.cost import CostTable
 
 def table(**changes):
     fields = dict(
-        batches=(1, 4), lengths=(100, 300), tokens=(1, 2, 4), widths=(1, 3), overhead=(0.5, 1.0), facts={"dtype": "float32", "threads": 1},
-        target=(((1, 2, 8), (3, 4, 10)), ((5, 6, 12), (7, 8, 14))), draft=(((1, 3), (1, 3)), ((2, 4), (2, 4))),
+        batches=(1, 4),
+        lengths=(100, 300),
+        tokens=(1, 2, 4),
+        widths=(1, 3),
+        overhead=(0.5, 1.0),
+        facts={"dtype": "float32", "threads": 1},
+        target=(((1, 2, 8), (3, 4, 10)), ((5, 6, 12), (7, 8, 14))),
+        draft=(((1, 3), (1, 3)), ((2, 4), (2, 4))),
     )
     return CostTable(**fields | changes)
 
 
 def test_measured_points_are_exact_and_lines_run_between_them():
-    assert table().at(1, 100).target.tolist() == [1, 2, 5, 8] and table().at(4, 300).target.tolist() == [7, 8, 11, 14]
-    assert table().at(1, 200).target.tolist() == [2, 3, 6, 9] and table().at(2, 100).target[0] == pytest.approx(1 + 4 / 3)
-    assert table().at(64, 9999).target.tolist() == [7, 8, 11, 14] and table().at(1, 5).overhead == 0.5
+    assert table().at(1, 100).target.tolist() == [1, 2, 5, 8] and table().at(
+        4, 300
+    ).target.tolist() == [7, 8, 11, 14]
+    assert table().at(1, 200).target.tolist() == [2, 3, 6, 9] and table().at(2, 100).target[
+        0
+    ] == pytest.approx(1 + 4 / 3)
+    assert (
+        table().at(64, 9999).target.tolist() == [7, 8, 11, 14] and table().at(1, 5).overhead == 0.5
+    )
 
 
 def test_a_round_costs_its_forwards_and_the_overhead():
     cell = table().at(1, 100)
-    assert cell.round_seconds(nodes=3, widths=[1, 2]) == 8 + 1 + 2 + 0.5 and cell.round_seconds(0, []) == 1
+    assert (
+        cell.round_seconds(nodes=3, widths=[1, 2]) == 8 + 1 + 2 + 0.5
+        and cell.round_seconds(0, []) == 1
+    )
     assert cell.draft_seconds(6) == 6
     with pytest.raises(ValueError, match="4 nodes needs the cost of 5 tokens; 4 were measured"):
         cell.round_seconds(4, [1])
 
 
-@pytest.mark.parametrize("changes, what", [
-    (dict(batches=(4, 1)), "batches of a cost table"), (dict(tokens=(2, 3, 4)), "the costs of one token"),
-    (dict(target=(((1, 2, -8), (3, 4, 10)), ((5, 6, 12), (7, 8, 14)))), "positive seconds"), (dict(draft=((1, 3),)), "draft of the cost table"),
-])
+@pytest.mark.parametrize(
+    "changes, what",
+    [
+        (dict(batches=(4, 1)), "batches of a cost table"),
+        (dict(tokens=(2, 3, 4)), "the costs of one token"),
+        (dict(target=(((1, 2, -8), (3, 4, 10)), ((5, 6, 12), (7, 8, 14)))), "positive seconds"),
+        (dict(draft=((1, 3),)), "draft of the cost table"),
+    ],
+)
 def test_tables_that_cannot_be_are_refused(changes, what):
     with pytest.raises(ValueError, match=what):
         table(**changes)
@@ -41,7 +61,10 @@ def test_tables_that_cannot_be_are_refused(changes, what):
 def test_a_table_is_saved_and_checked_against_what_it_was_measured_of(tmp_path):
     table().save(tmp_path / "costs.json")
     again = CostTable.load(tmp_path / "costs.json")
-    assert again.at(2, 222).target.tolist() == table().at(2, 222).target.tolist() and again.facts == table().facts
+    assert (
+        again.at(2, 222).target.tolist() == table().at(2, 222).target.tolist()
+        and again.facts == table().facts
+    )
     again.check({"dtype": "float32", "threads": 1})
     with pytest.raises(ValueError, match="dtype 'float32', this is 'bfloat16'; measure here"):
         again.check({"dtype": "bfloat16", "threads": 1})

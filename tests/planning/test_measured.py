@@ -19,7 +19,9 @@ FOLDER = Path(__file__).parent / "smollm2"
 CELLS = list(product((1, 4, 8), (256, 2048, 8000)))
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["even answers learnt from", "odd answers learnt from"])
+@pytest.fixture(
+    scope="module", params=[0, 1], ids=["even answers learnt from", "odd answers learnt from"]
+)
 def rates(request):
     costs, trace = Plan.load(FOLDER).costs, Trace.load(FOLDER / "trace.npz")
     assert list(product(costs.batches, costs.lengths)) == CELLS
@@ -28,12 +30,17 @@ def rates(request):
     others = trace.of_answers(numbers[1 - request.param :: 2])
     best = Plan(costs, *learnt(others)).policy(TREES["sequoia"])
     return {
-        cell: predict(plan, others, *cell, TreeConfig(depth=4, top_k=4, nodes=12)) | {"best": replay(others, best, costs, *cell)[0]} for cell in CELLS
+        cell: predict(plan, others, *cell, TreeConfig(depth=4, top_k=4, nodes=12))
+        | {"best": replay(others, best, costs, *cell)[0]}
+        for cell in CELLS
     }
 
 
 def test_adaptive_is_as_fast_as_the_best_fixed_tree_of_every_cell(rates):
-    shares = {cell: found["adaptive"] / max(found["best"], found["sequoia"]) for cell, found in rates.items()}
+    shares = {
+        cell: found["adaptive"] / max(found["best"], found["sequoia"])
+        for cell, found in rates.items()
+    }
     assert min(shares.values()) >= 0.98, shares
     assert sum(shares.values()) / len(shares) >= 1.0, shares
 

@@ -6,16 +6,27 @@ from functools import cache
 import numpy
 import pytest
 
-from eagle_hf.planning.sequoia import StaticTree, acceptance_vector, best_tree, best_tree_for, draw, solve
+from eagle_hf.planning.sequoia import (
+    StaticTree,
+    acceptance_vector,
+    best_tree,
+    best_tree_for,
+    draw,
+    solve,
+)
 
-FORK = StaticTree((0, 0, 0, 1, 3), (0, 0, 1, 0, 0))  # two children, the first with a chain of two below it
+FORK = StaticTree(
+    (0, 0, 0, 1, 3), (0, 0, 1, 0, 0)
+)  # two children, the first with a chain of two below it
 FORK_SHARES = [[0.5, 0.2], [0.4, 0.1], [0.3, 0.0]]
 
 
 def random_shares(seed, depth=7, width=7, ordered=False):
     """Rows that sum to 0.5 .. 0.95, in no order unless asked."""
     generator = numpy.random.default_rng(seed)
-    shares = generator.dirichlet(numpy.full(width, 0.5), size=depth) * generator.uniform(0.5, 0.95, (depth, 1))
+    shares = generator.dirichlet(numpy.full(width, 0.5), size=depth) * generator.uniform(
+        0.5, 0.95, (depth, 1)
+    )
     return -numpy.sort(-shares, axis=1) if ordered else shares
 
 
@@ -35,12 +46,18 @@ def forests(nodes, levels, places, width):
 
 
 def gain(forest, shares, depth=0):
-    return sum(shares[depth][rank] * (1 + gain(below, shares, depth + 1)) for rank, below in enumerate(forest))
+    return sum(
+        shares[depth][rank] * (1 + gain(below, shares, depth + 1))
+        for rank, below in enumerate(forest)
+    )
 
 
 def likeliest_nodes(shares, nodes, depth):
     """Grow greedily: add the open node of the highest path product, always, as ranks come."""
-    total, opened = 1.0, [(shares[0][0], 0, 0, 1.0)]  # probability, depth of the parent, rank, the parent's probability
+    total, opened = (
+        1.0,
+        [(shares[0][0], 0, 0, 1.0)],
+    )  # probability, depth of the parent, rank, the parent's probability
     for _ in range(nodes):
         chosen = max(opened)
         opened.remove(chosen)
@@ -54,7 +71,16 @@ def likeliest_nodes(shares, nodes, depth):
 
 
 def test_the_enumeration_is_complete():
-    assert [len(forests(nodes, 7, 7, 7)) for nodes in range(8)] == [1, 1, 2, 5, 14, 42, 132, 429]  # Catalan numbers
+    assert [len(forests(nodes, 7, 7, 7)) for nodes in range(8)] == [
+        1,
+        1,
+        2,
+        5,
+        14,
+        42,
+        132,
+        429,
+    ]  # Catalan numbers
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7])
@@ -66,7 +92,9 @@ def test_no_tree_emits_more_than_the_best(width, ordered):
         for nodes in range(8):
             for depth in range(8):
                 every = [1 + gain(forest, shares) for forest in forests(nodes, depth, width, width)]
-                assert programme.values[nodes, depth] == pytest.approx(max(every, default=-numpy.inf), abs=1e-12)
+                assert programme.values[nodes, depth] == pytest.approx(
+                    max(every, default=-numpy.inf), abs=1e-12
+                )
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -77,7 +105,9 @@ def test_every_tree_is_what_its_value_promises(ordered):
         tree = programme.tree(nodes, depth)
         assert tree.size == nodes and tree.depth <= depth and max(tree.ranks) < 3
         assert list(tree.depths) == sorted(tree.depths)
-        assert tree.expected_tokens(shares) == pytest.approx(programme.values[nodes, depth], abs=1e-12)
+        assert tree.expected_tokens(shares) == pytest.approx(
+            programme.values[nodes, depth], abs=1e-12
+        )
 
 
 def test_ordered_shares_make_it_the_likeliest_nodes():
@@ -106,23 +136,33 @@ def test_more_nodes_and_more_levels_never_emit_less():
         for column in values.T:
             feasible = column[numpy.isfinite(column)]
             assert (numpy.diff(feasible) >= -1e-12).all()
-            assert not numpy.isfinite(column[len(feasible):]).any()
+            assert not numpy.isfinite(column[len(feasible) :]).any()
         assert numpy.isfinite(values).sum(0).tolist() == [1, 3, 7, 15, 31, 31, 31]
 
 
 def test_expected_tokens_equal_a_walk():
-    shares, rounds, generator = random_shares(3, depth=3, width=2), 20_000, numpy.random.default_rng(0)
+    shares, rounds, generator = (
+        random_shares(3, depth=3, width=2),
+        20_000,
+        numpy.random.default_rng(0),
+    )
     tree, tokens = best_tree(shares, 12, 4), 0  # the fourth level uses the third row
     bounds = shares[[0, 1, 2, 2]].cumsum(1)
     for _ in range(rounds):
         node, tokens = 0, tokens + 1
-        while tree.children[node]:  # one child at most is accepted: the target takes rank k, or none of them
-            rank = int(numpy.searchsorted(bounds[tree.depths[node]], generator.random(), side="right"))
+        while tree.children[
+            node
+        ]:  # one child at most is accepted: the target takes rank k, or none of them
+            rank = int(
+                numpy.searchsorted(bounds[tree.depths[node]], generator.random(), side="right")
+            )
             if rank >= len(tree.children[node]):
                 break
             node, tokens = tree.children[node][rank], tokens + 1
     assert tree.depth == 4
-    assert tokens / rounds == pytest.approx(tree.expected_tokens(shares), abs=0.04)  # four standard errors
+    assert tokens / rounds == pytest.approx(
+        tree.expected_tokens(shares), abs=0.04
+    )  # four standard errors
 
 
 def test_sequoias_own_vector_turned_into_shares():
@@ -137,7 +177,11 @@ def test_reach_depths_and_widths_by_hand():
     assert FORK.children == ((1, 2), (3,), (), (4,), ()) and FORK.widths == (1, 1, 1)
     assert FORK.reach(FORK_SHARES).tolist() == pytest.approx([1, 0.5, 0.2, 0.2, 0.06])
     assert FORK.expected_tokens(FORK_SHARES) == pytest.approx(1.96)
-    assert StaticTree((0, 0, 0), (0, 1, 0)).children == ((2, 1), (), ())  # by rank, in whatever order they are listed
+    assert StaticTree((0, 0, 0), (0, 1, 0)).children == (
+        (2, 1),
+        (),
+        (),
+    )  # by rank, in whatever order they are listed
 
 
 def test_the_fastest_tree_is_found_on_a_jagged_machine():
@@ -147,10 +191,16 @@ def test_the_fastest_tree_is_found_on_a_jagged_machine():
         shares, draft = random_shares(seed, depth=3, width=4), generator.uniform(0, 0.1)
         table = 1 + generator.uniform(0, 0.8, 13)  # rises and falls
         values = solve(shares, 12, 4).values
-        rates = {(0, 0): 1 / table[0]} | {(n, d): values[n, d] / (table[n] + d * draft) for n in range(1, 13) for d in range(1, 5)}
+        rates = {(0, 0): 1 / table[0]} | {
+            (n, d): values[n, d] / (table[n] + d * draft) for n in range(1, 13) for d in range(1, 5)
+        }
         tree, rate = best_tree_for(shares, table, draft, 12, 4)
-        assert rate == pytest.approx(max(rates.values())) and rates[tree.size, tree.depth] == pytest.approx(rate)
-        assert rate == pytest.approx(tree.expected_tokens(shares) / (table[tree.size] + tree.depth * draft))
+        assert rate == pytest.approx(max(rates.values())) and rates[
+            tree.size, tree.depth
+        ] == pytest.approx(rate)
+        assert rate == pytest.approx(
+            tree.expected_tokens(shares) / (table[tree.size] + tree.depth * draft)
+        )
         sizes.add(tree.size)
     assert len(sizes) > 3
 
@@ -165,14 +215,20 @@ def test_a_dip_in_the_table_beyond_a_worse_stretch_is_found():
 def test_a_function_of_tokens_and_its_table_agree():
     shares = random_shares(5)
     by_function = best_tree_for(shares, lambda tokens: 1 + 0.05 * tokens, 0.02, 10, 4)
-    assert by_function == best_tree_for(shares, [1 + 0.05 * (nodes + 1) for nodes in range(11)], 0.02, 10, 4)
-    assert by_function == best_tree_for(shares, lambda tokens: 1 + 0.05 * tokens, lambda width: 0.02, 10, 4)
+    assert by_function == best_tree_for(
+        shares, [1 + 0.05 * (nodes + 1) for nodes in range(11)], 0.02, 10, 4
+    )
+    assert by_function == best_tree_for(
+        shares, lambda tokens: 1 + 0.05 * tokens, lambda width: 0.02, 10, 4
+    )
 
 
 def test_wide_drafts_that_cost_more_make_the_tree_narrow():
     shares = random_shares(6, ordered=True)
     free, rate = best_tree_for(shares, numpy.ones(13), 0.01, 12, 4)
-    narrow, less = best_tree_for(shares, numpy.ones(13), lambda width: 0.01 if width == 1 else 9.0, 12, 4)
+    narrow, less = best_tree_for(
+        shares, numpy.ones(13), lambda width: 0.01 if width == 1 else 9.0, 12, 4
+    )
     assert max(free.widths) > 1 and set(narrow.widths) == {1} and less < rate
 
 
@@ -244,7 +300,10 @@ def test_a_tree_with_other_keys_is_refused():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: best_tree([[0.5, 0.2]], 7, 2), "no tree of depth 2 and 2 children per node has 7 nodes; 6 is the most"),
+        (
+            lambda: best_tree([[0.5, 0.2]], 7, 2),
+            "no tree of depth 2 and 2 children per node has 7 nodes; 6 is the most",
+        ),
         (lambda: best_tree([[0.5, 0.2]], -1, 2), "must be 0 or more"),
         (lambda: solve([[0.5]], 2, 2).tree(3, 2), "solve for more"),
         (lambda: solve([[0.5]], 2, 2).tree(-1, 2), "solve for more"),

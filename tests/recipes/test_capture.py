@@ -30,18 +30,37 @@ def folder(tmp_path_factory):
     tiny_head(target, eagle_hf={"aux_layer_ids": [1, 3, 5]}).save_pretrained(folder / "head")
     answers = [" ".join(f"w{5 + word}" for word in range(length - 5)) for length in LENGTHS]
     rows = [
-        {"id": f"c{i}", "messages": [{"role": "user", "content": "w7"}, {"role": "assistant", "content": answer}]}
+        {
+            "id": f"c{i}",
+            "messages": [
+                {"role": "user", "content": "w7"},
+                {"role": "assistant", "content": answer},
+            ],
+        }
         for i, answer in enumerate(answers)
     ]
     (folder / "data").mkdir()
-    (folder / "data" / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = dict(target="target", target_dtype="float32", dataset="data", output="features", storage_dtype="float32", batch_tokens=20)
+    (folder / "data" / "conversations.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    config = dict(
+        target="target",
+        target_dtype="float32",
+        dataset="data",
+        output="features",
+        storage_dtype="float32",
+        batch_tokens=20,
+    )
     (folder / "capture.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
 def run(folder, *flags):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, RECIPES / "capture_features.py", "--config", "capture.yaml", *flags]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -50,26 +69,54 @@ def run(folder, *flags):
 
 def test_recipe_writes_features_that_fit_the_target(folder):
     out = run(folder, "--max_length", "11", "--max_steps", "100")
-    features, target = Features(folder / "features"), tiny_target(dtype=torch.float32, eos_token_id=2)
-    features.check(target=target, layer_ids=[2, 3, 4], template_sha256=template_sha256(word_tokenizer()))
+    features, target = (
+        Features(folder / "features"),
+        tiny_target(dtype=torch.float32, eos_token_id=2),
+    )
+    features.check(
+        target=target, layer_ids=[2, 3, 4], template_sha256=template_sha256(word_tokenizer())
+    )
     assert features.lengths == LENGTHS[:3]
     metrics = json.loads(out.splitlines()[-1])
     assert (metrics["written"], metrics["skipped"], metrics["tokens"]) == (3, 1, 30)
-    assert json.loads((folder / "features" / "run.json").read_text())["settings"]["batch_tokens"] == 20
-    assert "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out and "30 tokens, " in out
+    assert (
+        json.loads((folder / "features" / "run.json").read_text())["settings"]["batch_tokens"] == 20
+    )
+    assert (
+        "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out
+        and "30 tokens, " in out
+    )
 
 
 def test_recipe_streams_a_bounded_part_with_the_layers_of_a_head(folder):
-    run(folder, "--streaming", "True", "--max_conversations", "2", "--head", "head", "--storage_dtype", "int8", "--output", "few")
+    run(
+        folder,
+        "--streaming",
+        "True",
+        "--max_conversations",
+        "2",
+        "--head",
+        "head",
+        "--storage_dtype",
+        "int8",
+        "--output",
+        "few",
+    )
     features = Features(folder / "few")
-    assert (len(features), features.manifest["layer_ids"], features.manifest["dtype"]) == (2, [1, 3, 5], "int8")
+    assert (len(features), features.manifest["layer_ids"], features.manifest["dtype"]) == (
+        2,
+        [1, 3, 5],
+        "int8",
+    )
 
 
 def test_shipped_configuration_parses_and_max_steps_bounds_the_conversations(folder):
     spec = util.spec_from_file_location("capture_features", RECIPES / "capture_features.py")
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (arguments,) = TrlParser((module.CaptureArguments,)).parse_args_and_config(["--config", str(RECIPES / "configs" / "smollm2_features.yaml")])
+    (arguments,) = TrlParser((module.CaptureArguments,)).parse_args_and_config(
+        ["--config", str(RECIPES / "configs" / "smollm2_features.yaml")]
+    )
     assert (arguments.target, arguments.storage_dtype) == ("smollm2", "bfloat16")
     arguments.dataset, arguments.max_steps, arguments.max_conversations = str(folder / "data"), 1, 3
     assert len(list(module.conversations(arguments))) == 1

@@ -21,14 +21,29 @@ def head(target):
 def examples(target):
     """Tokenised conversations sampled from the target: four prompt tokens, the rest response, lengths 20 to 40."""
     torch.manual_seed(0)
-    ids = target.generate(torch.randint(3, 31, (24, 4)), max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None)
-    return [{"id": f"c{i}", "input_ids": row[: 20 + i].tolist(), "loss_mask": [0] * 4 + [1] * (16 + i)} for i, row in enumerate(ids[:20])]
+    ids = target.generate(
+        torch.randint(3, 31, (24, 4)), max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None
+    )
+    return [
+        {"id": f"c{i}", "input_ids": row[: 20 + i].tolist(), "loss_mask": [0] * 4 + [1] * (16 + i)}
+        for i, row in enumerate(ids[:20])
+    ]
 
 
 def arguments(tmp_path, **overrides):
     settings = dict(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=6, learning_rate=3e-3, ttt_length=3, report_to="none",
-        save_strategy="no", logging_steps=2, disable_tqdm=True, use_cpu=True, seed=1, bf16=False,
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=6,
+        learning_rate=3e-3,
+        ttt_length=3,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=2,
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=1,
+        bf16=False,
     )
     return Eagle3TrainingArguments(**settings | overrides)
 
@@ -44,7 +59,11 @@ def trained():
 
     def run(target, head, rows, tmp_path, resume=None, eval_dataset=None, **overrides):
         trainer = Eagle3Trainer(
-            model=head, target=target, args=arguments(tmp_path, **overrides), train_dataset=rows, eval_dataset=eval_dataset
+            model=head,
+            target=target,
+            args=arguments(tmp_path, **overrides),
+            train_dataset=rows,
+            eval_dataset=eval_dataset,
         )
         trainer.train(resume_from_checkpoint=resume)
         return trainer

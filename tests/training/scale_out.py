@@ -1,6 +1,6 @@
 """What test_scale_out.py starts with `accelerate launch`: short runs whose logs are printed as one JSON line.
 
-    scale_out.py OUTPUT_FOLDER VARIANT ...
+scale_out.py OUTPUT_FOLDER VARIANT ...
 """
 
 import json
@@ -29,7 +29,9 @@ VARIANTS = {
     "plain": dict(eval_steps=STEPS, **EVALUATED),
     "pooled": dict(gradient_accumulation_steps=2),
     "packed": dict(packing=True),
-    "uneven": dict(dataloader_drop_last=True),  # an incomplete batch would be filled up, each process its own
+    "uneven": dict(
+        dataloader_drop_last=True
+    ),  # an incomplete batch would be filled up, each process its own
     "streamed": {},
     "lora": {},
     "checkpointed": dict(gradient_checkpointing=True),
@@ -51,7 +53,11 @@ def share_held(target) -> float:
     """How much of the target's layers lies in this process."""
     held = whole = 0
     for parameter in decoder_layers(target).parameters():
-        own = parameter.to_local() if isinstance(parameter, DTensor) else getattr(parameter, "ds_tensor", parameter)
+        own = (
+            parameter.to_local()
+            if isinstance(parameter, DTensor)
+            else getattr(parameter, "ds_tensor", parameter)
+        )
         held, whole = held + own.numel(), whole + getattr(parameter, "ds_numel", parameter.numel())
     return held / whole
 
@@ -60,8 +66,17 @@ def run(name: str, folder: Path) -> dict:
     """One variant's logs and, by process: the conversations of each batch, the share of the target held, the head's sum."""
     processes, read = int(os.environ["WORLD_SIZE"]), []
     settings = dict(
-        output_dir=str(folder / f"{processes}-{name}"), max_steps=STEPS, logging_steps=1, learning_rate=1e-2, ttt_length=2,
-        use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, bf16=False, per_device_eval_batch_size=GLOBAL_BATCH // processes,
+        output_dir=str(folder / f"{processes}-{name}"),
+        max_steps=STEPS,
+        logging_steps=1,
+        learning_rate=1e-2,
+        ttt_length=2,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=False,
+        per_device_eval_batch_size=GLOBAL_BATCH // processes,
     )
     args = Eagle3TrainingArguments(**settings | VARIANTS[name])
     args.per_device_train_batch_size = GLOBAL_BATCH // processes // args.gradient_accumulation_steps
@@ -75,12 +90,26 @@ def run(name: str, folder: Path) -> dict:
     stream = IterableDataset.from_generator(conversations).shuffle(seed=0, buffer_size=10)
     trained_on = {"streamed": stream, "uneven": rows[:21]}.get(name, rows)
     trainer = Eagle3Trainer(
-        model=head, target=target, args=args, data_collator=noting, train_dataset=trained_on,
-        eval_dataset=rows[:16], peft_config=LoraConfig(r=4, target_modules=["fc", "q_proj", "lm_head"]) if name == "lora" else None,
+        model=head,
+        target=target,
+        args=args,
+        data_collator=noting,
+        train_dataset=trained_on,
+        eval_dataset=rows[:16],
+        peft_config=LoraConfig(r=4, target_modules=["fc", "q_proj", "lm_head"])
+        if name == "lora"
+        else None,
     )
-    trainer.train(resume_from_checkpoint=str(folder / f"{processes}-whole" / "checkpoint-3") if name == "resumed" else None)
+    trainer.train(
+        resume_from_checkpoint=str(folder / f"{processes}-whole" / "checkpoint-3")
+        if name == "resumed"
+        else None
+    )
     gathered = [None] * processes
-    torch.distributed.all_gather_object(gathered, (read, share_held(target), sum(p.double().sum().item() for p in head.parameters())))
+    torch.distributed.all_gather_object(
+        gathered,
+        (read, share_held(target), sum(p.double().sum().item() for p in head.parameters())),
+    )
     return {"logs": trainer.state.log_history} | dict(zip(("read", "held", "sums"), zip(*gathered)))
 
 

@@ -25,21 +25,38 @@ def test_tau_is_what_generate_accepts(target, head, examples):
     measured = measure_acceptance(target, head, prompts, max_new_tokens=12)
     rounds = tokens = 0
     for prompt in prompts:
-        target.generate(torch.tensor([prompt]), assistant_model=head, max_new_tokens=12, do_sample=False)
+        target.generate(
+            torch.tensor([prompt]), assistant_model=head, max_new_tokens=12, do_sample=False
+        )
         rounds, tokens = rounds + head.last_run.rounds, tokens + head.last_run.tokens
     assert measured["tau"] == pytest.approx(tokens / rounds) and measured["tau"] >= 1
-    assert set(measured) == {"tau"} | {f"alpha_{depth}" for depth in range(1, len(measured))} and len(measured) > 1
+    assert (
+        set(measured) == {"tau"} | {f"alpha_{depth}" for depth in range(1, len(measured))}
+        and len(measured) > 1
+    )
 
 
 def test_every_evaluation_logs_tau_and_alpha(target, head, examples, trained, tmp_path):
     trainer = trained(target, head, examples[4:], tmp_path, eval_dataset=examples[:4], **EVALUATING)
     logs = evaluations(trainer)
-    assert len(logs) == 3 and all(log["eval_tau"] >= 1 and 0 <= log["eval_alpha_1"] <= 1 for log in logs)
-    assert logs[-1]["eval_tau"] == measure_acceptance(target, head, held_out_prompts(examples[:4], 4), 12)["tau"]
+    assert len(logs) == 3 and all(
+        log["eval_tau"] >= 1 and 0 <= log["eval_alpha_1"] <= 1 for log in logs
+    )
+    assert (
+        logs[-1]["eval_tau"]
+        == measure_acceptance(target, head, held_out_prompts(examples[:4], 4), 12)["tau"]
+    )
 
 
 def test_each_of_several_sets_has_its_own_tau(target, head, examples, trained, tmp_path):
-    trainer = trained(target, head, examples, tmp_path, eval_dataset={"a": examples[:3], "b": examples[3:6]}, **EVALUATING)
+    trainer = trained(
+        target,
+        head,
+        examples,
+        tmp_path,
+        eval_dataset={"a": examples[:3], "b": examples[3:6]},
+        **EVALUATING,
+    )
     names = set().union(*trainer.state.log_history)
     assert {"eval_a_tau", "eval_b_tau", "eval_a_alpha_1", "eval_b_alpha_1"} <= names
 
@@ -70,40 +87,85 @@ def test_examples_without_a_prompt_are_left_out():
 
 def test_measuring_changes_no_weight(target, examples, trained, tmp_path):
     runs = [
-        trained(target, tiny_head(target), examples, tmp_path, eval_dataset=examples[:4], **EVALUATING | {"eval_prompts": count})
+        trained(
+            target,
+            tiny_head(target),
+            examples,
+            tmp_path,
+            eval_dataset=examples[:4],
+            **EVALUATING | {"eval_prompts": count},
+        )
         for count in (0, 4)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*(run.model.parameters() for run in runs)))
     assert "eval_tau" not in evaluations(runs[0])[0]
 
 
-def test_measuring_is_off_the_training_clock(target, head, examples, trained, tmp_path, monkeypatch):
+def test_measuring_is_off_the_training_clock(
+    target, head, examples, trained, tmp_path, monkeypatch
+):
     def slow(*_):
         time.sleep(1.5)
         return {"tau": 1.0}
 
     monkeypatch.setattr(trainer_module, "measure_acceptance", slow)
-    trainer = trained(target, head, examples, tmp_path, eval_dataset=examples[:4], max_minutes=0.02, max_steps=10_000, **EVALUATING | {"eval_steps": 5})
-    assert trainer.state.global_step >= 10 and len(evaluations(trainer)) >= 2  # 1.2 seconds of training, 3 of evaluation
+    trainer = trained(
+        target,
+        head,
+        examples,
+        tmp_path,
+        eval_dataset=examples[:4],
+        max_minutes=0.02,
+        max_steps=10_000,
+        **EVALUATING | {"eval_steps": 5},
+    )
+    assert (
+        trainer.state.global_step >= 10 and len(evaluations(trainer)) >= 2
+    )  # 1.2 seconds of training, 3 of evaluation
 
 
 @pytest.fixture
 def scripted_tau(monkeypatch):
     """eval_tau goes 1.2, 1.5, 1.4, 1.3, ... whatever the head does."""
     values = iter([1.2, 1.5, 1.4, 1.3, 1.2, 1.1])
-    monkeypatch.setattr(trainer_module, "measure_acceptance", lambda *_: {"tau": next(values), "alpha_1": 0.5})
+    monkeypatch.setattr(
+        trainer_module, "measure_acceptance", lambda *_: {"tau": next(values), "alpha_1": 0.5}
+    )
 
 
-def test_the_best_checkpoint_is_the_one_of_the_best_tau(target, head, examples, trained, tmp_path, scripted_tau):
-    best = dict(save_strategy="steps", save_steps=2, load_best_model_at_end=True, metric_for_best_model="eval_tau")
-    trainer = trained(target, head, examples, tmp_path, eval_dataset=examples[:4], **EVALUATING, **best)
-    assert trainer.state.best_metric == 1.5 and trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+def test_the_best_checkpoint_is_the_one_of_the_best_tau(
+    target, head, examples, trained, tmp_path, scripted_tau
+):
+    best = dict(
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_tau",
+    )
+    trainer = trained(
+        target, head, examples, tmp_path, eval_dataset=examples[:4], **EVALUATING, **best
+    )
+    assert trainer.state.best_metric == 1.5 and trainer.state.best_model_checkpoint.endswith(
+        "checkpoint-4"
+    )
 
 
-def test_a_run_stops_when_tau_no_longer_grows(target, head, examples, arguments, tmp_path, scripted_tau):
-    best = dict(save_strategy="steps", save_steps=2, load_best_model_at_end=True, metric_for_best_model="eval_tau", max_steps=50)
+def test_a_run_stops_when_tau_no_longer_grows(
+    target, head, examples, arguments, tmp_path, scripted_tau
+):
+    best = dict(
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_tau",
+        max_steps=50,
+    )
     trainer = Eagle3Trainer(
-        model=head, target=target, args=arguments(tmp_path, **EVALUATING, **best), train_dataset=examples, eval_dataset=examples[:4],
+        model=head,
+        target=target,
+        args=arguments(tmp_path, **EVALUATING, **best),
+        train_dataset=examples,
+        eval_dataset=examples[:4],
         callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
     )
     trainer.train()
@@ -113,7 +175,15 @@ def test_a_run_stops_when_tau_no_longer_grows(target, head, examples, arguments,
 def test_tensorboard_shows_tau(target, head, examples, trained, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trained(target, head, examples, tmp_path, eval_dataset=examples[:4], report_to=["tensorboard"], **EVALUATING)
+    trained(
+        target,
+        head,
+        examples,
+        tmp_path,
+        eval_dataset=examples[:4],
+        report_to=["tensorboard"],
+        **EVALUATING,
+    )
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     tags = EventAccumulator(str(events.parent)).Reload().Tags()["scalars"]
     assert {"eval/tau", "eval/alpha_1", "train/loss", "train/acc_0"} <= set(tags)
@@ -122,7 +192,16 @@ def test_tensorboard_shows_tau(target, head, examples, trained, tmp_path):
 def test_trackio_shows_tau(target, head, examples, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    trained(target, head, examples, tmp_path / "run", eval_dataset=examples[:4], report_to=["trackio"], project="heads", **EVALUATING)
+    trained(
+        target,
+        head,
+        examples,
+        tmp_path / "run",
+        eval_dataset=examples[:4],
+        report_to=["trackio"],
+        project="heads",
+        **EVALUATING,
+    )
     rows = []
     for database in (tmp_path / "trackio").rglob("*.db"):
         with sqlite3.connect(database) as connection:

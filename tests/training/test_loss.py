@@ -7,7 +7,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eagle_hf.target import draft_rows, next_token_summary, target_logits, target_states
 from eagle_hf.training import chunks
 from eagle_hf.training.batches import collate
-from eagle_hf.training.loss import LOSSES, lk_hybrid, negative_log_alpha, soft_cross_entropy, ttt_loss
+from eagle_hf.training.loss import (
+    LOSSES,
+    lk_hybrid,
+    negative_log_alpha,
+    soft_cross_entropy,
+    ttt_loss,
+)
 from tiny import left_padded, tiny_head, tiny_target, told
 
 
@@ -24,7 +30,10 @@ def head(target):
 def conversations(target, lengths, prompt=4):
     """Rows of these lengths whose tokens from index `prompt` on are the response."""
     ids = left_padded(target, [max(lengths)] * len(lengths))["input_ids"]
-    return [{"input_ids": row[:n].tolist(), "loss_mask": [0] * prompt + [1] * (n - prompt)} for row, n in zip(ids, lengths)]
+    return [
+        {"input_ids": row[:n].tolist(), "loss_mask": [0] * prompt + [1] * (n - prompt)}
+        for row, n in zip(ids, lengths)
+    ]
 
 
 def batch_of(target, lengths, prompt=4, packing=False):
@@ -47,7 +56,9 @@ def gradients(target, head, batch, **settings):
 def assert_equal_gradients(ours, theirs, bound):
     assert torch.allclose(ours[0], theirs[0], rtol=bound)
     for name, gradient in theirs[1].items():
-        assert gradient.norm() > 0 and (ours[1][name] - gradient).norm() <= bound * gradient.norm(), name
+        assert (
+            gradient.norm() > 0 and (ours[1][name] - gradient).norm() <= bound * gradient.norm()
+        ), name
 
 
 THREE_TO_ONE = torch.tensor([[0.0, torch.tensor(3.0).log()]])
@@ -55,7 +66,9 @@ THREE_TO_ONE = torch.tensor([[0.0, torch.tensor(3.0).log()]])
 
 def test_soft_cross_entropy_by_hand():
     probs = torch.tensor([[0.25, 0.75]])
-    assert torch.allclose(soft_cross_entropy(torch.zeros(1, 2), probs), torch.tensor([2.0]).log())  # -(1/4 + 3/4) log 1/2
+    assert torch.allclose(
+        soft_cross_entropy(torch.zeros(1, 2), probs), torch.tensor([2.0]).log()
+    )  # -(1/4 + 3/4) log 1/2
     expected = -(0.25 * torch.tensor(0.25).log() + 0.75 * torch.tensor(0.75).log())
     assert torch.allclose(soft_cross_entropy(THREE_TO_ONE, probs), expected)
 
@@ -70,12 +83,17 @@ def test_lk_losses_by_hand():
 
 
 def test_lk_hybrid_holds_its_weight_constant():
-    logits, probs = THREE_TO_ONE.double().requires_grad_(), torch.tensor([[0.5, 0.2]], dtype=torch.float64)
+    logits, probs = (
+        THREE_TO_ONE.double().requires_grad_(),
+        torch.tensor([[0.5, 0.2]], dtype=torch.float64),
+    )
     (ours,) = torch.autograd.grad(lk_hybrid(logits, probs).sum(), logits)
     trust = torch.tensor(-3 * 0.45).exp()
     q = logits.softmax(-1)
     alpha = torch.minimum(q, probs).sum()
-    (expected,) = torch.autograd.grad(trust * -(probs * q.log()).sum() + (1 - trust) * (1 - alpha), logits)
+    (expected,) = torch.autograd.grad(
+        trust * -(probs * q.log()).sum() + (1 - trust) * (1 - alpha), logits
+    )
     assert torch.allclose(ours, expected)
 
 
@@ -83,7 +101,9 @@ def test_an_impossible_token_is_no_infinite_loss():
     logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
     for name, loss in LOSSES.items():
         value = loss.formula(logits, torch.tensor([[0.0, 1.0]])).sum()
-        assert torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, logits)[0]).all(), name
+        assert (
+            torch.isfinite(value) and torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
+        ), name
 
 
 def test_mask_moves_as_the_labels_do(target, head):
@@ -137,7 +157,9 @@ def test_packed_conversations_give_the_loss_and_gradients_of_the_padded_batch(ta
         model = tiny_target(dtype=dtype)
         head = tiny_head(model)
         padded = gradients(model, head, batch_of(model, lengths, prompt=1), ttt_length=4)
-        packed = gradients(model, head, batch_of(model, lengths, prompt=1, packing=True), ttt_length=4)
+        packed = gradients(
+            model, head, batch_of(model, lengths, prompt=1, packing=True), ttt_length=4
+        )
         assert_equal_gradients(packed, padded, bound)
 
 
@@ -156,7 +178,9 @@ def test_checkpointed_passes_give_the_same_bits(target, packing):
     plain = gradients(target, head, batch)
     head.gradient_checkpointing_enable()
     again = gradients(target, head, batch)
-    assert plain[0] == again[0] and all(torch.equal(plain[1][name], again[1][name]) for name in plain[1])
+    assert plain[0] == again[0] and all(
+        torch.equal(plain[1][name], again[1][name]) for name in plain[1]
+    )
 
 
 class Largest(TorchDispatchMode):
@@ -171,7 +195,11 @@ class Largest(TorchDispatchMode):
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, torch.Tensor):
                 self.any = max(self.any, tensor.numel())
-                if tensor.ndim and tensor.shape[-1] in self.vocabularies and tensor.shape[0] != self.hidden_size:
+                if (
+                    tensor.ndim
+                    and tensor.shape[-1] in self.vocabularies
+                    and tensor.shape[0] != self.hidden_size
+                ):
                     self.logits = max(self.logits, tensor.numel())
         return result
 
@@ -208,13 +236,21 @@ def test_tokens_outside_the_draft_vocabulary_are_tried_and_not_learnt(target, lo
 
     head, batch = tiny_head(target), batch_of(target, [12])
     if lora:
-        head = get_peft_model(head, LoraConfig(r=2, target_modules=["lm_head"])).double().get_base_model()
+        head = (
+            get_peft_model(head, LoraConfig(r=2, target_modules=["lm_head"]))
+            .double()
+            .get_base_model()
+        )
     logits = target(batch["input_ids"]).logits[0, 3:11]
-    head.set_draft_vocabulary(torch.tensor([t for t in range(31) if t not in set(logits.argmax(-1).tolist())][:24]))
+    head.set_draft_vocabulary(
+        torch.tensor([t for t in range(31) if t not in set(logits.argmax(-1).tolist())][:24])
+    )
     loss, hits, trials = loss_of(target, head, batch)
     assert loss == 0 and hits.tolist() == [0, 0, 0] and trials.tolist() == [8, 8, 8]
     loss.backward()
-    assert all(p.grad.abs().max() == 0 for p in head.parameters() if p.requires_grad)  # and the step goes on
+    assert all(
+        p.grad.abs().max() == 0 for p in head.parameters() if p.requires_grad
+    )  # and the step goes on
 
 
 def test_a_full_draft_vocabulary_leaves_nothing_out(target):
@@ -228,10 +264,16 @@ def test_an_lm_head_with_lora_learns_through_its_adapter(target):
     from peft import LoraConfig, get_peft_model
 
     head, batch = tiny_head(target), batch_of(target, [12, 9])
-    lora = get_peft_model(head, LoraConfig(r=2, target_modules=["lm_head", "q_proj"], init_lora_weights=False)).double()
+    lora = get_peft_model(
+        head, LoraConfig(r=2, target_modules=["lm_head", "q_proj"], init_lora_weights=False)
+    ).double()
     loss = loss_of(target, lora.get_base_model(), batch)[0]
     loss.backward()
-    moved = {name.split(".")[-3] for name, p in lora.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    moved = {
+        name.split(".")[-3]
+        for name, p in lora.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert moved == {"lora_A", "lora_B"}
     merged = lora.merge_and_unload()
     assert torch.allclose(loss_of(target, merged, batch)[0], loss)
@@ -240,13 +282,24 @@ def test_an_lm_head_with_lora_learns_through_its_adapter(target):
 def test_the_teacher_scales_its_logits_as_the_target_does():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    config = Gemma2Config(vocab_size=31, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5)
+    config = Gemma2Config(
+        vocab_size=31,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+    )
     target = Gemma2ForCausalLM(config).eval()
     ids = torch.arange(3, 13)[None]
     _, states = target_states(target, ids, [1, 2, 3])
     some = torch.tensor([4, 9])
     assert torch.allclose(target_logits(target, states), target(ids).logits, atol=1e-6)
-    assert torch.allclose(draft_rows(target, some)(states), target(ids).logits[..., some], atol=1e-6)
+    assert torch.allclose(
+        draft_rows(target, some)(states), target(ids).logits[..., some], atol=1e-6
+    )
     best, normaliser = next_token_summary(target, states[0])
     assert torch.equal(best, target(ids).logits[0].argmax(-1))
     assert torch.allclose(normaliser, target(ids).logits[0].logsumexp(-1))

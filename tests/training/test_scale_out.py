@@ -16,17 +16,38 @@ from scale_out import GLOBAL_BATCH, ROWS, STEPS
 from tiny import tiny_target
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
-ALIKE = ["plain", "pooled", "packed", "uneven", "streamed", "lora", "checkpointed"]  # by one process and by two
+ALIKE = [
+    "plain",
+    "pooled",
+    "packed",
+    "uneven",
+    "streamed",
+    "lora",
+    "checkpointed",
+]  # by one process and by two
 SHARDED = ["whole", "fsdp2", "resumed", "zero3"]
 
 
 def launched(processes, folder, variants):
     """What scale_out.py prints under `accelerate launch`."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "multi_cpu.yaml"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        CONFIGS / "accelerate" / "multi_cpu.yaml",
+    ]
     script = [Path(__file__).with_name("scale_out.py"), folder, *variants]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_TORCH_DEVICE": "cpu"}  # transformers 5.17 resumes no "cpu:0"
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "ACCELERATE_TORCH_DEVICE": "cpu",
+    }  # transformers 5.17 resumes no "cpu:0"
     done = subprocess.run(
-        [*launch, "--num_processes", str(processes), *script], capture_output=True, text=True, timeout=300,
+        [*launch, "--num_processes", str(processes), *script],
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -53,7 +74,9 @@ def test_two_processes_follow_the_curve_of_one(runs, variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["acc_0", "acc_1", "eval_loss", "eval_acc_0", "eval_acc_1", "eval_tau"])
+@pytest.mark.parametrize(
+    "metric", ["acc_0", "acc_1", "eval_loss", "eval_acc_0", "eval_acc_1", "eval_tau"]
+)
 def test_two_processes_measure_what_one_measures(runs, metric):
     one, two = (logged(runs[processes]["plain"], metric) for processes in (1, 2))
     assert one and two == pytest.approx(one, abs=1e-4)
@@ -63,7 +86,10 @@ def test_two_processes_measure_what_one_measures(runs, metric):
 @pytest.mark.parametrize("variant", ["plain", "streamed"])
 def test_an_epoch_reads_every_conversation_once(runs, variant):
     read, steps = runs[2][variant]["read"], ROWS // GLOBAL_BATCH
-    epochs = [[id for process in read for batch in process[i * steps : (i + 1) * steps] for id in batch] for i in range(STEPS // steps)]
+    epochs = [
+        [id for process in read for batch in process[i * steps : (i + 1) * steps] for id in batch]
+        for i in range(STEPS // steps)
+    ]
     assert all(sorted(epoch) == sorted(f"c{i}" for i in range(ROWS)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
@@ -82,11 +108,15 @@ def test_a_sharded_target_changes_no_loss_and_no_acceptance(runs, how):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_a_sharded_target(runs):
-    assert logged(runs[2]["resumed"], "loss") == pytest.approx(logged(runs[2]["whole"], "loss"), rel=1e-5)
+    assert logged(runs[2]["resumed"], "loss") == pytest.approx(
+        logged(runs[2]["whole"], "loss"), rel=1e-5
+    )
     assert runs[2]["resumed"]["sums"] == pytest.approx(runs[2]["whole"]["sums"], rel=1e-6)
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_shipped_accelerate_configuration_keeps_the_head_whole(path):
     config = load_config_from_file(str(path))
     assert config.distributed_type == "MULTI_GPU" or config.deepspeed_config["zero_stage"] < 3
@@ -100,18 +130,34 @@ def test_configurations_that_would_shard_the_head_are_refused(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "content, problem", [(None, "cannot be read"), ("{}", "cannot be read"), ('{"zero_optimization": {"stage": 2}}', "ZeRO stage 2")]
+    "content, problem",
+    [
+        (None, "cannot be read"),
+        ("{}", "cannot be read"),
+        ('{"zero_optimization": {"stage": 2}}', "ZeRO stage 2"),
+    ],
 )
 def test_a_zero3_file_must_say_zero3(tmp_path, content, problem):
     if content is not None:
         (tmp_path / "zero.json").write_text(content)
     with pytest.raises(ValueError, match=problem):
-        Eagle3TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", shard_target=str(tmp_path / "zero.json"))
+        Eagle3TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            report_to="none",
+            shard_target=str(tmp_path / "zero.json"),
+        )
 
 
 def test_remembered_states_and_a_sharded_target_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="set target_states_gb to 0"):
-        Eagle3TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", shard_target="fsdp2", target_states_gb=1.0)
+        Eagle3TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            report_to="none",
+            shard_target="fsdp2",
+            target_states_gb=1.0,
+        )
 
 
 def test_one_process_shards_nothing():

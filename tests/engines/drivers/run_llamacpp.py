@@ -17,7 +17,12 @@ EAGLE3 = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
 def server(target: str, head: str, depth: int):
     """llama.cpp's server in this process, on one thread, and all in float32, which its fast attention is not (2e-3 in log-probability)."""
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.endpoint_metrics = target, 1024, 1, True
+    params.model.path, params.n_ctx, params.n_parallel, params.endpoint_metrics = (
+        target,
+        1024,
+        1,
+        True,
+    )
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.speculative.types = [EAGLE3]
     draft = params.speculative.draft
@@ -33,12 +38,26 @@ def main(folder: Path) -> None:
     engine = server(settings["target"], settings["head"], settings["depth"])
     answers, accepted = [], []
     for prompt in settings["prompts"]:
-        request = {"prompt": prompt, "max_tokens": settings["new_tokens"], "temperature": 0, "cache_prompt": False, "logprobs": 1}
+        request = {
+            "prompt": prompt,
+            "max_tokens": settings["new_tokens"],
+            "temperature": 0,
+            "cache_prompt": False,
+            "logprobs": 1,
+        }
         reply = engine.handle_completions(request)
-        answers.append([token["id"] for token in reply["choices"][0]["logprobs"]["content"]])  # the only place that names ids
+        answers.append(
+            [token["id"] for token in reply["choices"][0]["logprobs"]["content"]]
+        )  # the only place that names ids
         accepted.append(reply["timings"].get("draft_n_accepted", 0))
-    positions = re.findall(r'accepted_tokens_per_pos_total\{position="\d+"\} (\d+)', engine.handle_metrics())
-    answer = {"answers": answers, "accepted": accepted, "positions": [int(count) for count in positions]}
+    positions = re.findall(
+        r'accepted_tokens_per_pos_total\{position="\d+"\} (\d+)', engine.handle_metrics()
+    )
+    answer = {
+        "answers": answers,
+        "accepted": accepted,
+        "positions": [int(count) for count in positions],
+    }
     (folder / "answer.json").write_text(json.dumps(answer))
 
 

@@ -12,7 +12,12 @@ import numpy
 import openvino
 import openvino_genai
 
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "INFERENCE_NUM_THREADS": 1}
+EXACT = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    "INFERENCE_NUM_THREADS": 1,
+}
 
 
 def main(folder: Path) -> None:
@@ -21,10 +26,14 @@ def main(folder: Path) -> None:
     pipeline = openvino_genai.LLMPipeline(settings["target"], "CPU", draft_model=drafter, **EXACT)
     answers, emitted = [], []
     for prompt in settings["prompts"]:
-        reply = pipeline.generate(openvino.Tensor(numpy.array([prompt], dtype=numpy.int64)), **settings["options"])
+        reply = pipeline.generate(
+            openvino.Tensor(numpy.array([prompt], dtype=numpy.int64)), **settings["options"]
+        )
         answers.append(list(reply.tokens[0]))
         # its count of accepted drafts leaves the last round out
-        emitted.append(list(reply.extended_perf_metrics.main_model_metrics.raw_metrics.m_batch_sizes)[1:])
+        emitted.append(
+            list(reply.extended_perf_metrics.main_model_metrics.raw_metrics.m_batch_sizes)[1:]
+        )
     (folder / "answer.json").write_text(json.dumps({"answers": answers, "emitted": emitted}))
 
 

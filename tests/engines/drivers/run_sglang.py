@@ -15,15 +15,34 @@ import sglang
 def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     engine = sglang.Engine(
-        model_path=settings["target"], device="cpu", dtype="float32", skip_tokenizer_init=True, context_length=1024, max_total_tokens=4096,
+        model_path=settings["target"],
+        device="cpu",
+        dtype="float32",
+        skip_tokenizer_init=True,
+        context_length=1024,
+        max_total_tokens=4096,
         # set apart: with one name for both it falls back to a backend without EAGLE
-        prefill_attention_backend="intel_amx", decode_attention_backend="intel_amx", sampling_backend="pytorch",
-        disable_cuda_graph=True, disable_overlap_schedule=True, disable_radix_cache=True,
-        speculative_algorithm="EAGLE3", speculative_draft_model_path=settings["head"], speculative_num_steps=settings["depth"],
-        speculative_eagle_topk=settings["top_k"], speculative_num_draft_tokens=settings["nodes"],
+        prefill_attention_backend="intel_amx",
+        decode_attention_backend="intel_amx",
+        sampling_backend="pytorch",
+        disable_cuda_graph=True,
+        disable_overlap_schedule=True,
+        disable_radix_cache=True,
+        speculative_algorithm="EAGLE3",
+        speculative_draft_model_path=settings["head"],
+        speculative_num_steps=settings["depth"],
+        speculative_eagle_topk=settings["top_k"],
+        speculative_num_draft_tokens=settings["nodes"],
     )
-    sampling = {"temperature": 0, "max_new_tokens": settings["new_tokens"], "stop_token_ids": settings["stop"]}
-    replies = [engine.generate(input_ids=prompt, sampling_params=sampling) for prompt in settings["prompts"]]
+    sampling = {
+        "temperature": 0,
+        "max_new_tokens": settings["new_tokens"],
+        "stop_token_ids": settings["stop"],
+    }
+    replies = [
+        engine.generate(input_ids=prompt, sampling_params=sampling)
+        for prompt in settings["prompts"]
+    ]
     engine.shutdown()
     answer = {
         "answers": [reply["output_ids"] for reply in replies],

@@ -13,13 +13,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the drafter shall run here, where it can be watched
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+    "0"  # the drafter shall run here, where it can be watched
+)
 from vllm import LLM, SamplingParams  # noqa: E402
 
 
 def watched(llm) -> list:
     """Proposals of the engine, (drafts [K], logits [K, V]) each, as they are made."""
-    drafter, proposals, logits = llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter, [], []
+    drafter, proposals, logits = (
+        llm.llm_engine.model_executor.driver_worker.worker.model_runner.drafter,
+        [],
+        [],
+    )
     propose, compute_logits = drafter.propose, drafter.model.compute_logits
 
     def seen_logits(*args, **kwargs):
@@ -39,11 +45,26 @@ def watched(llm) -> list:
 def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     llm = LLM(
-        settings["target"], dtype="float32", enforce_eager=True, max_model_len=512, skip_tokenizer_init=True,
-        disable_log_stats=False, async_scheduling=False, enable_prefix_caching=False,
-        speculative_config={"method": "eagle3", "model": settings["head"], "num_speculative_tokens": settings["depth"]},
+        settings["target"],
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=512,
+        skip_tokenizer_init=True,
+        disable_log_stats=False,
+        async_scheduling=False,
+        enable_prefix_caching=False,
+        speculative_config={
+            "method": "eagle3",
+            "model": settings["head"],
+            "num_speculative_tokens": settings["depth"],
+        },
     )
-    sampling = SamplingParams(temperature=0, max_tokens=settings["new_tokens"], stop_token_ids=settings["stop"], detokenize=False)
+    sampling = SamplingParams(
+        temperature=0,
+        max_tokens=settings["new_tokens"],
+        stop_token_ids=settings["stop"],
+        detokenize=False,
+    )
     seen, answers, kept = watched(llm), [], []
     for number, prompt in enumerate(settings["prompts"]):
         llm.llm_engine.add_request(str(number), {"prompt_token_ids": prompt}, sampling)
@@ -60,7 +81,14 @@ def main(folder: Path) -> None:
     answer = {"answers": answers, "accepted": accepted, "proposals": [entry[:2] for entry in kept]}
     (folder / "answer.json").write_text(json.dumps(answer))
     logits = torch.stack([entry[3][:, ids] for entry in kept])
-    save_file({"ids": ids, "drafts": torch.stack([entry[2] for entry in kept]), "logits": logits.contiguous()}, folder / "answer.safetensors")
+    save_file(
+        {
+            "ids": ids,
+            "drafts": torch.stack([entry[2] for entry in kept]),
+            "logits": logits.contiguous(),
+        },
+        folder / "answer.safetensors",
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 def attend(query, key_buffer, value_buffer, slots, mask, scale):
     """Attention [T, heads, width] of queries over the tokens in these slots; mask: bool [T, tokens], what each may see."""
-    query, key, value = (part.transpose(0, 1) for part in (query, key_buffer[slots], value_buffer[slots]))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True).transpose(0, 1)
+    query, key, value = (
+        part.transpose(0, 1) for part in (query, key_buffer[slots], value_buffer[slots])
+    )
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
+    ).transpose(0, 1)
 
 
 def refuse(logit_cap, is_cross_attn, sliding_window, sinks):
@@ -25,21 +29,60 @@ def refuse(logit_cap, is_cross_attn, sliding_window, sinks):
 
 
 def decode_attention_cpu(
-    query, k_buffer, v_buffer, k_scale, v_scale, output, key, value, loc, attn_logits, req_to_token, req_pool_indices,
-    seq_lens, sm_scale, logit_cap, is_cross_attn, sliding_window, encoder_lens, sinks,
+    query,
+    k_buffer,
+    v_buffer,
+    k_scale,
+    v_scale,
+    output,
+    key,
+    value,
+    loc,
+    attn_logits,
+    req_to_token,
+    req_pool_indices,
+    seq_lens,
+    sm_scale,
+    logit_cap,
+    is_cross_attn,
+    sliding_window,
+    encoder_lens,
+    sinks,
 ):
     """One new token a row: store its key and value, then look at the row's whole text."""
     refuse(logit_cap, is_cross_attn, sliding_window, sinks)
-    k_buffer[loc], v_buffer[loc] = key.view(len(loc), *k_buffer.shape[1:]), value.view(len(loc), *v_buffer.shape[1:])
+    k_buffer[loc], v_buffer[loc] = (
+        key.view(len(loc), *k_buffer.shape[1:]),
+        value.view(len(loc), *v_buffer.shape[1:]),
+    )
     for row, (pool, length) in enumerate(zip(req_pool_indices.tolist(), seq_lens.tolist())):
         slots = req_to_token[pool, :length].long()
         output[row] = attend(query[row : row + 1], k_buffer, v_buffer, slots, None, sm_scale)[0]
 
 
 def extend_attention_cpu(
-    query, key, value, output, k_buffer, v_buffer, k_scale, v_scale, req_to_token, req_pool_indices, seq_lens,
-    extend_seq_lens, extend_start_loc, max_len_extend, sm_scale, logit_cap, is_cross_attn, sliding_window, encoder_lens,
-    sinks, tree_mask, is_causal,
+    query,
+    key,
+    value,
+    output,
+    k_buffer,
+    v_buffer,
+    k_scale,
+    v_scale,
+    req_to_token,
+    req_pool_indices,
+    seq_lens,
+    extend_seq_lens,
+    extend_start_loc,
+    max_len_extend,
+    sm_scale,
+    logit_cap,
+    is_cross_attn,
+    sliding_window,
+    encoder_lens,
+    sinks,
+    tree_mask,
+    is_causal,
 ):
     """Several new tokens a request, stored already; seq_lens counts them. tree_mask: bool [B * N * N] among the new ones."""
     refuse(logit_cap, is_cross_attn, sliding_window, sinks)
@@ -49,35 +92,54 @@ def extend_attention_cpu(
         among = mask[:, length - new :]
         among.copy_(among.tril() if tree_mask is None else tree_mask.view(-1, new, new)[row])
         slots = req_to_token[pool, :length].long()
-        output[start : start + new] = attend(query[start : start + new], k_buffer, v_buffer, slots, mask, sm_scale)
+        output[start : start + new] = attend(
+            query[start : start + new], k_buffer, v_buffer, slots, mask, sm_scale
+        )
 
 
 for kernel in (decode_attention_cpu, extend_attention_cpu):
     setattr(torch.ops.sgl_kernel, kernel.__name__, kernel)
 
 
-def build_draft_decode_metadata_cpu(req_to_token, req_pool_indices, seq_lens, topk, num_steps, pool_len):
+def build_draft_decode_metadata_cpu(
+    req_to_token, req_pool_indices, seq_lens, topk, num_steps, pool_len
+):
     """The slots [B * topk, S] that every branch reads: the text's, then the branch's own `num_steps`."""
     rows = req_to_token[req_pool_indices].repeat_interleave(topk, dim=0)
     for row, length in enumerate(seq_lens.repeat_interleave(topk).tolist()):
         first = length + row % topk * num_steps
-        rows[row, length : length + num_steps] = req_to_token[req_pool_indices[row // topk], first : first + num_steps]
+        rows[row, length : length + num_steps] = req_to_token[
+            req_pool_indices[row // topk], first : first + num_steps
+        ]
     return rows
 
 
-def assign_draft_cache_locs_contiguous_cpu(req_pool_indices, req_to_token, seq_lens, out_cache_loc, pool_len, topk, num_cols):
+def assign_draft_cache_locs_contiguous_cpu(
+    req_pool_indices, req_to_token, seq_lens, out_cache_loc, pool_len, topk, num_cols
+):
     """The slots behind every text: `topk * num_cols` for its branches."""
-    assign_extend_cache_locs_cpu(req_pool_indices, req_to_token, seq_lens, seq_lens + topk * num_cols, out_cache_loc, pool_len)
+    assign_extend_cache_locs_cpu(
+        req_pool_indices,
+        req_to_token,
+        seq_lens,
+        seq_lens + topk * num_cols,
+        out_cache_loc,
+        pool_len,
+    )
 
 
-def assign_extend_cache_locs_cpu(req_pool_indices, req_to_token, start, end, out_cache_loc, pool_len):
+def assign_extend_cache_locs_cpu(
+    req_pool_indices, req_to_token, start, end, out_cache_loc, pool_len
+):
     """The slots from `start` to `end` of every request, one request after the other."""
     spans = zip(req_pool_indices.tolist(), start.tolist(), end.tolist())
     slots = torch.cat([req_to_token[pool, first:last] for pool, first, last in spans])
     out_cache_loc[: len(slots)] = slots
 
 
-def assign_req_to_token_pool_cpu(req_pool_indices, req_to_token, start, end, out_cache_loc, pool_len):
+def assign_req_to_token_pool_cpu(
+    req_pool_indices, req_to_token, start, end, out_cache_loc, pool_len
+):
     """The inverse: note new slots as those from `start` to `end` of every request."""
     taken = 0
     for pool, first, last in zip(req_pool_indices.tolist(), start.tolist(), end.tolist()):
@@ -106,8 +168,18 @@ def fill_accept_out_cache_loc_cpu(accept_index, out_cache_loc, accept_out_cache_
 
 
 def build_tree_kernel_efficient_cpu(
-    parent_list, selected_index, seq_lens, tree_mask, positions, retrieve_index, retrieve_next_token,
-    retrieve_next_sibling, topk, depth, num_verify_tokens, tree_mask_mode,
+    parent_list,
+    selected_index,
+    seq_lens,
+    tree_mask,
+    positions,
+    retrieve_index,
+    retrieve_next_token,
+    retrieve_next_sibling,
+    topk,
+    depth,
+    num_verify_tokens,
+    tree_mask_mode,
 ):
     """Parents, mask and positions of the nodes kept of a pool.
 
@@ -131,7 +203,14 @@ def build_tree_kernel_efficient_cpu(
 
 
 def verify_tree_greedy_cpu(
-    predicts, accept_index, accept_token_num, candidates, retrive_index, retrive_next_token, retrive_next_sibling, target_predict
+    predicts,
+    accept_index,
+    accept_token_num,
+    candidates,
+    retrive_index,
+    retrive_next_token,
+    retrive_next_sibling,
+    target_predict,
 ):
     """Walk from the root to the child that the target predicts, as long as there is one; `predicts` holds what it says on the way."""
     for row, chosen in enumerate(target_predict.tolist()):

@@ -30,7 +30,11 @@ class HollowModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds any module below this package."""
 
     def find_spec(self, name, path, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.startswith("torchvision.") else None
+        return (
+            importlib.machinery.ModuleSpec(name, self, is_package=True)
+            if name.startswith("torchvision.")
+            else None
+        )
 
     def create_module(self, spec):
         return HollowModule(spec.name)

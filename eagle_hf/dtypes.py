@@ -8,7 +8,7 @@ import os
 import statistics
 import textwrap
 import time
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -111,7 +111,7 @@ def _seconds(dtype: torch.dtype, work: str) -> float:
     return min(product_seconds(dtype, 1), tree)
 
 
-@lru_cache(maxsize=None)
+@cache
 def product_seconds(dtype: torch.dtype, rows: int, device: str = "cpu") -> float:
     """Median seconds of `rows` tokens times a weight matrix of 8192 x 2048, measured once a process."""
     own = torch.Generator().manual_seed(0)  # the caller's random numbers are the caller's
@@ -166,7 +166,7 @@ def _check_ability(dtype: torch.dtype, device: torch.device | str) -> None:
         ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _say_cost(dtype: torch.dtype, device: str, work: str) -> None:
     """One line, once: what an explicit dtype costs beside the one that would have been chosen."""
     best = choose_dtype(device, work)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tiny import quickly_trained, tiny_head, tiny_target
 
 from eagle_hf.decoding import automatic
-from tiny import quickly_trained, tiny_head, tiny_target
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny import tiny_head, tiny_target, word_tokenizer
 
 from eagle_hf import (
     Eagle3DraftHead,
@@ -19,7 +20,6 @@ from eagle_hf.decoding.trace import Trace
 from eagle_hf.evaluation import suites
 from eagle_hf.evaluation.offline import sampling_at
 from eagle_hf.evaluation.plans import record_answers
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 
 def test_evaluate_prints_a_table_and_writes_the_report(tmp_path, capsys):

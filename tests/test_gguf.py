@@ -14,13 +14,13 @@ import pytest
 import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
+from tiny import tiny_head
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as spoken
 
 from eagle_hf import load_target
 from eagle_hf.gguf import SMOLLM2, read_gguf_config, resolve
 from eagle_hf.hub.check import check
-from tiny import tiny_head
 
 WORDS = ["ab", "cd", *(chr(code) for code in range(ord("!"), ord("~")))]
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import tiny_head, tiny_target, word_tokenizer
 from transformers import TrainerCallback
 
 from eagle_hf import quickstart as module
@@ -13,7 +14,6 @@ from eagle_hf.evaluation.equality import Difference
 from eagle_hf.evaluation.offline import Summary
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.quickstart import quickstart
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny import left_padded, tiny_head, word_tokenizer
+from tiny import tiny_target as tiny_double_target
 
 from eagle_hf import load_target
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, target_states, unwrap
-from tiny import left_padded, tiny_head, word_tokenizer
-from tiny import tiny_target as tiny_double_target
 
 
 def tiny_target(**config):
@@ -38,9 +38,8 @@ def test_capture_leaves_no_hook_behind(target):
 
 
 def test_layer_ids_out_of_range_are_refused(target):
-    with pytest.raises(ValueError, match=r"\[2, 7\].*0..6"):
-        with capture_aux(target, [2, 7]):
-            pass
+    with pytest.raises(ValueError, match=r"\[2, 7\].*0..6"), capture_aux(target, [2, 7]):
+        pass
 
 
 @pytest.mark.parametrize("sharded, tied", [(False, False), (True, False), (False, True)])

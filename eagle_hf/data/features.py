@@ -22,8 +22,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load
 
-from eagle_hf.identity import weights_sha256
 from eagle_hf.data.shards import Layout, conversation_starts, dequantise
+from eagle_hf.identity import weights_sha256
 
 INDEX, SPREAD, FORMAT = "index.json", "spread.safetensors", 1
 READ_AT_ONCE = 256  # conversations whose tokens are fetched together

@@ -13,7 +13,6 @@ from transformers.models.llama.modeling_llama import rotate_half
 from eagle_hf.decoding.compiling import Buffers
 from eagle_hf.decoding.upload import upload
 
-
 SLACK = 128  # slots beyond the prompt: room for the first rounds
 
 

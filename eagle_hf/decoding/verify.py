@@ -10,7 +10,8 @@ probability min(1, p / q), p being the target's. After a rejection p becomes wha
 follow the target's distribution, but are not those of plain `generate` under the same seed.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 

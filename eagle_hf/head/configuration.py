@@ -15,7 +15,6 @@ from transformers import LlamaConfig
 from eagle_hf.head.dialects import recognise, translate_config
 from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
 
-
 OWN_FIELDS = ("draft_vocab_size", "fc_norm", "norm_output", "norm_before_residual", "eagle_hf")
 
 
@@ -203,7 +202,7 @@ class Acceptance:
         for name in ("slopes", "offsets"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         widths = {len(row) for row in self.shares}
-        in_range = all(0 <= share for row in self.shares for share in row)
+        in_range = all(share >= 0 for row in self.shares for share in row)
         if (
             len(widths) != 1
             or 0 in widths
@@ -293,10 +292,21 @@ class Eagle3Config(LlamaConfig):
     ) -> "Eagle3Config":
         """A head config for `target` (a model or its config): same width, heads, RoPE, norms and special tokens."""
         config = getattr(target, "config", target).get_text_config()
-        names = (
-            "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
-            "max_position_embeddings rms_norm_eps initializer_range bos_token_id eos_token_id pad_token_id"
-        ).split()
+        names = [
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "hidden_act",
+            "max_position_embeddings",
+            "rms_norm_eps",
+            "initializer_range",
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+        ]
         values = {"intermediate_size": 4 * config.hidden_size}
         values |= {
             name: getattr(config, name) for name in names if getattr(config, name, None) is not None

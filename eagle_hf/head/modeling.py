@@ -5,8 +5,8 @@ and the embedding of token p + 1, and predicts token p + 2. Embeddings are the t
 Module names are the names on disk, so weights are never renamed.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Callable
 
 import torch
 from torch import nn

@@ -45,7 +45,7 @@ def tokenizer():
     """Token id = byte value; 256 and 257 are <|im_start|> and <|im_end|>."""
     alphabet, moved = {}, 0
     for byte in range(256):  # ByteLevel writes unprintable bytes as the letters from 256 on
-        plain = 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte
+        plain = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174
         alphabet[chr(byte) if plain else chr(256 + moved)] = byte
         moved += not plain
     backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file
+from tiny import tiny_target
 
 from eagle_hf import Features, capture_features
 from eagle_hf.data import capture
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.data.shards import dequantise, measure_spread, quantise
 from eagle_hf.target import next_token_summary, target_logits, target_states
-from tiny import tiny_target
 
 LAYERS, HASH = [2, 3, 4], "template"
 SHARD = "features-{:05d}.safetensors".format
@@ -393,9 +393,8 @@ def test_disk_that_fills_up_keeps_the_finished_shards(write, tmp_path, monkeypat
 
 
 def test_two_runs_in_one_folder_are_refused(write, tmp_path):
-    with only_one_run(tmp_path):
-        with pytest.raises(ValueError, match="another run is writing to"):
-            write(tmp_path)
+    with only_one_run(tmp_path), pytest.raises(ValueError, match="another run is writing to"):
+        write(tmp_path)
     assert write(tmp_path).written == 8 and not (tmp_path / ".lock").exists()
 
 

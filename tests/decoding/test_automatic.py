@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
+from tiny import left_padded, tiny_head
 from transformers.utils.logging import get_logger
 
 from eagle_hf import Eagle3DraftHead, Plan, TreeConfig
@@ -15,7 +16,6 @@ from eagle_hf.evaluation.plans import measure_acceptance, save_acceptance
 from eagle_hf.head.configuration import Acceptance
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import Calibration
-from tiny import left_padded, tiny_head
 
 FAST_TREES = (0.04, 0.041, 0.042, 0.044, 0.048)  # seconds of 1, 2, 4, 8, 16 tokens
 SLOW_TREES = (0.04, 0.08, 0.16, 0.32, 0.64)

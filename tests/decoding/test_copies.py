@@ -4,12 +4,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tiny import left_padded
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.decoding import loop
-from tiny import left_padded
 
 PREFIX = 197
 

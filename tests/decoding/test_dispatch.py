@@ -6,10 +6,10 @@ import textwrap
 
 import pytest
 import torch
+from tiny import left_padded, tiny_head, tiny_target
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, StoppingCriteria
 
-from tiny import left_padded, tiny_head, tiny_target
-from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE
 
 REFUSED = {

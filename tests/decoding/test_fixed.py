@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import left_padded, tiny_target
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
@@ -14,7 +15,6 @@ from eagle_hf.decoding import drafters, growth, loop, stats, windowed
 from eagle_hf.decoding.compiling import Buffers
 from eagle_hf.decoding.timing import given_tree
 from eagle_hf.decoding.upload import upload
-from tiny import left_padded, tiny_target
 
 SHAPES = {
     "dynamic": TreeConfig(depth=4, top_k=4, nodes=11),
@@ -343,7 +343,6 @@ def test_on_a_gpu_phases_are_timed_by_events_read_at_the_end(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     watch = stats.Stopwatch(torch.device("cuda"))
-    with watch.phase("draft"):
-        with watch.phase("head"):
-            pass
+    with watch.phase("draft"), watch.phase("head"):
+        pass
     assert not waited and watch.seconds["head"] == 1.0 and watch.seconds["draft"] == 2.0

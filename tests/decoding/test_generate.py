@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import (
     AsyncTextIteratorStreamer,
@@ -16,7 +17,6 @@ from transformers import (
     TextStreamer,
 )
 
-from tiny import left_padded, quickly_trained, tiny_head, tiny_target, word_tokenizer
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE, take_cache
 from eagle_hf.decoding import loop, verify

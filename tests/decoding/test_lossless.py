@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target
+
 from eagle_hf import TreeConfig
 from eagle_hf.decoding import loop
 from eagle_hf.decoding.verify import Verdict

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from tiny import left_padded, tiny_target
 from transformers import DynamicCache
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE
 from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.window import Window
-from tiny import left_padded, tiny_target
 
 KEPT, WIDTH = 10, 8
 

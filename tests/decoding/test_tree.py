@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from tiny import left_padded
+
 from eagle_hf import TreeConfig
 from eagle_hf.compat import GENERATE_CACHE
 from eagle_hf.decoding.cache import TreeCache

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tiny import left_padded, tiny_target
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
@@ -12,7 +13,6 @@ from eagle_hf.decoding.cache import DraftCache, rotated
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.window import SlotMap, Window
 from eagle_hf.decoding.windowed import ModelDrafter
-from tiny import left_padded, tiny_target
 
 SAMPLED = dict(do_sample=True, temperature=1.0, top_k=0)
 

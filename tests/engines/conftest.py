@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ours import Case
+from tiny import quickly_trained, tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead, load_target
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
 from eagle_hf.gguf import resolve
-from ours import Case
-from tiny import quickly_trained, tiny_head, tiny_target
 
 TRAINED = Path(__file__).parents[2] / "model_cards" / "smollm2-135m-instruct-eagle3"
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import left_padded, word_tokenizer
 
 from eagle_hf import SelfSpeculation, TreeConfig
 from eagle_hf.evaluation.clock import (
@@ -17,7 +18,6 @@ from eagle_hf.evaluation.clock import (
 from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.evaluation.suites import long_prompts
 from eagle_hf.planning.cost import CostTable
-from tiny import left_padded, word_tokenizer
 
 COSTS = CostTable(
     (1,), (8,), (1, 40), (1, 8), (((1.0, 1.0),),), (((0.25, 0.25),),), (0.5,), {}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tiny import left_padded, word_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -12,7 +13,6 @@ from eagle_hf.evaluation.equality import first_difference, sampling_noise
 from eagle_hf.evaluation.offline import by_category, evaluate
 from eagle_hf.evaluation.report import markdown_table, write_report
 from eagle_hf.evaluation.suites import first_turn_ids, load_suite
-from tiny import left_padded, word_tokenizer
 
 PROMPTS = [
     {"id": f"p{i}", "category": "chat" if i % 2 else "code", "turns": [f"w{5 + i} w7"]}

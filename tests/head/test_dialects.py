@@ -6,10 +6,10 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import left_padded, tiny_head
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead
 from eagle_hf.head.dialects import DIALECTS, recognise, translate_config, translate_names
-from tiny import left_padded, tiny_head
 
 PREFIX = dict.fromkeys(("torchspec", "speculators", "modelopt"), "layers.0.") | {
     "automodel": "model.layers.0."
@@ -32,10 +32,21 @@ MODELOPT = {
 def their_config(head, dialect):
     """config.json as the dialect's writer lays it out."""
     config = head.config
-    names = (
-        "hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act max_position_embeddings rms_norm_eps "
-        "vocab_size num_hidden_layers bos_token_id eos_token_id pad_token_id"
-    ).split()
+    names = [
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_act",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "vocab_size",
+        "num_hidden_layers",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    ]
     llama = {name: getattr(config, name) for name in names} | {
         "model_type": "llama",
         "rope_theta": 5000.0,

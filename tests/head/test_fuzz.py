@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_dialects import original, write_head
 from transformers.utils import logging
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.head.dialects import DIALECTS
-from test_dialects import original, write_head
 
 KINDS = ["safetensors", "safetensors shards", "bin", "bin shards"]
 VALUES = [
@@ -56,10 +56,26 @@ VALUES = [
     {"rope_type": "longrope", "factor": -1, "short_factor": [1.0], "long_factor": [1.0]},
     {"eagle_aux_hidden_state_layer_ids": [1, -2, 2**70]},
 ]
-KEYS = (
-    "quantization_config auto_map _name_or_path to_dict num_aux_hidden_states fc_norm norm_output rope_parameters rope_scaling eagle_hf "
-    "eagle_config speculators_model_type transformer_layer_config _torchspec_version attention_bias per_layer_config sliding_window num_labels"
-).split()
+KEYS = [
+    "quantization_config",
+    "auto_map",
+    "_name_or_path",
+    "to_dict",
+    "num_aux_hidden_states",
+    "fc_norm",
+    "norm_output",
+    "rope_parameters",
+    "rope_scaling",
+    "eagle_hf",
+    "eagle_config",
+    "speculators_model_type",
+    "transformer_layer_config",
+    "_torchspec_version",
+    "attention_bias",
+    "per_layer_config",
+    "sliding_window",
+    "num_labels",
+]
 
 
 def nested(rng):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny import left_padded, tiny_head
 
 from eagle_hf import TreeConfig
 from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.target import aux_layer_ids, target_states
-from tiny import left_padded, tiny_head
 
 FLAGS = [
     {},

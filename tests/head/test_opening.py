@@ -7,10 +7,10 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import save_file
-
-from eagle_hf import Eagle3DraftHead
 from test_dialects import logits, original, their_config, their_weights, write_head, write_weights
 from tiny import tiny_head
+
+from eagle_hf import Eagle3DraftHead
 
 
 def rewritten(head, folder, edit):

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
-from tiny import tiny_head, tiny_target
 
 FLAGS = [{}, {"fc_norm": True}, {"norm_output": True}, {"draft_vocab_size": 31}]
 

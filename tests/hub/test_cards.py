@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, constants
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.cards import results_table, write_card
 from eagle_hf.identity import weights_sha256
-from tiny import tiny_head, tiny_target
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "publish.py"
 TREE = "dynamic:4:6:24"

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.check import check
 from eagle_hf.hub.findings import EAGLE_HF, LLAMA_CPP, OPENVINO, SERVERS, SGLANG, VLLM
 from eagle_hf.hub.fix import fix
-from tiny import tiny_head, tiny_target
 
 IDS = "eagle_aux_hidden_state_layer_ids"
 NESTED = f"eagle_config.{IDS}"

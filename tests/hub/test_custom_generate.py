@@ -6,11 +6,11 @@ from copy import deepcopy
 
 import pytest
 import torch
+from tiny import tiny_head, word_tokenizer
 from transformers import MistralConfig, MistralForCausalLM, TextStreamer
 
 from eagle_hf import TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, add_custom_generate
-from tiny import tiny_head, word_tokenizer
 
 PROMPT = torch.tensor([[5, 9, 11, 4, 20]])
 

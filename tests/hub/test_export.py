@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.head.layouts import LAYER_IDS_KEY
@@ -19,7 +20,6 @@ from eagle_hf.hub.export import (
     other_layers,
     speculators_config,
 )
-from tiny import tiny_head, tiny_target
 
 OTHER = {"aux_layer_ids": [1, 3, 6]}
 

@@ -11,16 +11,16 @@ import traceback
 import pytest
 import torch
 import yaml
+from hub_server import LocalHub
 from huggingface_hub import constants
 from huggingface_hub.hf_api import api
 from huggingface_hub.utils import close_session
+from test_cards import METRICS, RECIPE
+from tiny import tiny_head, word_tokenizer
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, push_folder
 from eagle_hf.identity import weights_sha256
-from hub_server import LocalHub
-from test_cards import METRICS, RECIPE
-from tiny import tiny_head, word_tokenizer
 
 ALICE, BOB, WRONG = "hf_alice", "hf_bob", "hf_wrong"
 NEW = {".gitattributes"}  # what a repository holds that was just made

@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tiny import tiny_head
 
 from eagle_hf import TreeConfig
 from eagle_hf.hub.export import ENGINES
 from eagle_hf.hub.serve import READ, RUN, head_settings, serve_command
-from tiny import tiny_head
 
 TARGET, HEAD = "me/target", "me/head"
 TREE = TreeConfig("dynamic", depth=3, top_k=4, nodes=7)

@@ -5,13 +5,13 @@ import copy
 import numpy
 import pytest
 import torch
+from tiny import left_padded, tiny_target
 
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding.drafters import EagleDrafter
 from eagle_hf.decoding.timing import identity, measure_costs
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan
-from tiny import left_padded, tiny_target
 
 
 def plan_for(target, assistant, more=0.01, draft=0.01):

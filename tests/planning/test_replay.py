@@ -5,6 +5,7 @@ import copy
 import numpy
 import pytest
 import torch
+from tiny import left_padded, tiny_target
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding.trace import Trace, record, replay
@@ -17,7 +18,6 @@ from eagle_hf.planning.policy import (
     fit_calibration,
 )
 from eagle_hf.planning.sequoia import acceptance_vector
-from tiny import left_padded, tiny_target
 
 
 def table(token=1.0, more=0.05, draft=0.1):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny import tiny_target, word_tokenizer
 
 from eagle_hf import (
     Eagle3DraftHead,
@@ -17,7 +18,6 @@ from eagle_hf import (
     template_sha256,
     tokenize_conversations,
 )
-from tiny import tiny_target, word_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ablations.py"
 

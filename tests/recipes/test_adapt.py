@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from tiny import tiny_head, tiny_target, word_tokenizer
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "adapt.py"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny import tiny_head, tiny_target, word_tokenizer
 from trl import TrlParser
 
 from eagle_hf import Features
 from eagle_hf.data.template import template_sha256
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LENGTHS = [9, 10, 11, 12]  # w3 ask w2 w4 answer... w2

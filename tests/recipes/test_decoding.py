@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-
 from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny import tiny_head, tiny_target, word_tokenizer
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

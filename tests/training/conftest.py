@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
-from tiny import tiny_head, tiny_target
 
 
 @pytest.fixture(scope="module")

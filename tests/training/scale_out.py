@@ -16,10 +16,11 @@ from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tiny import tiny_head, tiny_target
+
 from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
 from eagle_hf.target import decoder_layers
 from eagle_hf.training.batches import collate
-from tiny import tiny_head, tiny_target
 
 STEPS, ROWS, GLOBAL_BATCH = 20, 24, 8
 ZERO3 = Path(__file__).parents[2] / "recipes" / "configs" / "deepspeed" / "zero3_target.json"

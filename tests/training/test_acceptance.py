@@ -5,12 +5,12 @@ import time
 
 import pytest
 import torch
+from tiny import tiny_head
 from transformers import EarlyStoppingCallback
 
 from eagle_hf import Eagle3Trainer
 from eagle_hf.training import trainer as trainer_module
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
-from tiny import tiny_head
 
 EVALUATING = dict(eval_strategy="steps", eval_steps=2, eval_prompts=4, eval_new_tokens=12)
 

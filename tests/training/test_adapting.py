@@ -1,11 +1,11 @@
 """A head goes on learning: from what was saved, by all its weights or a LoRA, for a target with an adapter of its own."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from tiny import left_padded, tiny_head, tiny_target, word_tokenizer
 
 from eagle_hf import (
     Eagle3DraftHead,
@@ -17,7 +17,6 @@ from eagle_hf import (
 )
 from eagle_hf.target import unwrap
 from eagle_hf.training.merging import merged
-from tiny import left_padded, tiny_head, tiny_target, word_tokenizer
 
 LORA = dict(r=4, target_modules=["fc", "q_proj", "down_proj"])
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.training.checkpoints import last_checkpoint
-from tiny import tiny_head, tiny_target
 
 RUN = """
     import sys, torch

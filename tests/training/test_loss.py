@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import left_padded, tiny_head, tiny_target, told
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf.target import draft_rows, next_token_summary, target_logits, target_states
@@ -14,7 +15,6 @@ from eagle_hf.training.loss import (
     soft_cross_entropy,
     ttt_loss,
 )
-from tiny import left_padded, tiny_head, tiny_target, told
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from datasets import IterableDataset
+from tiny import tiny_head, tiny_target, word_tokenizer
 from torch.utils.data import DataLoader
 
 from eagle_hf import Eagle3Trainer, Features, capture_features
 from eagle_hf.data.streams import StreamedExamples
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 LAYERS = [2, 3, 4]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from scale_out import GLOBAL_BATCH, ROWS, STEPS
+from tiny import tiny_target
 
 from eagle_hf import Eagle3TrainingArguments
 from eagle_hf.training.sharding import shard_target
-from scale_out import GLOBAL_BATCH, ROWS, STEPS
-from tiny import tiny_target
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 ALIKE = [

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from tiny import tiny_head, tiny_target, word_tokenizer
 
-from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, new_head
 from eagle_hf.target import target_states
 from eagle_hf.training.batches import TargetStates, collate
-from tiny import tiny_head, tiny_target, word_tokenizer
 
 
 def test_every_parameter_of_the_head_moves_and_the_target_stays(

@@ -33,7 +33,7 @@ test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
 	OMP_NUM_THREADS=1 PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training \
-		tests/hub/test_custom_generate.py tests/test_compat.py tests/test_gguf.py tests/test_target.py
+		tests/hub/test_custom_generate.py tests/test_compat.py tests/target/test_gguf.py tests/target/test_target.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install

@@ -22,12 +22,12 @@ from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
-from eagle_hf.dtypes import default_device
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.hub.publish import push_to_hub
 from eagle_hf.planning.plan import Plan
 from eagle_hf.target import load_target
+from eagle_hf.target.dtypes import default_device
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.merging import merge_adapter

@@ -239,15 +239,15 @@ def run_quickstart(options) -> None:
 
 
 def run_evaluate(options) -> None:
-    from eagle_hf.dtypes import default_device
+    from eagle_hf.data.suites import load_suite
     from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
     from eagle_hf.evaluation.report import markdown_table, write_report
-    from eagle_hf.evaluation.suites import load_suite
-    from eagle_hf.gguf import gguf_file
     from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.head.modeling import Eagle3DraftHead
-    from eagle_hf.identity import machine
+    from eagle_hf.provenance import machine
     from eagle_hf.target import load_target
+    from eagle_hf.target.dtypes import default_device
+    from eagle_hf.target.gguf import gguf_file
 
     gguf_file(options.target)  # what is mistyped is told before anything is opened
     tree = TreeConfig.parse(options.tree) if options.tree else "auto"
@@ -292,10 +292,10 @@ def run_evaluate(options) -> None:
 def run_plan(options) -> None:
     from eagle_hf.decoding.dispatch import check_target
     from eagle_hf.decoding.timing import check_lengths, given_tree
-    from eagle_hf.dtypes import default_device
-    from eagle_hf.evaluation.clock import draw_speeds
     from eagle_hf.evaluation.offline import sampling_at
-    from eagle_hf.evaluation.plans import (
+    from eagle_hf.head.configuration import TreeConfig
+    from eagle_hf.measuring.clock import draw_speeds
+    from eagle_hf.measuring.plans import (
         DEPTH,
         describe,
         make_plan,
@@ -303,8 +303,8 @@ def run_plan(options) -> None:
         questions,
         record_answers,
     )
-    from eagle_hf.head.configuration import TreeConfig
     from eagle_hf.target import load_target
+    from eagle_hf.target.dtypes import default_device
 
     out = options.out or Path(options.head or "")
     if not (options.out or options.head) or not out.is_dir():

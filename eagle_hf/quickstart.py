@@ -21,15 +21,15 @@ from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts, write_prompts
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.sampling import generate_batch
+from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.decoding import automatic
-from eagle_hf.dtypes import choose_dtype, default_device
 from eagle_hf.evaluation.offline import Answer, Summary, by_category, evaluate
-from eagle_hf.evaluation.plans import measure_acceptance, save_acceptance
 from eagle_hf.evaluation.report import screen_table, write_report
-from eagle_hf.evaluation.suites import first_turn_ids, load_suite
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.identity import dtype_name, machine
+from eagle_hf.measuring.plans import measure_acceptance, save_acceptance
+from eagle_hf.provenance import dtype_name, machine
 from eagle_hf.target import load_target
+from eagle_hf.target.dtypes import choose_dtype, default_device
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.start import new_head

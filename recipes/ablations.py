@@ -23,10 +23,10 @@ import yaml
 from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, Features, load_target, new_head, write_run
-from eagle_hf.evaluation.intervals import tau_difference, tau_interval
+from eagle_hf.data.suites import load_suite
 from eagle_hf.evaluation.offline import acceptance
 from eagle_hf.evaluation.report import read_acceptance, write_acceptance
-from eagle_hf.evaluation.suites import load_suite
+from eagle_hf.measuring.intervals import tau_difference, tau_interval
 
 TRAIN = Path(__file__).with_name("train.py")
 

@@ -24,12 +24,12 @@ from eagle_hf import (
     load_target,
     write_run,
 )
+from eagle_hf.data.suites import long_prompts
 from eagle_hf.decoding.timing import identity, measure_costs
-from eagle_hf.evaluation.clock import HEADER, measure_cell
-from eagle_hf.evaluation.plans import TREES
-from eagle_hf.evaluation.suites import long_prompts
-from eagle_hf.identity import machine
+from eagle_hf.measuring.clock import HEADER, measure_cell
+from eagle_hf.measuring.plans import TREES
 from eagle_hf.planning.plan import Plan
+from eagle_hf.provenance import machine
 
 
 @dataclass

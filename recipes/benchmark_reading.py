@@ -16,7 +16,7 @@ from trl import TrlParser
 from eagle_hf import default_device, load_target, write_run
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.timing import noise_cache, target_forward, timed
-from eagle_hf.identity import machine
+from eagle_hf.provenance import machine
 
 
 @dataclass

@@ -14,11 +14,11 @@ from pathlib import Path
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, TreeConfig, default_device, load_target, write_run
-from eagle_hf.dtypes import resolve_dtype
+from eagle_hf.data.suites import load_suite
 from eagle_hf.evaluation.offline import by_category, evaluate, sampling_at
 from eagle_hf.evaluation.report import markdown_table, plain_results
-from eagle_hf.evaluation.suites import load_suite
-from eagle_hf.identity import dtype_name, machine, weights_sha256
+from eagle_hf.provenance import dtype_name, machine, weights_fingerprint
+from eagle_hf.target.dtypes import resolve_dtype
 
 
 @dataclass
@@ -95,7 +95,7 @@ def main():
         )
     }
     kept = Path(arguments.output_dir, "measured.json")
-    asked = json.loads(json.dumps(asdict(arguments) | {"head_sha256": weights_sha256(saved)}))
+    asked = json.loads(json.dumps(asdict(arguments) | {"head_sha256": weights_fingerprint(saved)}))
     measured = json.loads(kept.read_text()) if kept.is_file() else {"asked": asked, "settings": []}
     if measured["asked"] != asked:
         raise ValueError(

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, default_device, load_target, write_run
+from eagle_hf.data.suites import long_prompts
 from eagle_hf.decoding.dispatch import check_target
-from eagle_hf.evaluation.clock import Prompt, Started, run_on
-from eagle_hf.evaluation.intervals import tau_difference, tau_interval
-from eagle_hf.evaluation.suites import long_prompts
+from eagle_hf.measuring.clock import Prompt, Started, run_on
+from eagle_hf.measuring.intervals import tau_difference, tau_interval
 
 
 @dataclass

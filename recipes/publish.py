@@ -19,7 +19,7 @@ from eagle_hf.evaluation.offline import Summary
 from eagle_hf.evaluation.report import plot
 from eagle_hf.hub.cards import results_of, write_card
 from eagle_hf.hub.publish import add_custom_generate, check_name, push_folder
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 
 @dataclass
@@ -81,7 +81,7 @@ def main():
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.bfloat16)
     if arguments.tree:
         head.tree = TreeConfig.parse(arguments.tree)
-    metrics = collect_metrics(arguments, weights_sha256(head))
+    metrics = collect_metrics(arguments, weights_fingerprint(head))
     head.save_pretrained(folder)
     write_run(folder, asdict(arguments), metrics)
     add_custom_generate(folder)

@@ -26,7 +26,7 @@ from eagle_hf import (
     tokenize_conversations,
     write_run,
 )
-from eagle_hf.evaluation.plans import held_out_acceptance, save_acceptance
+from eagle_hf.measuring.plans import held_out_acceptance, save_acceptance
 
 
 @dataclass

@@ -16,10 +16,10 @@ from eagle_hf import (
     cli,
     merge_adapter,
 )
-from eagle_hf.decoding.trace import Trace
-from eagle_hf.evaluation import suites
+from eagle_hf.data import suites
 from eagle_hf.evaluation.offline import sampling_at
-from eagle_hf.evaluation.plans import record_answers
+from eagle_hf.measuring.plans import record_answers
+from eagle_hf.measuring.traces import Trace
 
 
 def test_evaluate_prints_a_table_and_writes_the_report(tmp_path, capsys):

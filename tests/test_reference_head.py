@@ -11,7 +11,7 @@ from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.cards import results_table, write_card
 from eagle_hf.hub.check import check
 from eagle_hf.hub.publish import GENERATE, OWN_GENERATE
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "model_cards" / "smollm2-135m-instruct-eagle3"
@@ -34,7 +34,7 @@ def test_no_engine_refuses_it():
 
 
 def test_the_weights_are_those_that_were_measured(metrics):
-    assert metrics["head_sha256"] == weights_sha256(
+    assert metrics["head_sha256"] == weights_fingerprint(
         Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
     )
 

@@ -21,13 +21,13 @@ from eagle_hf import (
     load_target,
 )
 from eagle_hf.compat import take_cache
+from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.decoding import loop
 from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.equality import first_difference
-from eagle_hf.evaluation.suites import first_turn_ids, load_suite
-from eagle_hf.gguf import embedded_smollm2
 from eagle_hf.planning.policy import Calibration
 from eagle_hf.quickstart import REFERENCE
+from eagle_hf.target.gguf import embedded_smollm2
 
 SETTINGS = {
     "greedy": dict(do_sample=False),

@@ -28,7 +28,7 @@ from eagle_hf.data.features import FORMAT, INDEX, SPREAD, Folder
 from eagle_hf.data.manifest import library_versions, only_one_run
 from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, dequantise, measure_spread, quantise
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import capture_aux, next_token_summary, target_states, unwrap
 
 SETTINGS = (
@@ -98,7 +98,7 @@ def capture_features(
         "step": "features",
         "target": getattr(target, "name_or_path", ""),
         "target_revision": getattr(unwrap(target).config, "_commit_hash", None),
-        "target_weights": weights_sha256(target),
+        "target_weights": weights_fingerprint(target),
         "template_sha256": template_sha256,
         "layer_ids": list(layer_ids),
         "dtype": dtype,

@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load
 
 from eagle_hf.data.shards import Layout, conversation_starts, dequantise
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 INDEX, SPREAD, FORMAT = "index.json", "spread.safetensors", 1
 READ_AT_ONCE = 256  # conversations whose tokens are fetched together
@@ -179,7 +179,7 @@ class Features(torch.utils.data.Dataset):
         self, *, target, layer_ids: Sequence[int], template_sha256: str | None = None
     ) -> None:
         """ValueError naming what differs when these features are not this target's, of these layers, in this template."""
-        wanted = {"target_weights": weights_sha256(target), "layer_ids": list(layer_ids)}
+        wanted = {"target_weights": weights_fingerprint(target), "layer_ids": list(layer_ids)}
         if template_sha256 is not None:
             wanted["template_sha256"] = template_sha256
         found = self.manifest

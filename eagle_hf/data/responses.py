@@ -19,7 +19,7 @@ from eagle_hf.data.manifest import check_manifest, library_versions
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.sampling import batch_seed, generate_batch
 from eagle_hf.data.template import render_text, template_sha256
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 CONVERSATIONS = "conversations.jsonl"
 SETTINGS = ("step", "target_weights", "template_sha256", "max_new_tokens", "temperature", "seed")
@@ -165,7 +165,7 @@ def _manifest(setting: _Setting, batch_size: int) -> dict:
     return {
         "step": "responses",
         "target": getattr(setting.target, "name_or_path", ""),
-        "target_weights": weights_sha256(setting.target),
+        "target_weights": weights_fingerprint(setting.target),
         "template_sha256": template_sha256(setting.tokenizer),
         "max_new_tokens": setting.max_new_tokens,
         "temperature": setting.temperature,

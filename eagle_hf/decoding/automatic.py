@@ -22,14 +22,14 @@ from eagle_hf.compat import take_cache
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.stats import PHASES, DecodingStats
 from eagle_hf.decoding.timing import identity, measure_quickly
-from eagle_hf.gguf import cache_folder
 from eagle_hf.head.configuration import Acceptance, TreeConfig
-from eagle_hf.identity import machine
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.plan import PLAN, Plan
 from eagle_hf.planning.policy import AdaptivePlan, Calibration
 from eagle_hf.planning.sequoia import best_tree_for
+from eagle_hf.provenance import machine
 from eagle_hf.target import unwrap
+from eagle_hf.target.gguf import cache_folder
 
 logger = logging.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.identity import dtype_name, machine, weights_sha256
 from eagle_hf.planning.cost import CostTable
+from eagle_hf.provenance import dtype_name, machine, weights_fingerprint
 from eagle_hf.target import unwrap
 
 BATCHES, LENGTHS = (1, 4, 8), (256, 2048, 8000)
@@ -38,10 +38,10 @@ def identity(target, assistant) -> dict:
     is_head = isinstance(assistant, Eagle3DraftHead)
     model = assistant if is_head else getattr(assistant, "model", target)
     facts = {
-        "drafter_sha256": weights_sha256(assistant) if is_head else assistant.identity,
+        "drafter_sha256": weights_fingerprint(assistant) if is_head else assistant.identity,
         "drafter_dtype": dtype_name(model),
     }
-    return {"target_sha256": weights_sha256(target)} | facts | machine(target)
+    return {"target_sha256": weights_fingerprint(target)} | facts | machine(target)
 
 
 def measure_costs(

@@ -24,7 +24,7 @@ from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.configuration import TreeConfig
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import position_limit, target_logits, unwrap
 
 
@@ -62,7 +62,7 @@ class WindowedDraft:
     @property
     def identity(self) -> str:
         """What a cost table of this drafter holds for."""
-        return f"{weights_sha256(self.model)}, {self.window}"
+        return f"{weights_fingerprint(self.model)}, {self.window}"
 
     def check(self, target) -> None:
         """Raise a ValueError for a target that this model cannot draft for."""

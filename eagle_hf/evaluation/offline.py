@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
+from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.decoding.timing import timed
 from eagle_hf.evaluation.equality import Difference, first_difference
-from eagle_hf.evaluation.intervals import tau_interval
-from eagle_hf.evaluation.suites import first_turn_ids
+from eagle_hf.measuring.intervals import tau_interval
 
 
 @dataclass
@@ -103,7 +103,7 @@ def acceptance(
 def _settings(tokenizer, prompts, max_new_tokens: int, sampling: dict) -> dict:
     if not prompts:
         raise ValueError(
-            "there are no prompts to evaluate on; load some with eagle_hf.evaluation.suites.load_suite"
+            "there are no prompts to evaluate on; load some with eagle_hf.data.suites.load_suite"
         )
     return {
         "max_new_tokens": max_new_tokens,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.evaluation.intervals import middle, resampled_tau
+from eagle_hf.measuring.intervals import middle, resampled_tau
 
 
 @dataclass

@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
-from eagle_hf.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
 from eagle_hf.head.dialects import recognise, translate_names
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.opening import (
@@ -25,6 +24,7 @@ from eagle_hf.head.opening import (
     read_json,
     stored_tensors,
 )
+from eagle_hf.target.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 EMBEDDINGS = (

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import decoder_layers, unwrap
 
 FSDP2 = "fsdp2"
@@ -72,10 +72,10 @@ def shard_target(target, how: str | None, device: torch.device) -> None:
     how: None (nothing happens), "fsdp2", or a DeepSpeed ZeRO-3 json file, which can offload layers too. The target may lie
     on the CPU until now. Every process calls this, and from then on runs the target as often as all others.
     """
-    if hasattr(target, "whole_weights_sha256") or how is None:
+    if hasattr(target, "whole_weights_fingerprint") or how is None:
         return
     check_shardable(target, how)
-    target.whole_weights_sha256 = weights_sha256(target)  # shares do not tell
+    target.whole_weights_fingerprint = weights_fingerprint(target)  # shares do not tell
     shard_layers, settings = (_fsdp2, {}) if how == FSDP2 else (_zero3, zero3_settings(how))
     shard_layers(unwrap(target), device, **settings)
     target.to(device)

@@ -18,7 +18,7 @@ from eagle_hf.data.manifest import check_manifest, library_versions, only_one_ru
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import aux_layer_ids, check_compatible, draft_rows, unwrap
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
@@ -213,14 +213,14 @@ class Eagle3Trainer(Trainer):
     def _describe(self, model) -> dict:
         """What a resumed run must have in common with the one it goes on from; an adapter's base head too."""
         base = (
-            weights_sha256(model, base_parameters(model))
+            weights_fingerprint(model, base_parameters(model))
             if hasattr(model, "merge_and_unload")
             else None
         )
         return {
             "step": "training",
             "target": getattr(unwrap(self.target), "name_or_path", ""),
-            "target_weights": weights_sha256(self.target),
+            "target_weights": weights_fingerprint(self.target),
             "layer_ids": self.layer_ids,
             "head_weights": base,
             "versions": library_versions(),

@@ -12,8 +12,8 @@ from transformers.utils.logging import get_logger
 
 from eagle_hf import Eagle3DraftHead, Plan, TreeConfig
 from eagle_hf.decoding import automatic, timing
-from eagle_hf.evaluation.plans import measure_acceptance, save_acceptance
 from eagle_hf.head.configuration import Acceptance
+from eagle_hf.measuring.plans import measure_acceptance, save_acceptance
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import Calibration
 

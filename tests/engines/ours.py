@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
-from eagle_hf.decoding.trace import record
 from eagle_hf.evaluation.equality import Difference, first_difference
+from eagle_hf.measuring.traces import record
 
 DEPTH = 3  # drafts a round, in every chain here
 

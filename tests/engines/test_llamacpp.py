@@ -5,7 +5,7 @@ from driving import drive, need, run
 from environments import program
 from ours import DEPTH, accepted_along, chains
 
-from eagle_hf.gguf import embedded_smollm2
+from eagle_hf.target.gguf import embedded_smollm2
 
 pytestmark = pytest.mark.engine
 

@@ -8,11 +8,11 @@ from tiny import left_padded, word_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.equality import first_difference, sampling_noise
 from eagle_hf.evaluation.offline import by_category, evaluate
 from eagle_hf.evaluation.report import markdown_table, write_report
-from eagle_hf.evaluation.suites import first_turn_ids, load_suite
 
 PROMPTS = [
     {"id": f"p{i}", "category": "chat" if i % 2 else "code", "turns": [f"w{5 + i} w7"]}

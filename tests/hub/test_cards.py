@@ -14,7 +14,7 @@ from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.cards import results_table, write_card
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "publish.py"
 TREE = "dynamic:4:6:24"
@@ -192,7 +192,7 @@ def test_what_is_no_hub_id_is_refused(tmp_path, words):
 def test_the_recipe_assembles_the_whole_folder(tmp_path, monkeypatch):
     head = tiny_head(tiny_target(dtype=torch.float32))
     head.save_pretrained(tmp_path / "head")
-    measured = METRICS | {"head_sha256": weights_sha256(head)}
+    measured = METRICS | {"head_sha256": weights_fingerprint(head)}
     for folder, metrics in (
         ("head", {"response_tokens": 1234567, "steps": 9}),
         ("evaluation", measured),

@@ -20,7 +20,7 @@ from tiny import tiny_head, word_tokenizer
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, push_folder
-from eagle_hf.identity import weights_sha256
+from eagle_hf.provenance import weights_fingerprint
 
 ALICE, BOB, WRONG = "hf_alice", "hf_bob", "hf_wrong"
 NEW = {".gitattributes"}  # what a repository holds that was just made
@@ -265,7 +265,7 @@ def test_a_token_is_nowhere_but_in_requests(hub, saved, tmp_path, monkeypatch, c
 
 def test_the_recipe_pushes_as_whoever_is_logged_in(hub, saved, tmp_path, monkeypatch, capfd):
     measured = METRICS | {
-        "head_sha256": weights_sha256(Eagle3DraftHead.from_pretrained(tmp_path / "head"))
+        "head_sha256": weights_fingerprint(Eagle3DraftHead.from_pretrained(tmp_path / "head"))
     }
     for folder, metrics in (("head", {"steps": 9}), ("evaluation", measured)):
         (tmp_path / folder).mkdir(exist_ok=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from eagle_hf import Plan, TreeConfig
-from eagle_hf.decoding.trace import Trace, replay
-from eagle_hf.evaluation.plans import TREES, learnt, predict
+from eagle_hf.measuring.plans import TREES, learnt, predict
+from eagle_hf.measuring.traces import Trace, replay
 
 FOLDER = Path(__file__).parent / "smollm2"
 CELLS = list(product((1, 4, 8), (256, 2048, 8000)))

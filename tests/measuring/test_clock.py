@@ -5,7 +5,8 @@ import torch
 from tiny import left_padded, word_tokenizer
 
 from eagle_hf import SelfSpeculation, TreeConfig
-from eagle_hf.evaluation.clock import (
+from eagle_hf.data.suites import long_prompts
+from eagle_hf.measuring.clock import (
     Prompt,
     Started,
     _one_by_one,
@@ -15,8 +16,7 @@ from eagle_hf.evaluation.clock import (
     measure_cell,
     run_on,
 )
-from eagle_hf.evaluation.intervals import ratio_interval
-from eagle_hf.evaluation.suites import long_prompts
+from eagle_hf.measuring.intervals import ratio_interval
 from eagle_hf.planning.cost import CostTable
 
 COSTS = CostTable(

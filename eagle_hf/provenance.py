@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from eagle_hf.dtypes import cpu_features
+from eagle_hf.target.dtypes import cpu_features
 
 SAMPLED_VALUES = 16  # of each weight, for its fingerprint
 
@@ -44,16 +44,16 @@ def cpu_name() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def weights_sha256(target, parameters: Iterable[tuple] | None = None) -> str:
+def weights_fingerprint(target, parameters: Iterable[tuple] | None = None) -> str:
     """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
 
     Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
     a target is the same one in float32.
     """
     if hasattr(
-        target, "whole_weights_sha256"
+        target, "whole_weights_fingerprint"
     ):  # its parameters are shares by now, see training/sharding.py
-        return target.whole_weights_sha256
+        return target.whole_weights_fingerprint
     digest = hashlib.sha256()
     for name, parameter in target.named_parameters() if parameters is None else parameters:
         values = (

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from eagle_hf.dtypes import default_device, resolve_dtype
-from eagle_hf.gguf import resolve
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
+from eagle_hf.target.dtypes import default_device, resolve_dtype
+from eagle_hf.target.gguf import resolve
 
 LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target
 

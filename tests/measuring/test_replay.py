@@ -8,7 +8,7 @@ import torch
 from tiny import left_padded, tiny_target
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
-from eagle_hf.decoding.trace import Trace, record, replay
+from eagle_hf.measuring.traces import Trace, record, replay
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.policy import (
     AdaptivePlan,

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as spoken
 
 from eagle_hf import load_target
-from eagle_hf.gguf import SMOLLM2, read_gguf_config, resolve
 from eagle_hf.hub.check import check
+from eagle_hf.target.gguf import SMOLLM2, read_gguf_config, resolve
 
 WORDS = ["ab", "cd", *(chr(code) for code in range(ord("!"), ord("~")))]
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -90,7 +90,9 @@ def copies(cache):
 
 
 def said(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "eagle_hf.gguf"]
+    return [
+        record.getMessage() for record in caplog.records if record.name == "eagle_hf.target.gguf"
+    ]
 
 
 class AtAnnouncement(logging.Handler):
@@ -108,8 +110,10 @@ class AtAnnouncement(logging.Handler):
 def at_announcement(request):
     def watch(action):
         handler = AtAnnouncement(action)
-        logging.getLogger("eagle_hf.gguf").addHandler(handler)
-        request.addfinalizer(lambda: logging.getLogger("eagle_hf.gguf").removeHandler(handler))
+        logging.getLogger("eagle_hf.target.gguf").addHandler(handler)
+        request.addfinalizer(
+            lambda: logging.getLogger("eagle_hf.target.gguf").removeHandler(handler)
+        )
 
     return watch
 
@@ -186,7 +190,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_without(file, cache, ca
 
 def test_a_process_says_one_line_and_takes_its_own_copy_with_it(file, cache):
     cache.write_text("a file, in which nobody makes folders")
-    program = f"from eagle_hf.gguf import resolve; print(resolve({str(file)!r}))"
+    program = f"from eagle_hf.target.gguf import resolve; print(resolve({str(file)!r}))"
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     (line,) = ended.stderr.splitlines()

@@ -30,8 +30,8 @@ from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.reading import reading_tree
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.timing import given_tree, timed
-from eagle_hf.evaluation.intervals import ratio_interval
 from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.measuring.intervals import ratio_interval
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.target import unwrap
 

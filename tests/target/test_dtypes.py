@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny import tiny_target, word_tokenizer
 
-from eagle_hf import Eagle3TrainingArguments, dtypes, load_target
-from eagle_hf.dtypes import choose_dtype, cpu_features, has_native_bf16, resolve_dtype
+from eagle_hf import Eagle3TrainingArguments, load_target
+from eagle_hf.target import dtypes
+from eagle_hf.target.dtypes import choose_dtype, cpu_features, has_native_bf16, resolve_dtype
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 EMULATING = {

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.evaluation.intervals import tau_difference, tau_interval
+from eagle_hf.measuring.intervals import tau_difference, tau_interval
 
 
 def runs(taus, rounds=10):

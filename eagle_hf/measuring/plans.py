@@ -12,12 +12,12 @@ import torch
 from transformers.utils import logging
 
 from eagle_hf.data.sampling import evaluating
+from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.decoding.timing import BATCHES, LENGTHS, measure_costs
-from eagle_hf.decoding.trace import Trace, record, replay
 from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
-from eagle_hf.evaluation.clock import HEADER, Speed, measure_cell
-from eagle_hf.evaluation.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.head.configuration import Acceptance, TreeConfig
+from eagle_hf.measuring.clock import HEADER, Speed, measure_cell
+from eagle_hf.measuring.traces import Trace, record, replay
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policy import Calibration, FixedPlan, PlainPlan, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector, best_tree_for, draw

@@ -92,7 +92,7 @@ class Trace:
                 return cls(**{field.name: saved[field.name] for field in fields(cls)})
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(
-                f"{path} is no trace ({error}); record one with eagle_hf.decoding.trace.record"
+                f"{path} is no trace ({error}); record one with eagle_hf.measuring.traces.record"
             ) from error
 
 

@@ -20,8 +20,9 @@ from eagle_hf.data.prompts import (
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.template import template_sha256
 from eagle_hf.decoding.dispatch import register
+from eagle_hf.measuring import automatic
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.decoding.windowed import SelfSpeculation, WindowedDraft
+from eagle_hf.decoding.assistants import SelfSpeculation, WindowedDraft
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.hub.publish import push_to_hub
@@ -69,5 +70,5 @@ __all__ = [
 ]
 
 warn_untested()
-register()
+register(automatic.decode)
 Eagle3DraftHead.push_to_hub = push_to_hub  # set here: the head's floor must not import the Hub's

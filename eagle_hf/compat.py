@@ -4,19 +4,25 @@ From 5.24 on the key-value cache is called `cache`; before, it was `past_key_val
 dropped with a warning, so nothing outside this file spells the name: `cache_inputs`, `take_cache` and `decoder_only_output` do.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import transformers
 from packaging.version import Version
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     GenerationMixin,
     LlamaForCausalLM,
+    LogitsProcessorList,
     PreTrainedModel,
+    StoppingCriteriaList,
     Trainer,
     TrainingArguments,
 )
@@ -30,6 +36,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging, output_capturing
 
+MARK = "_eagle_hf"  # the attribute of functions that took the place of transformers' own
 TESTED = ("5.17", "5.24")  # the oldest and the newest release that the tests run on
 CACHE_NAMES = ("cache", "past_key_values")  # the newest first
 CHECKPOINTING_FIELDS = (
@@ -126,6 +133,92 @@ def quiet_libraries() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class AssistedCall:
+    """One call of generate, as transformers hands it to assisted decoding.
+
+    model_inputs: what generate prepared for the model's forward, its cache among them.
+    """
+
+    input_ids: torch.Tensor
+    logits_processor: LogitsProcessorList
+    stopping_criteria: StoppingCriteriaList
+    generation_config: GenerationConfig
+    streamer: Any = None
+    model_inputs: dict[str, Any] = field(default_factory=dict)
+
+
+def patch_generate(
+    recognise: Callable[[Any], Any | None],
+    check: Callable[[Any, Any, GenerationConfig, dict[str, Any]], None],
+    decode: Callable[[Any, Any, AssistedCall], Any],
+) -> None:
+    """Let generate ask us about assistants; a second call changes nothing.
+
+    Args:
+        recognise: what `assistant_model` is to us; None leaves the call to transformers.
+        check: raises for (target, assistant, generation config, arguments of the mode) that cannot
+            be served.
+        decode: what generate returns for (target, assistant, call).
+    """
+    validate = GenerationMixin._validate_generation_mode
+    assist = GenerationMixin._assisted_decoding
+    if hasattr(assist, MARK):
+        return
+
+    @functools.wraps(validate)
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
+        assistant = recognise(generation_mode_kwargs.get("assistant_model"))
+        if assistant is not None:
+            check(self, assistant, generation_config, generation_mode_kwargs)
+            # transformers would look for a model's attributes on it
+            generation_mode_kwargs = dict(generation_mode_kwargs)
+            del generation_mode_kwargs["assistant_model"]
+        return validate(self, generation_mode, generation_config, generation_mode_kwargs)
+
+    @functools.wraps(assist)
+    def _assisted_decoding(self, input_ids, *args, **kwargs):
+        assistant = recognise(kwargs.get("assistant_model"))
+        if assistant is None:
+            return assist(self, input_ids, *args, **kwargs)
+        given = inspect.signature(assist).bind(self, input_ids, *args, **kwargs).arguments
+        call = AssistedCall(
+            input_ids=given["input_ids"],
+            logits_processor=given["logits_processor"],
+            stopping_criteria=given["stopping_criteria"],
+            generation_config=given["generation_config"],
+            streamer=given.get("streamer"),
+            model_inputs=given.get("model_kwargs") or given.get("kwargs") or {},
+        )
+        return decode(self, assistant, call)
+
+    setattr(_assisted_decoding, MARK, True)
+    GenerationMixin._validate_generation_mode = _validate_generation_mode
+    GenerationMixin._assisted_decoding = _assisted_decoding
+
+
+def decode_plainly(model, call: AssistedCall):
+    """What generate returns for this call without an assistant."""
+    return model._sample(
+        input_ids=call.input_ids,
+        logits_processor=call.logits_processor,
+        stopping_criteria=call.stopping_criteria,
+        generation_config=call.generation_config,
+        streamer=call.streamer,
+        **call.model_inputs,
+    )
+
+
+def wrap_attention(name: str, wrap: Callable[[Callable], Callable]) -> None:
+    """Replace a registered attention function by `wrap` of it; a second call changes nothing."""
+    attention = ALL_ATTENTION_FUNCTIONS[name]
+    if hasattr(attention, MARK):
+        return
+    wrapped = wrap(attention)
+    setattr(wrapped, MARK, True)
+    ALL_ATTENTION_FUNCTIONS.register(name, wrapped)
 
 
 def _source(function: Callable) -> str:

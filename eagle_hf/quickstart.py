@@ -26,7 +26,7 @@ from eagle_hf.decoding import automatic
 from eagle_hf.evaluation.offline import Answer, Summary, by_category, evaluate
 from eagle_hf.evaluation.report import screen_table, write_report
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.measuring.plans import measure_acceptance, save_acceptance
+from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
 from eagle_hf.provenance import dtype_name, machine
 from eagle_hf.target import load_target
 from eagle_hf.target.dtypes import choose_dtype, default_device

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import quickly_trained, tiny_head, tiny_target
 
-from eagle_hf.decoding import automatic
+from eagle_hf.measuring import machine_costs
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
@@ -37,6 +37,6 @@ def own_measurements(tmp_path_factory):
     """What tests measure of the machine is kept in a folder of theirs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            automatic, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder
+            machine_costs, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder
         )
         yield

@@ -23,9 +23,9 @@ from eagle_hf import (
 from eagle_hf.compat import take_cache
 from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.decoding import loop
-from eagle_hf.decoding.timing import measure_costs
 from eagle_hf.evaluation.equality import first_difference
-from eagle_hf.planning.policy import Calibration
+from eagle_hf.measuring.costs import measure_costs
+from eagle_hf.planning.calibration import Calibration
 from eagle_hf.quickstart import REFERENCE
 from eagle_hf.target.gguf import embedded_smollm2
 
@@ -235,7 +235,7 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prom
 
     def checked(run):
         original(run)
-        ids = run.ids[:, : run.lengths[0] - 1]
+        ids = run.sequences.ids[:, : run.sequences.lengths[0] - 1]
         fresh, _ = take_cache(target(ids, use_cache=True))
         for ours, theirs in zip(run.cache.layers, fresh.layers):
             for name in ("keys", "values"):

@@ -1,1 +1,1 @@
-"""Lossless speculative decoding: draft a tree, verify it in one target pass, commit the accepted branch."""
+"""Lossless decoding: draft a tree, verify it in one target pass, commit the accepted branch."""

@@ -4,7 +4,12 @@ import torch
 
 
 def upload(values: list, device: torch.device) -> torch.Tensor:
-    """`torch.tensor(values)` on a device; to a GPU from pinned memory, for a copy from any other waits for all that was queued before."""
+    """`torch.tensor(values)` on a device.
+
+    To a GPU it is copied from pinned memory: a copy from pageable memory waits for all the work
+    that was queued before it.
+    """
     if device.type != "cuda":
         return torch.tensor(values, device=device)
-    return torch.tensor(values, device="cpu", pin_memory=True).to(device, non_blocking=True)
+    pinned = torch.tensor(values, device="cpu", pin_memory=True)
+    return pinned.to(device, non_blocking=True)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.decoding.timing import timed
+from eagle_hf.measuring.timing import timed
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.measuring.intervals import tau_interval
 

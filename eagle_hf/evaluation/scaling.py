@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.measuring.intervals import middle, resampled_tau
+from eagle_hf.measuring.intervals import percentile_interval, resampled_tau
 
 
 @dataclass
@@ -56,14 +56,14 @@ def fit_scaling(
     doublings, there = numpy.log2(tokens), numpy.log2(times * tokens[-1])
     slope, start = numpy.polyfit(doublings, taus, 1)
     slopes, starts = numpy.polyfit(doublings, drawn, 1)
-    points = [(count, tau, middle(row)) for count, tau, row in zip(tokens, taus, drawn)]
+    points = [(count, tau, percentile_interval(row)) for count, tau, row in zip(tokens, taus, drawn)]
     return Scaling(
         points,
         float(slope),
-        middle(slopes),
+        percentile_interval(slopes),
         times,
         float(start + slope * there),
-        middle(starts + slopes * there),
+        percentile_interval(starts + slopes * there),
     )
 
 

@@ -152,7 +152,7 @@ class TreeConfig:
         return is_ordinary and self.acceptance == "sample_match"
 
     @property
-    def run(self) -> int:
+    def max_expanded_nodes(self) -> int:
         """How many nodes a drafter runs at most, the root not counted: those that may have children."""
         return (
             (self.depth - 1) * self.top_k if self.parents is None else len(set(self.parents) - {0})

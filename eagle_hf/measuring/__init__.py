@@ -1,1 +1,1 @@
-"""Measuring a drafter on a machine: seconds of forwards, traces of proposals, and the plans that follow from both."""
+"""Measuring a drafter on a machine: seconds of forwards, traces of proposals, and plans."""

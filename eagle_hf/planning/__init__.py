@@ -1,1 +1,1 @@
-"""How much to speculate: measured costs, the best tree for them, and simulations for machines not at hand."""
+"""Mathematics of speculation: the best trees, policies, cost tables and the roofline."""

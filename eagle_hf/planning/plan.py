@@ -1,6 +1,7 @@
-"""A plan: what a drafter's guesses are worth for a target and what forwards cost on a machine; saved beside the head.
+"""A plan: what a drafter's guesses are worth for a target, and what forwards cost on a machine.
 
-From it follow the policies that choose by cost: `sequoia` (a fixed tree for each batch and length) and `adaptive`.
+It is saved beside the head. From it follow the policies that choose by cost: `sequoia` (a fixed
+tree for each batch and length) and `adaptive`.
 """
 
 import json
@@ -9,51 +10,56 @@ from pathlib import Path
 
 import numpy
 
+from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan, SequoiaPlan
+from eagle_hf.planning.policies import AdaptivePolicy, SequoiaPolicy
 
 PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """costs: of this machine; shares [D][W]: acceptance by depth and rank (sequoia.py); calibration: of confidences, by depth."""
+    """What was measured, and what trees follow from it.
+
+    Attributes:
+        costs: seconds of the forwards on one machine.
+        shares: [D][W], acceptance by depth and rank, see sequoia.py.
+        calibration: of the drafter's confidence, by depth.
+    """
 
     costs: CostTable
     shares: tuple[tuple[float, ...], ...]
     calibration: Calibration
 
-    def policy(self, tree) -> FixedPlan | AdaptivePlan:
-        """How a run chooses its trees, within the bounds of a TreeConfig."""
+    def policy(self, tree) -> SequoiaPolicy | AdaptivePolicy:
+        """How a run chooses its trees, within the bounds of a `TreeConfig`."""
         shares = numpy.asarray(self.shares)
         if tree.policy == "sequoia":
-            return SequoiaPlan(self.costs, shares, tree.depth, tree.nodes)
-        return AdaptivePlan(
-            self.costs,
-            shares,
-            self.calibration,
-            tree.depth,
-            min(tree.top_k, shares.shape[1]),
-            tree.nodes,
-        )
+            return SequoiaPolicy(self.costs, shares, tree.depth, tree.nodes)
+        k = min(tree.top_k, shares.shape[1])
+        return AdaptivePolicy(self.costs, shares, self.calibration, tree.depth, k, tree.nodes)
 
     def save(self, folder: str | Path) -> None:
-        """plan.json in a folder; appears whole or not at all."""
+        """Write plan.json into a folder; it appears whole or not at all."""
         scratch = Path(folder, PLAN + ".tmp")
         scratch.write_text(json.dumps(asdict(self)) + "\n")
         scratch.rename(Path(folder, PLAN))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Plan":
-        """Inverse of save; ValueError for anything else."""
+        """Read plan.json from a folder.
+
+        Raises:
+            ValueError: where there is none, or it holds something else.
+        """
         path = Path(folder, PLAN)
         try:
-            read = json.loads(path.read_text())
-            shares = tuple(map(tuple, read["shares"]))
+            saved = json.loads(path.read_text())
+            calibration = {name: tuple(part) for name, part in saved["calibration"].items()}
             return cls(
-                CostTable(**read["costs"]),
-                shares,
-                Calibration(**{name: tuple(part) for name, part in read["calibration"].items()}),
+                costs=CostTable.from_saved(saved["costs"]),
+                shares=tuple(map(tuple, saved["shares"])),
+                calibration=Calibration(**calibration),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise ValueError(f"{path} is no plan ({error}); make one: eagle-hf plan") from error

@@ -11,7 +11,7 @@ from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.prompts import evenly_spread
 from eagle_hf.data.sampling import evaluating, generate_batch
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.decoding.timing import given_tree
+from eagle_hf.decoding.assistants import EagleAssistant
 
 BATCH = 8  # prompts answered at once
 
@@ -48,10 +48,8 @@ def measure_acceptance(
     No tau where every answer ended before a round was needed.
     """
     stats, stop = DecodingStats(rows=0), eos_token_ids(target, None)
-    with (
-        evaluating(head),
-        given_tree(head, head.tree),
-    ):  # not the machine's: evaluations must compare
+    drafts_saved_tree = EagleAssistant(head, head.tree)  # not the machine's: evaluations compare
+    with evaluating(head):
         for start in range(0, len(prompts), BATCH):
             batch = prompts[start : start + BATCH]
             generate_batch(
@@ -59,7 +57,7 @@ def measure_acceptance(
                 batch,
                 eos_token_ids=stop,
                 max_new_tokens=max_new_tokens,
-                assistant_model=head,
+                assistant_model=drafts_saved_tree,
             )
             stats = stats + head.last_run
     return ({"tau": stats.tau} if stats.rounds else {}) | {

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from eagle_hf import SelfSpeculation, WindowedDraft
-from eagle_hf.decoding import loop
+from eagle_hf.decoding import forward, loop
+from eagle_hf.decoding.tree_attention import tree_attention
 
 PREFIX = 197
 
@@ -45,10 +46,10 @@ def copies(target, assistant, monkeypatch, lengths=(PREFIX,)):
     found, original = [], loop.Run.round
 
     def watched(run):
-        rows = run.rows
+        rows = run.sequences.in_batch
         with NewTensors() as mode:
             original(run)
-        if run.rows == rows:
+        if run.sequences.in_batch == rows:
             found.append(mode.found)
 
     monkeypatch.setattr(loop.Run, "round", watched)
@@ -77,6 +78,8 @@ def test_no_round_copies_the_prefix(target, trained_head, name, monkeypatch):
 
 def test_compiled_models_are_left_alone(target):
     """The registered attention disappears under torch.compile, as before the import."""
+    with tree_attention():
+        pass  # registers it
     query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 5, 8)
     attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
     run = torch.compile(
@@ -90,5 +93,5 @@ def test_compiled_models_are_left_alone(target):
 
 
 def test_the_librarys_own_attention_would_copy_it_in_every_layer(target, trained_head, monkeypatch):
-    monkeypatch.setattr(loop, "reading_tree", nullcontext)
+    monkeypatch.setattr(forward, "tree_attention", nullcontext)
     assert len(copies(target, trained_head, monkeypatch)) >= 5 * 2 * target.config.num_hidden_layers

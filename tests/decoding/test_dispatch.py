@@ -251,7 +251,7 @@ def test_registering_twice_changes_nothing():
     from eagle_hf.decoding.dispatch import register
 
     before = GenerationMixin._assisted_decoding, GenerationMixin._validate_generation_mode
-    register()
+    register(lambda target, assistant, call: None)
     assert before == (GenerationMixin._assisted_decoding, GenerationMixin._validate_generation_mode)
 
 

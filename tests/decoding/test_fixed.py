@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drafting import given_tree
 from tiny import left_padded, tiny_target
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import take_cache
-from eagle_hf.decoding import drafters, growth, loop, stats, windowed
-from eagle_hf.decoding.compiling import Buffers
-from eagle_hf.decoding.timing import given_tree
+from eagle_hf.decoding import forward, loop, shapes, stats
+from eagle_hf.decoding.assistants import eagle
+from eagle_hf.decoding.caches.buffers import BufferPool
 from eagle_hf.decoding.upload import upload
 
 SHAPES = {
@@ -74,6 +75,11 @@ def test_sampled_tokens_are_those_of_the_target_alone(target, trained_head):
     assert torch.equal(*outputs)
 
 
+def length_read(cache):
+    """Slots that a drafter's attention reads; None for the target's cache."""
+    return getattr(getattr(cache, "placement", None), "length", None)
+
+
 def shapes_of(value):
     return tuple(
         tuple(part.shape)
@@ -92,12 +98,12 @@ def test_every_round_computes_on_the_same_sizes(
     def watched(function, device):
         def call(*args, **kwargs):
             cache, _ = take_cache(kwargs)
-            seen[-1].append((shapes_of(args), shapes_of(kwargs), getattr(cache, "_length", None)))
+            seen[-1].append((shapes_of(args), shapes_of(kwargs), length_read(cache)))
             return function(*args, **kwargs)
 
         return call
 
-    for module in (loop, drafters, windowed):
+    for module in (forward, eagle):
         monkeypatch.setattr(module, "compiled", watched)
     monkeypatch.setattr(loop.Run, "round", lambda run: (seen.append([]), original(run)))
     with compiling(assistant_of(name, trained_head, small), SHAPES[shape]) as assistant:
@@ -194,7 +200,7 @@ def graphs(monkeypatch):
         return graph.forward
 
     torch._dynamo.reset()
-    for module in (loop, drafters, windowed):
+    for module in (forward, eagle):
         monkeypatch.setattr(
             module,
             "compiled",
@@ -290,7 +296,7 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
         assert all(len(found) == 1 for found in places)
         first, second, _, third, fourth = (found.pop() for found in places)
         assert first == second and third == fourth
-        held, places[:] = Buffers(assistant), []  # as a call that is still running
+        held, places[:] = BufferPool(assistant), []  # as a call that is still running
         both(7)
         assert not set(fourth) & set(places[0].pop()) and held.zeros(torch.zeros(1), 3).shape == (
             3,
@@ -302,11 +308,13 @@ def test_caches_keep_their_place_from_call_to_call(target, trained_head, small, 
     target.generate(
         **left_padded(target, [7]), assistant_model=assistant, max_new_tokens=3, do_sample=False
     )
-    assert not Buffers(assistant)._former  # nothing is kept once the sizes are not fixed any more
+    assert not BufferPool(
+        assistant
+    )._former  # nothing is kept once the sizes are not fixed any more
 
 
 def test_a_fixed_tree_made_in_inference_mode_serves_outside(target, trained_head):
-    growth.fixed_shape.cache_clear()
+    shapes.fixed_shape.cache_clear()
     inputs, settings = (
         left_padded(target, [7, 4]),
         dict(do_sample=False, eos_token_id=None, max_new_tokens=20),

@@ -19,7 +19,7 @@ from transformers import (
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE, take_cache
-from eagle_hf.decoding import loop, verify
+from eagle_hf.decoding import loop, verifier, verify
 
 
 @pytest.fixture(scope="module")
@@ -347,11 +347,10 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(target, trained_head
         nonlocal worst, rounds
         original(run)
         rounds += 1
-        for place, row in enumerate(run.rows):
-            seen, length = run.masks.visible[place], run.lengths[row]
-            ids = torch.cat(
-                [run.ids[row, : len(seen)][seen], run.ids[row, len(seen) : length - 1]]
-            )[None]
+        for place, row in enumerate(run.sequences.in_batch):
+            seen, length = run.masks.visible[place], run.sequences.lengths[row]
+            ids = run.sequences.ids[row]
+            ids = torch.cat([ids[: len(seen)][seen], ids[len(seen) : length - 1]])[None]
             fresh, _ = take_cache(target(ids, use_cache=True))
             for ours, theirs in zip(run.cache.layers, fresh.layers):
                 for name in ("keys", "values"):
@@ -569,6 +568,6 @@ def second_chance(children, choose, emit):
 
 
 def test_a_biased_rule_fails_the_distribution_test(tiny_vocabulary, monkeypatch):
-    monkeypatch.setattr(loop, "verify", second_chance)
+    monkeypatch.setattr(verifier, "verify", second_chance)
     p, _ = sampled_p(*tiny_vocabulary)
     assert p < 1e-6

@@ -5,7 +5,7 @@ import torch
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target
 
 from eagle_hf import TreeConfig
-from eagle_hf.decoding import loop
+from eagle_hf.decoding import verifier
 from eagle_hf.decoding.verify import Verdict
 
 SETTINGS = {
@@ -122,7 +122,7 @@ def accept_first_child(children, choose, emit):
 
 
 def test_a_wrong_acceptance_rule_is_noticed(target, head, monkeypatch):
-    monkeypatch.setattr(loop, "verify", accept_first_child)
+    monkeypatch.setattr(verifier, "verify", accept_first_child)
     plain, fast = both(target, head, left_padded(target, [7]), max_new_tokens=50, eos_token_id=None)
     assert not torch.equal(plain, fast)
 

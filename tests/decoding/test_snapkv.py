@@ -35,7 +35,7 @@ def test_the_kept_tokens_are_those_the_prompts_end_attends_to_most():
     model, lengths = tiny_target(layers=3), [60, 45]
     inputs, cache = left_padded(model, lengths), DynamicCache()
     selection = Selection(Window(KEPT, WIDTH, selected=True), inputs["attention_mask"].bool())
-    with selection.watching():
+    with selection.recording():
         model(**inputs, **{GENERATE_CACHE: cache})
     for row, length in enumerate(lengths):
         for layer, best in enumerate(

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from drafting import drafter_of
 from tiny import left_padded
 
 from eagle_hf import TreeConfig
 from eagle_hf.compat import GENERATE_CACHE
-from eagle_hf.decoding.cache import TreeCache
-from eagle_hf.decoding.drafters import EagleDrafter
+from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.masks import TreeMask
-from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.decoding.tree import Tree, best_nodes
 from eagle_hf.target import aux_layer_ids, target_states
 
@@ -62,11 +61,11 @@ def test_children_by_token():
 
 def test_tree_logits_equal_path_by_path_logits(target):
     inputs, rows = left_padded(target, [6, 9]), 2
-    tree, cache = random_tree(14, seed=3, rows=rows), TreeCache()
+    tree, cache = random_tree(14, seed=3, rows=rows), TargetCache()
     with torch.no_grad():
         positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         target(**inputs, position_ids=positions, **{GENERATE_CACHE: cache})
-        mask, positions = TreeMask(target, **inputs).of(tree, ends=[9, 9], limit=64)
+        mask, positions = TreeMask(target, **inputs).for_tree(tree, ends=[9, 9], limit=64)
         together = target(
             tree.tokens, attention_mask=mask, position_ids=positions, **{GENERATE_CACHE: cache}
         ).logits
@@ -80,7 +79,7 @@ def test_tree_logits_equal_path_by_path_logits(target):
 
 
 def test_commit_keeps_one_branch_of_every_row(target):
-    cache, keys = TreeCache(), torch.arange(2 * 9.0).view(2, 1, 9, 1)
+    cache, keys = TargetCache(), torch.arange(2 * 9.0).view(2, 1, 9, 1)
     cache.update(keys, keys.clone(), 0)  # five committed slots, then a tree of four nodes
     cache.commit(base=5, ends=[5, 3], paths=[[0, 2, 3], [0]])
     kept = cache.layers[0].keys[:, 0, :, 0]
@@ -90,7 +89,7 @@ def test_commit_keeps_one_branch_of_every_row(target):
 
 
 def test_a_finished_row_keeps_its_cache():
-    cache, keys = TreeCache(), torch.arange(2 * 6.0).view(2, 1, 6, 1)
+    cache, keys = TargetCache(), torch.arange(2 * 6.0).view(2, 1, 6, 1)
     cache.update(keys, keys.clone(), 0)
     cache.commit(base=4, ends=[4, 2], paths=[[0, 1], []])
     assert cache.layers[0].keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -99,14 +98,14 @@ def test_a_finished_row_keeps_its_cache():
 
 @pytest.mark.parametrize("limit, slots", [(300, 300), (None, 556)])
 def test_a_growing_cache_doubles_up_to_what_a_call_may_need(limit, slots):
-    cache, keys = TreeCache(limit=limit), torch.arange(290.0).view(1, 1, 290, 1)
+    cache, keys = TargetCache(limit=limit), torch.arange(290.0).view(1, 1, 290, 1)
     cache.update(keys[:, :, :150], keys[:, :, :150], 0)  # room for 128 more
     cache.update(keys[:, :, 150:], keys[:, :, 150:], 0)
     assert cache.layers[0]._keys.shape[2] == slots and torch.equal(cache.layers[0].keys, keys)
 
 
 def test_a_cache_forgets_its_newest_slots():
-    cache, keys = TreeCache(), torch.arange(7.0).view(1, 1, 7, 1)
+    cache, keys = TargetCache(), torch.arange(7.0).view(1, 1, 7, 1)
     cache.update(keys, keys, 0)
     cache.crop(-3)
     cache.update(keys[:, :, :1] + 9, keys[:, :, :1] + 9, 0)
@@ -124,9 +123,9 @@ def test_the_tree_holds_the_best_paths_by_the_heads_own_probabilities(target, he
     ids, root = inputs["input_ids"], torch.tensor([9])
     with torch.no_grad():
         states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
-        drafter = EagleDrafter(head, target, head.tree, Stopwatch())
-        drafter.start(ids, inputs["attention_mask"].bool(), states, root)
-        tree = drafter.draft_tree(root, max_depth=9)
+        drafter = drafter_of(head, target)
+        drafter.start(ids, inputs["attention_mask"].bool(), states, root, None)
+        tree = drafter.draft(root, max_depth=9).tree
         root, tokens, parents, depths, scores, nodes = pools[0]
         for proposal in range(0, tokens.shape[1], 5):
             path = [proposal]
@@ -149,9 +148,9 @@ def test_a_fixed_shape_holds_each_nodes_guesses_by_rank(target, head):
     ids, root = left_padded(target, [8])["input_ids"], torch.tensor([9])
     with torch.no_grad():
         states, _ = target_states(target, ids, aux_layer_ids(target, head.config))
-        drafter = EagleDrafter(head, target, shape, Stopwatch())
-        drafter.start(ids, torch.ones_like(ids).bool(), states, root)
-        tree = drafter.draft_tree(root, max_depth=3)  # one level less than the shape has
+        drafter = drafter_of(head, target, shape)
+        drafter.start(ids, torch.ones_like(ids).bool(), states, root, None)
+        tree = drafter.draft(root, max_depth=3).tree  # one level less than the shape has
         assert tree.depths[0].tolist() == [0, 1, 1, 2, 2, 2, 3, 3] and tree.parents[0].tolist() == [
             0,
             0,

@@ -4,15 +4,15 @@ import copy
 
 import pytest
 import torch
+from drafting import drafter_of
 from tiny import left_padded, tiny_target
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 from eagle_hf import Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding import loop
-from eagle_hf.decoding.cache import DraftCache, rotated
-from eagle_hf.decoding.stats import Stopwatch
+from eagle_hf.decoding.caches.drafter import DraftCache, rotate_keys
+from eagle_hf.decoding.pending import left_aligned
 from eagle_hf.decoding.window import SlotMap, Window
-from eagle_hf.decoding.windowed import ModelDrafter
 
 SAMPLED = dict(do_sample=True, temperature=1.0, top_k=0)
 
@@ -90,6 +90,7 @@ def test_the_target_drafts_on_its_own_keys_and_turned_sinks(target, monkeypatch)
             runs[-1].cache,
             (slots.lengths - 2 - 9).clamp(min=0),
         )
+        order, _ = left_aligned(runs[-1].masks.visible)
         seen.add((len(slots.lengths), bool((shift > 0).all())))
         angles = rotary(torch.zeros(1), shift[:, None])
         for row, length in enumerate(slots.lengths.tolist()):
@@ -101,13 +102,13 @@ def test_the_target_drafts_on_its_own_keys_and_turned_sinks(target, monkeypatch)
                     continue
                 counts = int(drafter.counts[row])
                 source = (
-                    int(drafter.order[row, position])
+                    int(order[row, position])
                     if position < counts
-                    else drafter.prompt + position - counts
+                    else drafter.prompt_slots + position - counts
                 )
                 for ours, theirs in zip(cache.layers, full.layers):
                     expected = theirs.keys[row : row + 1, :, source : source + 1]
-                    expected = rotated(expected, cos, sin) if slot < 2 else expected
+                    expected = rotate_keys(expected, cos, sin) if slot < 2 else expected
                     assert torch.allclose(
                         ours.keys[row, :, slot], expected[0, :, 0], rtol=0, atol=1e-6
                     )
@@ -189,7 +190,7 @@ def streaming_reference(model, text, window, rounds):
 
 def rope(decoder, part, positions):
     cos, sin = decoder.rotary_emb(part, positions[None])
-    return rotated(part, cos, sin)
+    return rotate_keys(part, cos, sin)
 
 
 def test_a_rolling_window_is_streaming_llms(small, monkeypatch):
@@ -198,7 +199,8 @@ def test_a_rolling_window_is_streaming_llms(small, monkeypatch):
         Window(2, 9),
         torch.randint(3, 31, (120,), generator=torch.Generator().manual_seed(1)).tolist(),
     )
-    drafter, logits = ModelDrafter(small, TreeConfig("chain", depth=29), Stopwatch(), window), []
+    small_draft = WindowedDraft(small, sinks=2, window=9)
+    drafter, logits = drafter_of(small_draft, small, TreeConfig("chain", depth=29)), []
     monkeypatch.setattr(
         drafter,
         "propose",
@@ -210,11 +212,11 @@ def test_a_rolling_window_is_streaming_llms(small, monkeypatch):
     rounds = [3, 8, 9, 13, 18, 23, 24, 84, 85, 90, 120]
     ids = torch.tensor([text])
     with torch.no_grad():
-        drafter.start(ids[:, :2], torch.ones(1, 2, dtype=torch.bool), None, ids[:, 2])
-        drafter.draft_tree(ids[:, 2], max_depth=1)
+        drafter.start(ids[:, :2], torch.ones(1, 2, dtype=torch.bool), None, ids[:, 2], None)
+        drafter.draft(ids[:, 2], max_depth=1)
         for start, end in zip(rounds, rounds[1:]):
             drafter.accept(None, [list(range(end - start))], [text[start:end]])
-            drafter.draft_tree(ids[:, end - 1], max_depth=1)
+            drafter.draft(ids[:, end - 1], max_depth=1)
         expected = streaming_reference(small, text, window, rounds)
     assert len(logits) == len(expected) and drafter.cache.layers[0].keys.shape[2] < 2 * (2 + 9 + 60)
     for ours, theirs in zip(logits, expected):

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from drafting import drafter_of
 from tiny import left_padded, tiny_head
 
 from eagle_hf import TreeConfig
-from eagle_hf.decoding.drafters import EagleDrafter
-from eagle_hf.decoding.stats import Stopwatch
 from eagle_hf.target import aux_layer_ids, target_states
 
 FLAGS = [
@@ -21,7 +20,7 @@ FLAGS = [
 def decoded_logits(target, head, ids, drafts):
     """The head's logits at every depth of a forced chain `drafts` after the prompt ids [1, S] (last token the root)."""
     drafter, collected = (
-        EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch()),
+        drafter_of(head, target, TreeConfig("chain", depth=len(drafts))),
         [],
     )
 
@@ -33,8 +32,10 @@ def decoded_logits(target, head, ids, drafts):
 
     drafter.propose = propose
     aux, _ = target_states(target, ids[:, :-1], aux_layer_ids(target, head.config))
-    drafter.start(ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), aux, ids[:, -1])
-    drafter.draft_tree(ids[:, -1], max_depth=len(drafts))
+    drafter.start(
+        ids[:, :-1], torch.ones_like(ids[:, :-1], dtype=torch.bool), aux, ids[:, -1], None
+    )
+    drafter.draft(ids[:, -1], max_depth=len(drafts))
     return collected
 
 

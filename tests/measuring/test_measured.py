@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from eagle_hf import Plan, TreeConfig
-from eagle_hf.measuring.plans import TREES, learnt, predict
-from eagle_hf.measuring.traces import Trace, replay
+from eagle_hf.measuring.acceptance import fit_trace
+from eagle_hf.measuring.plans import TREES, predict
+from eagle_hf.measuring.replay import replay
+from eagle_hf.measuring.traces import Trace
 
 FOLDER = Path(__file__).parent / "smollm2"
 CELLS = list(product((1, 4, 8), (256, 2048, 8000)))
@@ -26,9 +28,9 @@ def rates(request):
     costs, trace = Plan.load(FOLDER).costs, Trace.load(FOLDER / "trace.npz")
     assert list(product(costs.batches, costs.lengths)) == CELLS
     numbers = sorted(set(trace.answers.tolist()))
-    plan = Plan(costs, *learnt(trace.of_answers(numbers[request.param :: 2])))
+    plan = Plan(costs, *fit_trace(trace.of_answers(numbers[request.param :: 2])))
     others = trace.of_answers(numbers[1 - request.param :: 2])
-    best = Plan(costs, *learnt(others)).policy(TREES["sequoia"])
+    best = Plan(costs, *fit_trace(others)).policy(TREES["sequoia"])
     return {
         cell: predict(plan, others, *cell, TreeConfig(depth=4, top_k=4, nodes=12))
         | {"best": replay(others, best, costs, *cell)[0]}

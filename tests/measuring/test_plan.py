@@ -8,10 +8,11 @@ import torch
 from tiny import left_padded, tiny_target
 
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft
-from eagle_hf.decoding.drafters import EagleDrafter
-from eagle_hf.decoding.timing import identity, measure_costs
+from eagle_hf.decoding.assistants import EagleDrafter, as_assistant
+from eagle_hf.measuring.costs import measure_costs
+from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.planning.policy import AdaptivePlan, Calibration, FixedPlan
+from eagle_hf.planning.policies import AdaptivePolicy, FixedPolicy
 
 
 def plan_for(target, assistant, more=0.01, draft=0.01):
@@ -25,7 +26,7 @@ def plan_for(target, assistant, more=0.01, draft=0.01):
         (cells,) * 2,
         (drafts,) * 2,
         (0.0, 0.0),
-        identity(target, assistant),
+        as_assistant(assistant).fingerprint(target),
     )
     shares = numpy.outer(0.8 ** numpy.arange(4), [0.3, 0.15, 0.1, 0.05])
     return Plan(costs, tuple(map(tuple, shares.tolist())), Calibration((0.9, 1.1), (-0.1, 0.1)))
@@ -108,9 +109,9 @@ def test_drafting_after_rounds_without_is_lossless(target, trained_head, drafter
         planned(target, DRAFTERS[drafter](trained_head), "adaptive"),
         iter(range(1000)),
     )
-    begin = AdaptivePlan.begin
+    begin = AdaptivePolicy.begin
     monkeypatch.setattr(
-        AdaptivePlan, "begin", lambda self, *state: begin(self, *state) and next(rounds) % 3 == 0
+        AdaptivePolicy, "begin", lambda self, *state: begin(self, *state) and next(rounds) % 3 == 0
     )
     inputs = left_padded(target, [9, 2, 14])
     outputs = [
@@ -162,23 +163,26 @@ def test_dear_drafts_are_not_drafted(target, trained_head):
 @pytest.mark.parametrize("window", [None, (2, 9)])
 def test_rounds_without_drafts_are_caught_up_with(target, trained_head, window, monkeypatch):
     """After any number of plain rounds the drafts are those of a head that drafted all along."""
-    head, draft_tree, kept = copy.deepcopy(trained_head), EagleDrafter.draft_tree, {}
+    head, draft_tree, kept = copy.deepcopy(trained_head), EagleDrafter.draft, {}
     head.tree, head.window = TreeConfig("chain", depth=2), window
 
-    def draft(self, root, max_depth, lengths):
-        tree = draft_tree(self, root, max_depth, lengths)
+    def watched(self, root, max_depth, lengths):
+        draft = draft_tree(self, root, max_depth, lengths)
+        tree = draft.tree
         if tree.tokens.shape[1] == 3:
             kept.update(
                 {(row, length): tree.tokens[row].tolist() for row, length in enumerate(lengths)}
             )
-        return tree
+        return draft
 
-    monkeypatch.setattr(EagleDrafter, "draft_tree", draft)
+    monkeypatch.setattr(EagleDrafter, "draft", watched)
     found = []
     for pause in (1, 9):  # draft every round, or every ninth
         rounds = iter(range(1000))
         monkeypatch.setattr(
-            FixedPlan, "begin", lambda self, lengths, depth: next(rounds) % pause == 0 and depth > 0
+            FixedPolicy,
+            "begin",
+            lambda self, lengths, depth: next(rounds) % pause == 0 and depth > 0,
         )
         target.generate(
             **left_padded(target, [7, 4]),
@@ -200,15 +204,18 @@ def test_a_plan_lies_beside_the_head_and_holds_for_its_machine_alone(
     planned(target, trained_head, "adaptive").save_pretrained(tmp_path)
     head = Eagle3DraftHead.from_pretrained(tmp_path, dtype=torch.float64)
     target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)
-    assert head.plan == Plan.load(tmp_path) and head.last_run.rounds
-    facts = head.plan.costs.facts
+    plan = as_assistant(head).find_plan()
+    assert plan == Plan.load(tmp_path)
+    assert head.last_run.rounds
+    facts = plan.costs.facts
     for name, value in (
         ("dtype", "bfloat16"),
         ("drafter_dtype", "bfloat16"),
         ("device", "another"),
-        ("target_sha256", "0"),
+        ("target_fingerprint", "0"),
     ):
-        head.plan.costs.facts[name], kept = value, facts[name]
+        kept = facts[name]
+        facts[name] = value
         with pytest.raises(ValueError, match=f"measured with {name} '{value}'"):
             target.generate(**left_padded(target, [7]), assistant_model=head, max_new_tokens=9)
         facts[name] = kept

@@ -8,14 +8,14 @@ import torch
 from tiny import left_padded, tiny_target
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
-from eagle_hf.measuring.traces import Trace, record, replay
+from eagle_hf.measuring.replay import replay
+from eagle_hf.measuring.traces import Trace, record
+from eagle_hf.planning.calibration import Calibration, fit_calibration
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.planning.policy import (
-    AdaptivePlan,
-    Calibration,
-    FixedPlan,
-    PlainPlan,
-    fit_calibration,
+from eagle_hf.planning.policies import (
+    AdaptivePolicy,
+    FixedPolicy,
+    PlainPolicy,
 )
 from eagle_hf.planning.sequoia import acceptance_vector
 
@@ -86,7 +86,7 @@ def test_a_replay_has_the_rounds_of_real_decoding(target, trained_head, answered
         )
         assert torch.equal(output[0, 7:], answers[seed])
         rounds += assistant.last_run.rounds
-    plan = FixedPlan(
+    plan = FixedPolicy(
         tree.depth, tree.top_k, tree.nodes, tree.parents and (tree.parents, tree.ranks)
     )
     _, stats = replay(trace, plan, table(), batch=1, length=7, tokens=60)
@@ -108,12 +108,12 @@ def test_a_part_of_a_trace_is_the_trace_of_these_answers(target, trained_head, a
 
 def test_seconds_are_the_tables(recorded):
     trace = recorded[2]
-    speed, stats = replay(trace, PlainPlan(), table(token=0.5), batch=1, length=10)
+    speed, stats = replay(trace, PlainPolicy(), table(token=0.5), batch=1, length=10)
     assert speed == pytest.approx(2.0) and stats.tau == 1
-    speed, stats = replay(trace, PlainPlan(), table(token=0.5), batch=3, length=10)
+    speed, stats = replay(trace, PlainPolicy(), table(token=0.5), batch=3, length=10)
     assert speed == pytest.approx(6.0)
     speed, stats = replay(
-        trace, FixedPlan(2, 1, 2), table(token=0.5, more=0.25, draft=0.125), batch=1, length=10
+        trace, FixedPolicy(2, 1, 2), table(token=0.5, more=0.25, draft=0.125), batch=1, length=10
     )
     assert speed == pytest.approx(stats.tau / (0.5 + 2 * 0.25 + 2 * 0.125))
 
@@ -123,7 +123,7 @@ def test_a_trace_is_saved_and_replays_are_repeatable(recorded, tmp_path):
     trace.save(tmp_path / "trace.npz")
     again, plan = (
         Trace.load(tmp_path / "trace.npz"),
-        lambda: AdaptivePlan(table(), numpy.full((4, 5), 0.15), Calibration(), 4, 5, 20),
+        lambda: AdaptivePolicy(table(), numpy.full((4, 5), 0.15), Calibration(), 4, 5, 20),
     )
     first, second = (replay(again, plan(), table(), batch=2, length=10) for _ in range(2))
     assert first == second and (again.tokens == trace.tokens).all()
@@ -139,19 +139,19 @@ def test_what_is_read_follows_the_costs_and_never_loses_to_plain_decoding(record
         costs = table(more=more, draft=draft)
         adaptive, stats = replay(
             trace,
-            AdaptivePlan(costs, acceptance_vector(trace.counts(4)), Calibration(), 4, 5, 30),
+            AdaptivePolicy(costs, acceptance_vector(trace.counts(4)), Calibration(), 4, 5, 30),
             costs,
             batch=1,
             length=10,
         )
-        plain, _ = replay(trace, PlainPlan(), costs, batch=1, length=10)
+        plain, _ = replay(trace, PlainPolicy(), costs, batch=1, length=10)
         assert adaptive >= plain
         taus.append(stats.tau)
     assert taus[0] > taus[1] > taus[2] == 1
 
 
 def test_counts_and_logs_say_what_decoding_accepts(recorded):
-    trace, chain = recorded[2], FixedPlan(4, 1, 4)
+    trace, chain = recorded[2], FixedPolicy(4, 1, 4)
     trials, accepted = trace.counts(4)
     _, stats = replay(trace, chain, table(), batch=1, length=10)
     first, tried = accepted[0, 0] / trials[0], stats.accepted[0] / stats.trials[0]
@@ -160,8 +160,8 @@ def test_counts_and_logs_say_what_decoding_accepts(recorded):
         and trials[1] <= accepted[0].sum()
         and first == pytest.approx(tried, abs=0.05)
     )
-    assert len([1 for depth, *_ in trace.logs() if depth == 1]) == 9 * trials[0]
-    logs = trace.logs(ranks=5)
+    assert len([1 for depth, *_ in trace.outcomes() if depth == 1]) == 9 * trials[0]
+    logs = trace.outcomes(ranks=5)
     assert (
         sum(hit for depth, _, hit in logs if depth == 1) == accepted[0, :5].sum()
         and len([1 for depth, *_ in logs if depth == 1]) == 5 * trials[0]

@@ -3,7 +3,8 @@
 import pytest
 
 from eagle_hf import SelfSpeculation, WindowedDraft
-from eagle_hf.decoding.timing import identity, measure_costs
+from eagle_hf.decoding.assistants import as_assistant
+from eagle_hf.measuring.costs import measure_costs
 from eagle_hf.planning.cost import CostTable
 
 
@@ -78,8 +79,8 @@ def test_every_kind_of_drafter_is_measured(target, head):
     for assistant in (head, WindowedDraft(target, sinks=2, window=9), SelfSpeculation(2, 9)):
         measured = measure_costs(target, assistant, **grids)
         assert measured.at(2, 30).round_seconds(3, [1, 2]) > 0 and len(measured.overhead) == 2
-        measured.check(identity(target, assistant))
-    with pytest.raises(ValueError, match="drafter_sha256"):
-        measured.check(identity(target, head))
+        measured.check(as_assistant(assistant).fingerprint(target))
+    with pytest.raises(ValueError, match="drafter_fingerprint"):
+        measured.check(as_assistant(head).fingerprint(target))
     with pytest.raises(ValueError, match="64 tokens read on top, but the target's context is 512"):
         measure_costs(target, head, lengths=(500,))

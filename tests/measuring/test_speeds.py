@@ -6,17 +6,16 @@ from tiny import left_padded, word_tokenizer
 
 from eagle_hf import SelfSpeculation, TreeConfig
 from eagle_hf.data.suites import long_prompts
-from eagle_hf.measuring.clock import (
-    Prompt,
-    Started,
-    _one_by_one,
-    alone,
-    generating,
-    interleaved,
-    measure_cell,
-    run_on,
-)
 from eagle_hf.measuring.intervals import ratio_interval
+from eagle_hf.measuring.runs import (
+    PrefilledPrompt,
+    TimedRun,
+    decode_one_by_one,
+    finish,
+    hf_generate,
+    plain_loop,
+)
+from eagle_hf.measuring.speeds import interleaved, measure_cell
 from eagle_hf.planning.cost import CostTable
 
 COSTS = CostTable(
@@ -40,24 +39,26 @@ def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, train
         eos_token_id=None,
         pad_token_id=0,
     )
-    prompt = Prompt(target, assistant, ids)
-    started = Started(prompt, assistant, 30)
+    prompt = PrefilledPrompt(target, assistant, ids)
+    timed_run = TimedRun(prompt, None, 30)
     for _ in range(2):
-        run = started.again()
-        run_on(run)
-        clocked = sum(run.lengths) - sum(started.run.lengths)
-        assert max(run.lengths) == 42 and any(run.finished)
+        run = timed_run.start()
+        before = sum(run.sequences.lengths)
+        rounds = finish(run)
+        clocked = sum(run.sequences.lengths) - before
+        assert clocked == sum(done.tokens for done in rounds)
+        assert max(run.sequences.lengths) == 42 and any(run.sequences.finished)
         with torch.no_grad():
-            while not all(run.finished):
+            while not run.is_finished:
                 run.round()
-        assert torch.equal(run.ids, expected)
-    seconds, tokens = started.decode()
+        assert torch.equal(run.sequences.ids, expected)
+    seconds, tokens = timed_run.decode()
     assert seconds > 0 and tokens == clocked
     for few in (1, 2):
         with pytest.raises(
             ValueError, match=f"new_tokens is {few}, and a row ended with the first round"
         ):
-            Started(prompt, assistant, few)
+            TimedRun(prompt, None, few)
 
 
 def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, trained_head):
@@ -65,17 +66,16 @@ def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, t
     (row,) = measure_cell(
         target, trained_head, {"chain of 2": TreeConfig("chain", depth=2)}, ids, 40, 2, COSTS
     )
-    own, trained_head.tree = trained_head.tree, TreeConfig("chain", depth=2)
-    started = Started(Prompt(target, trained_head, ids), trained_head, 40)
-    trained_head.tree = own
-    rate, stats = started.promised(COSTS)
+    prompt = PrefilledPrompt(target, trained_head, ids)
+    timed_run = TimedRun(prompt, TreeConfig("chain", depth=2), 40)
+    rate, stats = timed_run.predicted(COSTS)
     assert (
-        rate == pytest.approx(row.promised)
+        rate == pytest.approx(row.predicted)
         and stats.tau == row.tau
-        and row.achieved == row.over_plain / row.promised
+        and row.achieved == row.over_plain / row.predicted
     )
     tokens, rounds = (
-        52 - started.run.lengths[0],
+        52 - timed_run.start().sequences.lengths[0],
         stats.rounds - 1,
     )  # the first round is behind the start
     assert 1.5 * rounds <= tokens / rate <= 2.0 * rounds and str(row).startswith(
@@ -83,10 +83,10 @@ def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, t
     )
 
 
-@pytest.mark.parametrize("way", [generating, alone])
+@pytest.mark.parametrize("way", [hf_generate, plain_loop])
 def test_plain_decoding_emits_what_was_asked_for(target, trained_head, way):
     seconds, tokens = way(
-        Prompt(target, trained_head, left_padded(target, [9, 9])["input_ids"]), 5
+        PrefilledPrompt(target, trained_head, left_padded(target, [9, 9])["input_ids"]), 5
     )()
     assert seconds > 0 and tokens == 10
 
@@ -101,8 +101,8 @@ def test_the_plain_loop_writes_generates_tokens(target, trained_head):
         eos_token_id=None,
         pad_token_id=0,
     )
-    prompt = Prompt(target, trained_head, ids)
-    tokens = _one_by_one(target, prompt.cache, prompt.first, 12)
+    prompt = PrefilledPrompt(target, trained_head, ids)
+    tokens = decode_one_by_one(target, prompt.read.cache, prompt.first, 12)
     assert torch.equal(torch.cat([ids, prompt.first, tokens], dim=1), expected)
 
 

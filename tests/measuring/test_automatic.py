@@ -11,11 +11,13 @@ from tiny import left_padded, tiny_head
 from transformers.utils.logging import get_logger
 
 from eagle_hf import Eagle3DraftHead, Plan, TreeConfig
-from eagle_hf.decoding import automatic, timing
+from eagle_hf.decoding.assistants import as_assistant
 from eagle_hf.head.configuration import Acceptance
-from eagle_hf.measuring.plans import measure_acceptance, save_acceptance
+from eagle_hf.measuring import automatic, machine_costs
+from eagle_hf.measuring import costs as measured_costs
+from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
+from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.planning.policy import Calibration
 
 FAST_TREES = (0.04, 0.041, 0.042, 0.044, 0.048)  # seconds of 1, 2, 4, 8, 16 tokens
 SLOW_TREES = (0.04, 0.08, 0.16, 0.32, 0.64)
@@ -36,8 +38,8 @@ def head(saved):
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """Where measurements are kept during this test."""
-    monkeypatch.setattr(automatic, "measurements", lambda: tmp_path / "costs")
-    monkeypatch.setattr(automatic, "_known", WeakKeyDictionary())
+    monkeypatch.setattr(machine_costs, "measurements", lambda: tmp_path / "costs")
+    monkeypatch.setattr(machine_costs, "_known", WeakKeyDictionary())
     return tmp_path / "costs"
 
 
@@ -45,7 +47,7 @@ def folder(monkeypatch, tmp_path):
 def said(monkeypatch):
     """The lines on the logger."""
     lines = []
-    monkeypatch.setattr(automatic.logger, "warning", lines.append)
+    monkeypatch.setattr(machine_costs.logger, "warning", lines.append)
     return lines
 
 
@@ -70,7 +72,7 @@ def measuring(monkeypatch, seconds):
         calls.append(batch)
         return costs(seconds, facts, batch)
 
-    monkeypatch.setattr(automatic, "measure_quickly", measure)
+    monkeypatch.setattr(machine_costs, "measure_quickly", measure)
     return calls
 
 
@@ -171,7 +173,7 @@ def test_batches_are_measured_by_powers_of_two(target, head, folder, monkeypatch
 def test_another_process_reads_what_was_kept(target, head, folder, monkeypatch, said):
     calls = measuring(monkeypatch, FAST_TREES)
     answer(target, head)
-    automatic._known.clear()
+    machine_costs._known.clear()
     answer(target, head)
     assert calls == [1]
     assert len(said) == 1
@@ -185,7 +187,7 @@ def test_what_was_measured_of_something_else_is_measured_again(
 ):
     calls = measuring(monkeypatch, FAST_TREES)
     answer(target, head)
-    automatic._known.clear()
+    machine_costs._known.clear()
     [file] = folder.glob("*.json")
     table = json.loads(file.read_text())
     table["facts"][change] = "another"
@@ -197,7 +199,7 @@ def test_what_was_measured_of_something_else_is_measured_again(
 def test_a_damaged_file_is_measured_again(target, head, folder, monkeypatch, said):
     calls = measuring(monkeypatch, FAST_TREES)
     answer(target, head)
-    automatic._known.clear()
+    machine_costs._known.clear()
     [file] = folder.glob("*.json")
     file.write_text(file.read_text()[:50])
     answer(target, head)
@@ -219,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_call_goes_on(
 
 def test_measuring_for_real_takes_its_time_and_leaves_the_random_state(target, head):
     before = torch.get_rng_state()
-    table = timing.measure_quickly(target, head, 2, {"a": 1})
+    table = measured_costs.measure_quickly(target, head, 2, {"a": 1})
     assert torch.equal(before, torch.get_rng_state())
     assert table.batches == (2,)
     assert table.tokens == (1, 2, 4, 8, 16)
@@ -227,8 +229,8 @@ def test_measuring_for_real_takes_its_time_and_leaves_the_random_state(target, h
 
 
 def test_a_slow_target_is_timed_with_one_and_eight_tokens_alone(target, head, monkeypatch):
-    monkeypatch.setattr(timing, "QUICK_SECONDS", 0.0)
-    assert timing.measure_quickly(target, head, 1, {}).tokens == (1, 8)
+    monkeypatch.setattr(measured_costs, "QUICK_SECONDS", 0.0)
+    assert measured_costs.measure_quickly(target, head, 1, {}).tokens == (1, 8)
 
 
 @pytest.mark.parametrize("how", ["argument", "saved", "set"])
@@ -262,7 +264,7 @@ def test_a_saved_tree_that_is_more_than_a_size_is_kept(target, tmp_path, tree):
 
 def test_a_plan_for_this_machine_wins(target, head, saved, folder, monkeypatch):
     calls = measuring(monkeypatch, SLOW_TREES)
-    facts = timing.identity(target, head)
+    facts = as_assistant(head).fingerprint(target)
     Plan(costs(FAST_TREES, facts), Acceptance().shares, Calibration()).save(saved)
     answer(target, head)
     assert calls == []
@@ -274,7 +276,7 @@ def test_a_plan_of_another_machine_is_not_used_and_that_is_said(
 ):
     calls, told = measuring(monkeypatch, FAST_TREES), []
     monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
-    facts = timing.identity(target, head) | {"device": "another"}
+    facts = as_assistant(head).fingerprint(target) | {"device": "another"}
     Plan(costs(SLOW_TREES, facts), Acceptance().shares, Calibration()).save(saved)
     answer(target, head)
     assert calls == [1]
@@ -313,11 +315,11 @@ def test_what_was_lost_under_one_plan_does_not_count_under_another(
     with torch.no_grad():
         head.lm_head.weight.copy_(3 * head.lm_head.weight.roll(1, dims=0))
     answer(target, head, max_new_tokens=150)
-    plan, _ = automatic.find_plan(target, head, 1)
+    plan, _ = automatic.find_plan(target, as_assistant(head), 1)
     tree = automatic.bounds(target, 15)
     assert automatic._policy(head, 1, plan, tree).has_paused
     head.acceptance = Acceptance(shares=((0.9,),))
-    other, _ = automatic.find_plan(target, head, 1)
+    other, _ = automatic.find_plan(target, as_assistant(head), 1)
     assert not automatic._policy(head, 1, other, tree).has_paused
 
 
@@ -328,7 +330,7 @@ def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_s
         raise torch.OutOfMemoryError("16 GB were asked for")
 
     told = []
-    monkeypatch.setattr(automatic, "measure_quickly", out_of_memory)
+    monkeypatch.setattr(machine_costs, "measure_quickly", out_of_memory)
     monkeypatch.setattr(get_logger(automatic.__name__), "warning_once", told.append)
     assert torch.equal(answer(target, head), answer(target, None))
     assert head.last_run.trials[0] > 0

@@ -1,0 +1,261 @@
+"""What a call of generate must be like, checked before anything is computed.
+
+Every function here raises a ValueError that says what arrived, what was needed and what to do. None
+changes anything.
+"""
+
+from transformers import MaxLengthCriteria, StaticCache
+
+from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
+from eagle_hf.decoding.assistants import Assistant
+from eagle_hf.decoding.support import check_trees, layer_kinds
+from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.target import unwrap
+
+# Processors that number the rows of a batch, or remember them by place.
+ROW_BOUND = {
+    "PrefixConstrainedLogitsProcessor": "prefix_allowed_tokens_fn",
+    "SynthIDTextWatermarkLogitsProcessor": "watermarking_config (SynthID)",
+    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram_size",
+    "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
+}
+LEAVE_UNSET = "leave it unset"
+CHANGING_ROPES = ("dynamic", "longrope")  # their frequencies change with the text's length
+
+
+def check_call(target, assistant: Assistant, generation_config, mode_kwargs: dict) -> None:
+    """Refuse settings that our assistants cannot serve losslessly."""
+    refused = _refused_settings(generation_config)
+    refused += _refused_arguments(mode_kwargs, assistant.foreign_tokenizer_remedy)
+    name = type(assistant.owner).__name__
+    for is_set, what, remedy in refused:
+        if is_set:
+            raise ValueError(
+                f"generate(assistant_model=<{name}>) does not support {what}: {remedy}"
+            )
+    check_target(target, assistant)
+
+
+def _refused_settings(config) -> list[tuple]:
+    """(whether it is set, what, the remedy) of a generation config's settings."""
+    beams = config.num_beams
+    returned = config.num_return_sequences
+    cache = config.cache_implementation
+    chunk = config.prefill_chunk_size
+    is_constrained = getattr(config, "constraints", None) or getattr(
+        config, "force_words_ids", None
+    )
+    guided = "its processor runs the target a second time; leave it unset"
+    return [
+        (beams > 1, f"num_beams={beams}", "use num_beams=1"),
+        (returned > 1, f"num_return_sequences={returned}", "repeat the prompt in the batch"),
+        (
+            config.use_cache is False,
+            "use_cache=False",
+            "speculation needs the cache; leave use_cache at True",
+        ),
+        (cache not in (None, "dynamic"), f"cache_implementation={cache!r}", LEAVE_UNSET),
+        (
+            config.prompt_lookup_num_tokens,
+            "prompt_lookup_num_tokens",
+            "choose either prompt look-up or the head",
+        ),
+        (
+            config.assistant_early_exit,
+            "assistant_early_exit",
+            "choose either early exit or the head",
+        ),
+        (getattr(config, "penalty_alpha", None), "penalty_alpha (contrastive search)", LEAVE_UNSET),
+        (getattr(config, "dola_layers", None), "dola_layers", LEAVE_UNSET),
+        (is_constrained, "constrained search", LEAVE_UNSET),
+        (config.guidance_scale not in (None, 1, 1.0), "guidance_scale", guided),
+        (
+            chunk,
+            f"prefill_chunk_size={chunk}",
+            "the prompt is read in one pass; leave it unset",
+        ),
+        (config.token_healing, "token_healing", "heal the prompt before calling generate"),
+        (
+            config.output_attentions,
+            "output_attentions",
+            "trees have no per-token attentions; leave it False",
+        ),
+        (
+            config.output_hidden_states,
+            "output_hidden_states",
+            "trees have no per-token states; leave it False",
+        ),
+    ]
+
+
+def _refused_arguments(mode_kwargs: dict, foreign_tokenizer_remedy: str) -> list[tuple]:
+    """(whether it is set, what, the remedy) of generate's own arguments."""
+    shared = f"it shares the target's vocabulary; leave it out{foreign_tokenizer_remedy}"
+    return [
+        (mode_kwargs.get("synced_gpus"), "synced_gpus", "generate with the unsharded target"),
+        (mode_kwargs.get("assistant_tokenizer"), "assistant_tokenizer", shared),
+    ]
+
+
+def check_target(target, assistant: Assistant, tree: TreeConfig | None = None) -> None:
+    """Refuse a target that cannot verify trees, or not this assistant's.
+
+    tree: in place of the assistant's own.
+    """
+    model = unwrap(target)
+    check_trees(model)
+    _check_adapter(model)
+    assistant.check(target)
+    if tree is None:
+        if assistant.chooses_by_machine:
+            return
+        tree = assistant.tree
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and tree.nodes >= context:
+        raise ValueError(
+            f"the tree has {tree.nodes} nodes and the target's context is {context} tokens; "
+            "take a smaller tree: assistant.tree = TreeConfig(...)"
+        )
+    if tree.needs_plan:
+        check_plan(target, assistant, tree)
+
+
+def _check_adapter(model) -> None:
+    """Refuse an adapter that puts virtual tokens before the text."""
+    prepare = model.prepare_inputs_for_generation
+    owner = getattr(prepare, "__self__", model)  # PEFT puts its own method there
+    adapter = getattr(owner, "active_peft_config", None)
+    if getattr(adapter, "is_prompt_learning", False):
+        raise ValueError(
+            f"the target carries a prompt-learning adapter ({adapter.peft_type}), whose virtual "
+            "tokens have no place in a tree; use an adapter that changes weights (LoRA), or "
+            "generate without the head"
+        )
+
+
+def check_plan(target, assistant: Assistant, tree: TreeConfig) -> None:
+    """Refuse a tree whose policy needs a plan, without one that holds here."""
+    plan = assistant.find_plan()
+    if plan is None:
+        raise ValueError(
+            f"the tree policy {tree.policy!r} needs a plan and there is none; make one "
+            "(eagle-hf plan --target T with --head H, --draft MODEL or --self-speculation) and "
+            "load the head from its folder, or set assistant.plan = eagle_hf.Plan.load(folder); "
+            "or take another policy"
+        )
+    plan.costs.check(assistant.fingerprint(target))
+
+
+def check_inputs(target, call: AssistedCall) -> None:
+    """Refuse prepared inputs that the loop cannot take; the target has not run yet."""
+    inputs = call.model_inputs
+    config = unwrap(target).config.get_text_config()
+    _check_cache(inputs)
+    input_ids = call.input_ids
+    if inputs.get("inputs_embeds") is not None or input_ids.shape[1] == 0:
+        raise ValueError(
+            "the prompt came as inputs_embeds; the head reads token ids: pass input_ids"
+        )
+    if inputs.get("token_type_ids") is not None:
+        raise ValueError("token_type_ids were given, but drafted tokens have none; leave them out")
+    if input_ids.device != unwrap(target).device:
+        raise ValueError(
+            f"input_ids are on {input_ids.device} and the target on {unwrap(target).device}; "
+            "move the inputs"
+        )
+    positions = inputs.get("position_ids")
+    if positions is not None and positions.dim() != 2:
+        raise ValueError(
+            f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass "
+            "[batch, length]"
+        )
+    check_rope(config, call.generation_config.max_length)
+    check_mask(config, inputs.get("attention_mask"))
+    if len(input_ids) > 1:
+        check_batch(call)
+
+
+def _check_cache(inputs: dict) -> None:
+    """Refuse a cache of the caller's."""
+    cache, _ = take_cache(inputs)
+    if cache is None:
+        return
+    if isinstance(cache, StaticCache):
+        raise ValueError(
+            f"{GENERATE_CACHE} is a StaticCache, which cannot drop rejected drafts; leave "
+            f"{GENERATE_CACHE} out"
+        )
+    if cache.get_seq_length() > 0 or is_user_defined(cache):
+        raise ValueError(
+            f"{GENERATE_CACHE} was given and already holds {cache.get_seq_length()} tokens; the "
+            "head must see the states of every token and the loop keeps its own cache: leave it "
+            "out and pass the whole prompt as input_ids"
+        )
+
+
+def check_rope(config, max_length: int) -> None:
+    """Refuse RoPE whose frequencies depend on the longest position of a forward.
+
+    A tree's deeper nodes would change them for the others.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
+    limit = rope.get("original_max_position_embeddings")
+    limit = limit or getattr(config, "original_max_position_embeddings", None)
+    limit = limit or config.max_position_embeddings
+    if kind in CHANGING_ROPES and max_length > limit:
+        raise ValueError(
+            f"the target's RoPE is {kind!r} and max_length is {max_length}, beyond its {limit} "
+            "original positions, where its frequencies change with the text's length; keep prompt "
+            f"and answer within {limit} tokens or generate without the head"
+        )
+
+
+def check_mask(config, attention_mask) -> None:
+    """Refuse padding on the right, and for sliding windows a mask with holes.
+
+    transformers measures a window by slot, trees by position.
+    """
+    if attention_mask is None:
+        return
+    is_padded_right = attention_mask[:, -1] == 0
+    if is_padded_right.any():
+        rows = is_padded_right.nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"attention_mask ends with zeros in rows {rows}: the batch is padded on the right; "
+            'pad on the left: padding_side="left"'
+        )
+    has_holes = bool((attention_mask.diff(dim=1) < 0).any())
+    if has_holes and "sliding_attention" in layer_kinds(config):
+        raise ValueError(
+            "attention_mask has zeros after ones and the target has sliding windows; pad on the "
+            "left only"
+        )
+
+
+def check_batch(call: AssistedCall) -> None:
+    """Refuse what only makes sense for rows that advance together."""
+    rows = len(call.input_ids)
+    if call.streamer is not None:
+        raise ValueError(
+            f"a streamer was given with {rows} rows, which advance at different speeds; stream "
+            "one row at a time"
+        )
+    for processor in call.logits_processor:
+        name = ROW_BOUND.get(type(processor).__name__)
+        if name:
+            raise ValueError(
+                f"{name} follows the rows of a batch by their place, but rows are decided one by "
+                "one; pass one row"
+            )
+    others = []
+    has_end_token = False
+    for criterion in call.stopping_criteria:
+        has_end_token = has_end_token or hasattr(criterion, "eos_token_id")
+        if not isinstance(criterion, MaxLengthCriteria):
+            others.append(type(criterion).__name__)
+    if others and not has_end_token:
+        raise ValueError(
+            f"{', '.join(others)} may end {rows} rows at different times, and without an "
+            "end-of-turn token generate does not pad them; set eos_token_id or pass one row"
+        )

@@ -1,0 +1,133 @@
+"""The one door to a model's forward while decoding.
+
+A forward over a tree needs four things together: the slots that its keys go to, its mask, an
+attention that reads the cache in place, and the capture of the aux hidden states that a draft head
+reads. Forget one and the model still runs, but computes something else. So prefill, verification,
+drafting and timing all call the functions here, which enter the four at once.
+
+B batch, S prompt slots, N nodes, T cache slots, H hidden, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from eagle_hf.compat import cache_inputs, captures_outputs
+from eagle_hf.decoding.caches.drafter import DraftCache
+from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.compiling import compiled
+from eagle_hf.decoding.tree_attention import tree_attention
+from eagle_hf.target import capture_aux, unwrap
+
+
+class Output(NamedTuple):
+    """logits [B, N, V], and aux hidden states [B, N, 3H], which are None where none are read."""
+
+    logits: torch.Tensor
+    aux: torch.Tensor | None
+
+
+class TargetForward:
+    """A target with its cache.
+
+    Args:
+        target: a causal LM.
+        cache: where its keys and values go.
+        aux_layer_ids: the layers whose inputs are captured.
+        attention: the block in which nodes are read; `nullcontext` leaves the model's own attention
+            as it is, which copies the cache.
+    """
+
+    def __init__(
+        self,
+        target,
+        cache: TargetCache,
+        aux_layer_ids: Sequence[int] = (),
+        attention: Callable[[], AbstractContextManager] | None = None,
+    ):
+        self.target = target
+        self.cache = cache
+        self._attention = attention or tree_attention
+        self._cache_inputs = cache_inputs(unwrap(target), cache)
+        self._run = partial(run_hooked, target, aux_layer_ids)
+        self._run_nodes = self._run
+        if cache.capacity is not None:
+            self._run_nodes = compiled(partial(run_whole, target, aux_layer_ids), target.device)
+
+    def read_prompt(self, input_ids: torch.Tensor, **inputs) -> Output:
+        """The prompt [B, S], which the empty cache then holds."""
+        return self._run(input_ids=input_ids, **(self._cache_inputs | inputs))
+
+    def read_nodes(self, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int) -> Output:
+        """Tokens [B, N] at `positions` [B, N], whose keys go to the slots from `base` on.
+
+        mask: what they see, as `masks.MaskFormat` makes it.
+        """
+        self.cache.place(base, tokens.shape[1])
+        with self._attention():
+            return self._run_nodes(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=mask,
+                **self._cache_inputs,
+            )
+
+
+class DraftForward:
+    """A causal LM's decoder with a drafter's cache."""
+
+    def __init__(self, decoder, cache: DraftCache, device: torch.device, keeps_size: bool):
+        self.decoder = decoder
+        self.cache = cache
+        self._cache_inputs = cache_inputs(decoder, cache)
+        self._run_nodes = compiled(decoder, device) if keeps_size else decoder
+
+    def read_prompt(
+        self, tokens: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Output [B, S, H] for a prompt padded on the right; the cache keeps numbers `kept`."""
+        self.cache.place_prompt(kept)
+        inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=None)
+        return self.decoder(**inputs, **self._cache_inputs).last_hidden_state
+
+    def read_nodes(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask, slots: torch.Tensor, length: int
+    ) -> torch.Tensor:
+        """Output [B, N, H] for tokens [B, N], whose keys go to `slots` [B, N] of `length`."""
+        self.cache.place(slots, length)
+        inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask)
+        with tree_attention():
+            return self._run_nodes(**inputs, **self._cache_inputs).last_hidden_state
+
+
+def run_hooked(target, layer_ids: Sequence[int], **inputs) -> Output:
+    """A forward that captures the inputs of `layer_ids` by hooks."""
+    if not layer_ids:
+        return Output(target(**inputs, return_dict=True).logits, None)
+    with capture_aux(target, list(layer_ids)) as aux:
+        logits = target(**inputs, return_dict=True).logits
+    return Output(logits, aux.take())
+
+
+def run_whole(target, layer_ids: Sequence[int], **inputs) -> Output:
+    """The same without hooks, for graphs.
+
+    It asks for the hidden states of all layers, of which a compiler computes those that are used.
+    """
+    outputs = target(**inputs, return_dict=True, output_hidden_states=bool(layer_ids))
+    aux = None
+    if layer_ids:
+        aux = torch.cat([outputs.hidden_states[index] for index in layer_ids], dim=-1)
+    return Output(outputs.logits, aux)
+
+
+def install_output_capture(target, input_ids: torch.Tensor) -> None:
+    """Let transformers hook the target's layers, which it does at the first call that asks.
+
+    A compiler cannot follow that, so it must happen before a graph is captured.
+    """
+    if not captures_outputs(unwrap(target).get_decoder()):
+        run_whole(target, [0], input_ids=input_ids)

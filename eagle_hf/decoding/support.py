@@ -1,0 +1,52 @@
+"""Which models can read trees."""
+
+import inspect
+
+from eagle_hf.compat import is_recurrent
+from eagle_hf.target import unwrap
+
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+SUPPORTED_ATTENTION = ("sdpa", "eager")
+
+
+def layer_kinds(config) -> set[str]:
+    """The kinds of attention in a model's text config; an unknown kind is returned as it is."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds:
+        return kinds
+    has_window = bool(getattr(config, "sliding_window", None))
+    return {"sliding_attention" if has_window else "full_attention"}
+
+
+def check_trees(model) -> None:
+    """Refuse a model that cannot read trees.
+
+    Raises:
+        ValueError: for an encoder-decoder, recurrent layers, an attention that takes no mask, or a
+            forward that takes no positions.
+    """
+    model = unwrap(model)
+    config = model.config.get_text_config()
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} is an encoder-decoder model; draft trees need a decoder-only causal LM"
+        )
+    unknown_kinds = sorted(layer_kinds(config) - ATTENTION_KINDS)
+    if is_recurrent(model) or unknown_kinds:
+        raise ValueError(
+            f"{name} has layers of the kind {unknown_kinds or 'recurrent'}: their state cannot be "
+            "rolled back to an accepted branch; use a target whose layers are all (sliding) "
+            "attention"
+        )
+    if config._attn_implementation not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"the attn_implementation of {name} is {config._attn_implementation!r}, which takes "
+            'no tree mask; load it with attn_implementation="sdpa" (or call '
+            'set_attn_implementation("sdpa"))'
+        )
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"{name}.forward takes no position_ids, so the nodes of a tree cannot be placed; "
+            "use another target"
+        )

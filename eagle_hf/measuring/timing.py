@@ -1,0 +1,160 @@
+"""Timing the forwards of a round by themselves, on caches full of noise.
+
+B batch, S tokens in the cache, n tokens read together, w nodes drafted together, H hidden.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from eagle_hf.compat import last_logits
+from eagle_hf.decoding.assistants import Drafter
+from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.forward import TargetForward
+from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.target import unwrap
+
+
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call; on a CUDA GPU between two events, its waiting for Python included."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        function()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter() - started
+    with torch.cuda.device(device):
+        begin = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+class Turns:
+    """Functions timed in turn, so that a slow moment of the machine hits all of them."""
+
+    def __init__(self, functions: Sequence[Callable[[], object]], device: torch.device):
+        self.functions = functions
+        self.device = device
+        self.seconds: list[list[float]] = [[] for _ in functions]
+
+    def take(self) -> None:
+        """Time every function once."""
+        for function, seconds in zip(self.functions, self.seconds, strict=True):
+            seconds.append(timed(function, self.device))
+
+    def medians(self) -> list[float]:
+        """Of every function's seconds but the first, which warm up."""
+        return [statistics.median(seconds[1:]) for seconds in self.seconds]
+
+
+def target_forward(
+    target,
+    cache,
+    batch: int,
+    length: int,
+    count: int,
+    attention: Callable[[], AbstractContextManager] | None = None,
+) -> Callable[[], None]:
+    """A function that lets the target read tokens on top of its cache, and forgets them.
+
+    Args:
+        target: a causal LM.
+        cache: holds `length` tokens of each row.
+        batch: rows.
+        length: tokens in the cache.
+        count: tokens read, a row.
+        attention: the block in which they are read, see `TargetForward`.
+    """
+    device = target.device
+    ids = random_ids(target, batch, count)
+    positions = torch.arange(length, length + count, device=device).expand(batch, -1)
+    keys = torch.arange(length + count, device=device).expand(batch, -1)
+    seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=device).tril(length)
+    mask = MaskFormat(target)(seen, positions, keys)
+    forward = TargetForward(target, cache, attention=attention)
+
+    def run() -> None:
+        forward.read_nodes(ids, positions, mask, base=length)
+        cache.crop(-count)
+
+    return run
+
+
+def draft_forward(
+    drafter: Drafter, target, batch: int, length: int, width: int
+) -> Callable[[], None]:
+    """A function that drafts the children of `width` nodes a row.
+
+    The drafter has read `length` tokens of each of `batch` rows; noise, if it has read none.
+    """
+    device = target.device
+    config = unwrap(target).config.get_text_config()
+    ids = random_ids(target, batch, width)
+    hidden = _noise((batch, width, config.hidden_size), drafter.model)
+    own = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
+    if drafter.slots.lengths is None:
+        _fill(drafter, target, batch, length)
+
+    def run() -> None:
+        outputs = drafter.step(ids, hidden, 0, own)
+        drafter.propose(outputs, min(width, drafter.vocabulary))
+
+    return run
+
+
+def noise_cache(target, batch: int, length: int) -> TargetCache:
+    """A target's cache as if it had read `length` tokens of each of `batch` rows."""
+    config = unwrap(target).config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = TargetCache()
+    for layer in range(config.num_hidden_layers):
+        noise = _noise((batch, heads, length, width), target)
+        cache.update(noise, noise, layer)
+    return cache
+
+
+def read_cache(target, batch: int, length: int) -> TargetCache:
+    """The target's cache after it has read `length` random tokens of each of `batch` rows."""
+    cache = TargetCache()
+    ids = random_ids(target, batch, length)
+    TargetForward(target, cache).read_prompt(ids, **last_logits(unwrap(target)))
+    return cache
+
+
+def random_ids(target, batch: int, count: int) -> torch.Tensor:
+    """Any tokens [batch, count]."""
+    vocabulary = unwrap(target).config.get_text_config().vocab_size
+    generator = _generator(target.device)
+    shape = (batch, count)
+    return torch.randint(0, vocabulary, shape, generator=generator, device=target.device)
+
+
+def _fill(drafter: Drafter, target, batch: int, length: int) -> None:
+    """Let a drafter hold noise for `length` tokens."""
+    counts = torch.full((batch,), length, device=target.device)
+    kept = drafter.slots.start(counts).shape[1]
+    everything = torch.arange(kept, device=target.device).expand(batch, -1)
+    noise = noise_cache(drafter.model, batch, kept).layers
+    layers = drafter.cache.with_layers(len(noise))
+    for layer, full in zip(layers, noise, strict=True):
+        layer.keep(full.keys, full.values, everything)
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """Random numbers of its own, because a caller may be sampling meanwhile."""
+    return torch.Generator(device).manual_seed(0)
+
+
+def _noise(shape: tuple[int, ...], model) -> torch.Tensor:
+    """Noise in a model's dtype, on its device."""
+    generator = _generator(model.device)
+    return torch.randn(shape, generator=generator, dtype=model.dtype, device=model.device)

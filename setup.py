@@ -1,8 +1,36 @@
+"""What the package is: names, requirements, files. How its tools are set is in pyproject.toml."""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The upper bounds are what was tested: constraints.txt has the newest of each, `make test-oldest` the oldest transformers.
+ROOT = Path(__file__).parent
+REPOSITORY = "https://github.com/eagle-hf/eagle_hf"
+
+
+def read_version() -> str:
+    """Return the version, which stands in eagle_hf/__init__.py alone.
+
+    The package is not imported for it: pip runs this file where torch is not installed yet.
+    """
+    source = (ROOT / "eagle_hf" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+
+
+# The upper bounds are what was tested. constraints.txt has the newest release of each, and
+# `make test-oldest` installs the oldest transformers.
+requirements = [
+    "torch>=2.11,<2.15",
+    "transformers>=5.17,<5.25",
+    "accelerate>=1.15,<2",
+    "peft>=0.21,<0.22",
+    "huggingface-hub>=1.31,<3",
+    "fsspec",
+    "packaging",
+    "safetensors>=0.8,<0.9",
+    "tqdm",
+]
 quickstart = [
     "trl>=1.16,<1.17",
     "datasets>=5.2,<6",
@@ -18,30 +46,57 @@ test = [
     "tensorboard>=2.21",
     "trackio>=0.43",
 ]
+# Exact, because another release of a formatter or a checker finds other faults. The hooks in
+# .pre-commit-config.yaml have the same versions.
+lint = [
+    "ruff==0.17.6",
+    "ty==0.0.107",
+]
 
 setup(
     name="eagle_hf",
-    version="0.1.0",
-    description="Train EAGLE-3 draft heads for any Hugging Face causal LM and decode losslessly with them.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    version=read_version(),
+    description=(
+        "Train EAGLE-3 draft heads for any Hugging Face causal LM and decode losslessly with them."
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The eagle_hf authors",
+    license_expression="Apache-2.0",
+    # The bundled prompts come from four other projects; the second file names their licences.
+    license_files=["LICENSE", "eagle_hf/data/bundled/SOURCES.md"],
+    url=REPOSITORY,
+    project_urls={
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Issues": f"{REPOSITORY}/issues",
+    },
+    keywords=[
+        "EAGLE-3",
+        "speculative decoding",
+        "draft head",
+        "language model",
+        "transformers",
+        "inference",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
     package_data={
+        "eagle_hf": ["py.typed"],
         "eagle_hf.data": ["bundled/*"],
         "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
     },
-    install_requires=[
-        "torch>=2.11,<2.15",
-        "transformers>=5.17,<5.25",
-        "accelerate>=1.15,<2",
-        "peft>=0.21,<0.22",
-        "huggingface-hub>=1.31,<3",
-        "fsspec",
-        "packaging",
-        "safetensors>=0.8,<0.9",
-        "tqdm",
-    ],
-    extras_require={"quickstart": quickstart, "test": quickstart + test},
+    install_requires=requirements,
+    extras_require={"quickstart": quickstart, "test": quickstart + test, "lint": lint},
     entry_points={"console_scripts": ["eagle-hf=eagle_hf.cli:main"]},
 )

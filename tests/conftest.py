@@ -1,31 +1,37 @@
 """Fixtures shared by all tests; nothing downloads, nothing needs a GPU."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import quickly_trained, tiny_head, tiny_target
+from transformers import LlamaForCausalLM
 
+from eagle_hf import Eagle3DraftHead
 from eagle_hf.measuring import machine_costs
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 
 @pytest.fixture(scope="session")
-def target():
+def target() -> LlamaForCausalLM:
     return tiny_target()
 
 
 @pytest.fixture(scope="session")
-def head(target):
+def head(target: LlamaForCausalLM) -> Eagle3DraftHead:
     return tiny_head(target)
 
 
 @pytest.fixture(scope="session")
-def trained_head(target):
+def trained_head(target: LlamaForCausalLM) -> Eagle3DraftHead:
     return quickly_trained(target, tiny_head(target))
 
 
 @pytest.fixture(scope="session")
-def adversarial_head(target):
+def adversarial_head(target: LlamaForCausalLM) -> Eagle3DraftHead:
+    """A head that prefers what it holds least likely."""
     head = tiny_head(target)
     with torch.no_grad():
         head.lm_head.weight.neg_()
@@ -33,10 +39,13 @@ def adversarial_head(target):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_measurements(tmp_path_factory):
-    """What tests measure of the machine is kept in a folder of theirs."""
+def own_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measurements of the machine go to a folder of this test run, not to the user's cache."""
+    folder = tmp_path_factory.mktemp("costs")
+
+    def measurements() -> Path:
+        return folder
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            machine_costs, "measurements", lambda folder=tmp_path_factory.mktemp("costs"): folder
-        )
+        patch.setattr(machine_costs, "measurements", measurements)
         yield

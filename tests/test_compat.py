@@ -1,4 +1,4 @@
-"""What the package rests on in transformers is where it was; where it is not, one sentence says what moved."""
+"""What the package needs of transformers is in its place; otherwise a sentence says what moved."""
 
 import re
 import warnings
@@ -19,27 +19,32 @@ from eagle_hf.compat import (
 
 PACKAGE = Path(compat.__file__).parent
 
+# These files may spell the cache's name. The second one runs without this package.
+SPELL_THE_CACHE = {
+    PACKAGE / "compat.py",
+    PACKAGE / "hub" / "custom_generate" / "generate.py",
+}
+
 
 @pytest.mark.parametrize("sentence", CONTRACT)
 def test_transformers_keeps_the_contract(sentence):
-    assert CONTRACT[sentence](), (
-        f"no longer true of transformers {compat.transformers.__version__}: {sentence}"
-    )
+    version = compat.transformers.__version__
+    assert CONTRACT[sentence](), f"no longer true of transformers {version}: {sentence}"
 
 
-def test_what_is_gone_is_told_and_not_raised(monkeypatch):
+def test_a_broken_contract_is_named_and_does_not_raise(monkeypatch):
     monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
     assert list(compat.broken_contract()) == [
         "models say by _supports_logits_to_keep() whether one token's logits can be asked for"
     ]
 
 
-def test_a_release_within_the_tested_range_is_not_spoken_of(monkeypatch):
+@pytest.mark.parametrize("version", ["5.17.0", "5.24.3"])
+def test_a_tested_release_causes_no_warning(monkeypatch, version):
+    monkeypatch.setattr(compat.transformers, "__version__", version)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for version in ("5.17.0", "5.24.3"):
-            monkeypatch.setattr(compat.transformers, "__version__", version)
-            warn_untested()
+        warn_untested()
 
 
 @pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
@@ -47,9 +52,17 @@ def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
     monkeypatch.setattr(compat.transformers, "__version__", version)
     with pytest.warns(
         UserWarning,
-        match=f"tested with transformers 5.17 to 5.24, this is {version}: what the package rests on is in its place",
+        match=(
+            f"tested with transformers 5.17 to 5.24, this is {version}: "
+            "what the package rests on is in its place"
+        ),
     ):
         warn_untested()
+
+
+@pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
+def test_another_release_is_named_with_what_it_breaks(monkeypatch, version):
+    monkeypatch.setattr(compat.transformers, "__version__", version)
     monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
     with pytest.warns(
         UserWarning,
@@ -59,25 +72,25 @@ def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
 
 
 def test_no_other_file_spells_the_caches_name():
-    own = {
-        PACKAGE / "compat.py",
-        PACKAGE / "hub" / "custom_generate" / "generate.py",
-    }  # the second runs without this package
-    for path in set(PACKAGE.rglob("*.py")) - own:
+    for path in set(PACKAGE.rglob("*.py")) - SPELL_THE_CACHE:
         assert "past_key_values" not in path.read_text(), path
 
 
-def test_functions_of_either_age_are_given_the_name_they_take():
+def test_a_function_of_either_age_gets_the_cache_by_the_name_it_takes():
     def old(input_ids, past_key_values=None):
         pass
 
     def new(input_ids, cache=None):
         pass
 
+    assert cache_name(old) == "past_key_values"
+    assert cache_name(new) == "cache"
+
+
+def test_a_wrapper_gets_the_cache_by_the_name_that_generate_uses():
     def wrapper(*args, **kwargs):
         pass
 
-    assert (cache_name(old), cache_name(new)) == ("past_key_values", "cache")
     assert cache_name(wrapper) == compat.GENERATE_CACHE
 
 
@@ -95,7 +108,7 @@ def test_setup_admits_what_is_tested_and_nothing_newer():
     assert re.search(r'"torch>=2\.11,<2\.\d+"', text)
 
 
-def test_libraries_are_silent_within_and_as_before_after(capsys):
+def test_libraries_are_quiet_within_the_block_and_as_before_after_it(capsys):
     before = logging.get_verbosity()
     with quiet_libraries():
         assert not logging.is_progress_bar_enabled()

@@ -1,4 +1,7 @@
-"""What the engines are asked: SmolLM2 with a trained head, and a tiny random target with a hastily trained one."""
+"""What the engines are asked: SmolLM2 with a trained head, and a tiny random target with another.
+
+The second head is trained in a hurry.
+"""
 
 from pathlib import Path
 
@@ -15,19 +18,21 @@ TRAINED = Path(__file__).parents[2] / "model_cards" / "smollm2-135m-instruct-eag
 
 
 @pytest.fixture(scope="session")
-def smollm2():
+def smollm2() -> Case:
     target, tokenizer = load_target("smollm2", dtype=torch.float32)
     head = Eagle3DraftHead.from_pretrained(TRAINED, dtype=torch.float32)
-    prompts = [
-        first_turn_ids(tokenizer, prompt)["input_ids"][0].tolist()
-        for prompt in load_suite(per_category=2)[:5]
-    ]
+    prompts = []
+    for prompt in load_suite(per_category=2)[:5]:
+        prompts.append(first_turn_ids(tokenizer, prompt)["input_ids"][0].tolist())
     return Case(target, Path(resolve("smollm2")), head, TRAINED, prompts, new_tokens=48)
 
 
 @pytest.fixture(scope="session")
-def tiny_case(tmp_path_factory):
-    """Eight layers, because with fewer the three streams are no longer three; heads as wide as the engines' kernels want."""
+def tiny_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A target of eight layers: with fewer, the three aux hidden states are no longer three.
+
+    Its heads are as wide as the engines' kernels want them.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     target = tiny_target(
         layers=8, dtype=torch.float32, hidden_size=128, intermediate_size=256, initializer_range=0.1

@@ -1,10 +1,11 @@
-"""The engines' environments: each a virtual environment under build/engines, made from a list of pinned versions.
+"""The engines' environments: virtual environments under build/engines, from pinned versions.
 
     python tests/engines/environments.py            make all that are missing or out of date
     python tests/engines/environments.py vllm       one of them
 
-The lists are complete and installed without following requirements, which would pull builds of torch for GPUs. They were
-made on Linux (x86-64) with Python 3.11. An environment that cannot be made is no error: its tests are skipped, and say why.
+The lists are complete, and pip installs them without following requirements, which would pull
+builds of torch for GPUs. They were made on Linux (x86-64) with Python 3.11. An environment that
+cannot be made is no error: its tests are skipped, and say why.
 """
 
 import hashlib
@@ -25,24 +26,29 @@ def program(engine: str, name: str = "python") -> Path:
 
 
 def wanted(engine: str) -> str:
-    """What changes when the environment must be made anew: the lists and the Python."""
-    listed = (HERE / "requirements" / f"{engine}.txt").read_text()
-    included = re.findall(r"^-r (\S+)", listed, re.MULTILINE)
-    lists = [listed, *((HERE / "requirements" / name).read_text() for name in included)]
-    return hashlib.sha256("\n".join([sys.version, *lists]).encode()).hexdigest()
+    """A hash of the lists and of the Python: when it changes, the environment is made anew."""
+    requirements = HERE / "requirements"
+    listed = (requirements / f"{engine}.txt").read_text()
+    parts = [sys.version, listed]
+    for included in re.findall(r"^-r (\S+)", listed, re.MULTILINE):
+        parts.append((requirements / included).read_text())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def missing(engine: str) -> str | None:
     """Why an engine cannot be run here, None where it can."""
     if made(engine):
         return None
+    return f"no environment for {engine}: {last_error(engine) or 'run make engines'}"
+
+
+def last_error(engine: str) -> str | None:
+    """The last error that pip wrote into an engine's log."""
     log = FOLDER / f"{engine}.log"
-    errors = (
-        [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
-        if log.is_file()
-        else []
-    )
-    return f"no environment for {engine}: {errors[-1] if errors else 'run make engines'}"
+    if not log.is_file():
+        return None
+    errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else None
 
 
 def made(engine: str) -> bool:
@@ -52,22 +58,22 @@ def made(engine: str) -> bool:
 
 
 def make(engine: str) -> None:
-    """Make an environment unless it is there; what pip said is in build/engines/ENGINE.log."""
+    """Make an environment unless it is there. pip writes to build/engines/ENGINE.log."""
     if made(engine):
         return
-    folder, requirements = FOLDER / engine, HERE / "requirements" / f"{engine}.txt"
+    folder = FOLDER / engine
+    requirements = HERE / "requirements" / f"{engine}.txt"
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    steps = [
+        [sys.executable, "-m", "venv", folder],
+        [program(engine), "-m", "pip", "install", "--no-deps", "-r", requirements],
+    ]
     with open(FOLDER / f"{engine}.log", "w") as log:
-        steps = [
-            [sys.executable, "-m", "venv", folder],
-            [program(engine), "-m", "pip", "install", "--no-deps", "-r", requirements],
-        ]
-        if all(
-            subprocess.run(step, stdout=log, stderr=subprocess.STDOUT).returncode == 0
-            for step in steps
-        ):
-            (folder / "made").write_text(wanted(engine))
+        for step in steps:
+            if subprocess.run(step, stdout=log, stderr=subprocess.STDOUT).returncode != 0:
+                return
+    (folder / "made").write_text(wanted(engine))
 
 
 def main(engines: list[str]) -> None:

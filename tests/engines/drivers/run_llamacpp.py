@@ -1,54 +1,74 @@
 """How many drafts llama.cpp accepts, by prompt and by position, and what it writes.
 
-Settings: target, head (GGUF files), depth (drafts a round), prompts (token ids), new_tokens.
-Answer: answers (token ids of each prompt), accepted (drafts of each prompt), positions (accepted drafts at each position).
+Settings:
+    target, head: GGUF files.
+    depth: Drafts a round.
+    prompts: Token ids of each prompt.
+    new_tokens: Tokens of each answer.
+
+Answer:
+    answers: Token ids of each answer.
+    accepted: Accepted drafts of each prompt.
+    positions: Accepted drafts at each position of a chain.
 """
 
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import xllamacpp
 
 EAGLE3 = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
 
 
-def server(target: str, head: str, depth: int):
-    """llama.cpp's server in this process, on one thread, and all in float32, which its fast attention is not (2e-3 in log-probability)."""
+def server(target: str, head: str, depth: int) -> xllamacpp.Server:
+    """llama.cpp's server in this process, on one thread, with everything in float32.
+
+    Its fast attention is not in float32 (2e-3 in log-probability), so it is off.
+    """
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.endpoint_metrics = (
-        target,
-        1024,
-        1,
-        True,
-    )
+    params.model.path = target
+    params.n_ctx = 1024
+    params.n_parallel = 1
+    params.endpoint_metrics = True
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.speculative.types = [EAGLE3]
     draft = params.speculative.draft
-    draft.mparams.path, draft.n_max, draft.n_min, draft.p_min = head, depth, 0, 0.0
+    draft.mparams.path = head
+    draft.n_max = depth
+    draft.n_min = 0
+    draft.p_min = 0.0
     for part in (params, draft):
-        part.cpuparams.n_threads = part.cpuparams_batch.n_threads = 1
-        part.cache_type_k = part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        part.cpuparams.n_threads = 1
+        part.cpuparams_batch.n_threads = 1
+        part.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
+        part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return xllamacpp.Server(params)
+
+
+def complete(engine: xllamacpp.Server, prompt: list[int], new_tokens: int) -> dict[str, Any]:
+    """The server's reply to a prompt."""
+    request = {
+        "prompt": prompt,
+        "max_tokens": new_tokens,
+        "temperature": 0,
+        "cache_prompt": False,
+        "logprobs": 1,  # no other part of a reply names token ids
+    }
+    return engine.handle_completions(request)
 
 
 def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     engine = server(settings["target"], settings["head"], settings["depth"])
-    answers, accepted = [], []
+    answers = []
+    accepted = []
     for prompt in settings["prompts"]:
-        request = {
-            "prompt": prompt,
-            "max_tokens": settings["new_tokens"],
-            "temperature": 0,
-            "cache_prompt": False,
-            "logprobs": 1,
-        }
-        reply = engine.handle_completions(request)
-        answers.append(
-            [token["id"] for token in reply["choices"][0]["logprobs"]["content"]]
-        )  # the only place that names ids
+        reply = complete(engine, prompt, settings["new_tokens"])
+        tokens = reply["choices"][0]["logprobs"]["content"]
+        answers.append([token["id"] for token in tokens])
         accepted.append(reply["timings"].get("draft_n_accepted", 0))
     positions = re.findall(
         r'accepted_tokens_per_pos_total\{position="\d+"\} (\d+)', engine.handle_metrics()

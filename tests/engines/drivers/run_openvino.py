@@ -1,7 +1,13 @@
 """How many tokens each of OpenVINO GenAI's rounds emits, prompt by prompt, and which.
 
-Settings: target, head (folders of exported models), options (of `generate`, the shape of the drafts among them), prompts (token ids).
-Answer: answers (token ids of each prompt), emitted (tokens of each round of each prompt, the prefill's aside).
+Settings:
+    target, head: Folders of exported models.
+    options: Arguments of its `generate`, the shape of the drafts among them.
+    prompts: Token ids of each prompt.
+
+Answer:
+    answers: Token ids of each answer.
+    emitted: Tokens of each round of each prompt, without the prefill's.
 """
 
 import json
@@ -24,16 +30,15 @@ def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     drafter = openvino_genai.draft_model(settings["head"], "CPU", **EXACT)
     pipeline = openvino_genai.LLMPipeline(settings["target"], "CPU", draft_model=drafter, **EXACT)
-    answers, emitted = [], []
+    answers = []
+    emitted = []
     for prompt in settings["prompts"]:
-        reply = pipeline.generate(
-            openvino.Tensor(numpy.array([prompt], dtype=numpy.int64)), **settings["options"]
-        )
+        ids = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+        reply = pipeline.generate(ids, **settings["options"])
         answers.append(list(reply.tokens[0]))
-        # its count of accepted drafts leaves the last round out
-        emitted.append(
-            list(reply.extended_perf_metrics.main_model_metrics.raw_metrics.m_batch_sizes)[1:]
-        )
+        # Its own count of accepted drafts leaves the last round out, so the batch sizes are read.
+        metrics = reply.extended_perf_metrics.main_model_metrics.raw_metrics
+        emitted.append(list(metrics.m_batch_sizes)[1:])
     (folder / "answer.json").write_text(json.dumps({"answers": answers, "emitted": emitted}))
 
 

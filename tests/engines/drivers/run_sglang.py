@@ -1,20 +1,33 @@
-"""How many drafts SGLang accepts, prompt by prompt, and what it writes. Its kernels are the stand-ins beside this folder.
+"""How many drafts SGLang accepts, prompt by prompt, and what it writes.
 
-Settings: target, head, depth (drafts a branch), top_k, nodes (drafted tokens, the root counted), prompts (token ids), new_tokens,
-stop (token ids).
-Answer: answers (token ids of each prompt), accepted (drafts of each prompt), rounds (of each prompt).
+Its kernels are the stand-ins beside this folder.
+
+Settings:
+    target, head: Folders of models.
+    depth: Drafts a branch.
+    top_k: Branches.
+    nodes: Drafted tokens, the root counted.
+    prompts: Token ids of each prompt.
+    new_tokens: Tokens of each answer.
+    stop: The tokens that end an answer.
+
+Answer:
+    answers: Token ids of each answer.
+    accepted: Accepted drafts of each prompt.
+    rounds: Rounds of each prompt.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import sglang
 
 
-def main(folder: Path) -> None:
-    settings = json.loads((folder / "settings.json").read_text())
-    engine = sglang.Engine(
+def make_engine(settings: dict[str, Any]) -> sglang.Engine:
+    """SGLang's engine on the CPU, in float32, with EAGLE-3."""
+    return sglang.Engine(
         model_path=settings["target"],
         device="cpu",
         dtype="float32",
@@ -34,21 +47,26 @@ def main(folder: Path) -> None:
         speculative_eagle_topk=settings["top_k"],
         speculative_num_draft_tokens=settings["nodes"],
     )
+
+
+def main(folder: Path) -> None:
+    settings = json.loads((folder / "settings.json").read_text())
+    engine = make_engine(settings)
     sampling = {
         "temperature": 0,
         "max_new_tokens": settings["new_tokens"],
         "stop_token_ids": settings["stop"],
     }
-    replies = [
-        engine.generate(input_ids=prompt, sampling_params=sampling)
-        for prompt in settings["prompts"]
-    ]
+    answers = []
+    accepted = []
+    rounds = []
+    for prompt in settings["prompts"]:
+        reply = engine.generate(input_ids=prompt, sampling_params=sampling)
+        answers.append(reply["output_ids"])
+        accepted.append(reply["meta_info"]["spec_num_correct_drafts"])
+        rounds.append(reply["meta_info"]["spec_verify_ct"])
     engine.shutdown()
-    answer = {
-        "answers": [reply["output_ids"] for reply in replies],
-        "accepted": [reply["meta_info"]["spec_num_correct_drafts"] for reply in replies],
-        "rounds": [reply["meta_info"]["spec_verify_ct"] for reply in replies],
-    }
+    answer = {"answers": answers, "accepted": accepted, "rounds": rounds}
     (folder / "answer.json").write_text(json.dumps(answer))
 
 

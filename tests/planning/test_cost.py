@@ -76,10 +76,12 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
         CostTable.load(tmp_path / "costs.json")
 
 
-def test_a_table_is_refused_for_another_dtype_than_it_was_measured_in():
-    table().check({"dtype": "float32", "threads": 1})
+def test_a_saved_table_is_refused_for_another_dtype_than_it_was_measured_in(tmp_path):
+    table().save(tmp_path / "costs.json")
+    again = CostTable.load(tmp_path / "costs.json")
+    again.check({"dtype": "float32", "threads": 1})
     with pytest.raises(ValueError, match="dtype 'float32', this is 'bfloat16'; measure here"):
-        table().check({"dtype": "bfloat16", "threads": 1})
+        again.check({"dtype": "bfloat16", "threads": 1})
 
 
 def test_every_kind_of_drafter_is_measured(target, head):

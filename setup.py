@@ -15,7 +15,10 @@ def read_version() -> str:
     The package is not imported for it: pip runs this file where torch is not installed yet.
     """
     source = (ROOT / "eagle_hf" / "__init__.py").read_text(encoding="utf-8")
-    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+    found = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+    if found is None:
+        raise ValueError("eagle_hf/__init__.py has no line that sets `__version__`")
+    return found[1]
 
 
 # The upper bounds are what was tested. constraints.txt has the newest release of each, and

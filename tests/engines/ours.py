@@ -100,7 +100,7 @@ def chains(
     """(drafts [T, K], logits [T, K, U]) of the chain below every token of the answer."""
     logits = []
 
-    def keep_logits(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def keep_logits(_module: torch.nn.Module, _args: tuple, output: torch.Tensor) -> None:
         logits.append(output.flatten(0, -2))  # [rows, U]
 
     hook = head.lm_head.register_forward_hook(keep_logits)

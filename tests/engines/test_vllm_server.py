@@ -78,7 +78,8 @@ def accepted_drafts() -> float:
     return float(found[1])
 
 
-def test_the_printed_command_serves(smollm2, log):
+@pytest.mark.usefixtures("log")
+def test_the_printed_command_serves(smollm2):
     question = {
         "model": str(smollm2.target_folder),
         "prompt": smollm2.prompts[1],

@@ -177,7 +177,7 @@ def best_chains() -> list[Cell]:
                     int(length),
                     int(batch),
                     gamma=int(gamma),
-                    omega=omegas[drafter, length, batch],
+                    omega=omegas[drafter, int(length), int(batch)],
                     omega_gamma=2,
                     speedup=speedup,
                 )

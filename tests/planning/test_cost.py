@@ -12,7 +12,7 @@ from eagle_hf.planning.cost import CostTable
 
 def table(**changes: Any) -> CostTable:
     """Costs of batches 1 and 4, lengths 100 and 300, and 1, 2 and 4 tokens, in whole seconds."""
-    fields = dict(
+    fields: dict[str, Any] = dict(
         batches=(1, 4),
         lengths=(100, 300),
         tokens=(1, 2, 4),
@@ -22,7 +22,8 @@ def table(**changes: Any) -> CostTable:
         target=(((1, 2, 8), (3, 4, 10)), ((5, 6, 12), (7, 8, 14))),
         draft=(((1, 3), (1, 3)), ((2, 4), (2, 4))),
     )
-    return CostTable(**fields | changes)
+    fields.update(changes)
+    return CostTable(**fields)
 
 
 def test_measured_points_are_exact():
@@ -85,9 +86,9 @@ def test_a_saved_table_is_refused_for_another_dtype_than_it_was_measured_in(tmp_
 
 
 def test_every_kind_of_drafter_is_measured(target, head):
-    grids = dict(batches=(1, 3), lengths=(16, 40), tokens=(1, 4), widths=(1, 2), repeats=2)
+    grids: dict[str, Any] = dict(batches=(1, 3), lengths=(16, 40), tokens=(1, 4), widths=(1, 2))
     for assistant in (head, WindowedDraft(target, sinks=2, window=9), SelfSpeculation(2, 9)):
-        measured = measure_costs(target, assistant, **grids)
+        measured = measure_costs(target, assistant, **grids, repeats=2)
         assert measured.at(2, 30).round_seconds(3, [1, 2]) > 0
         assert len(measured.overhead) == 2
         measured.check(as_assistant(assistant).fingerprint(target))

@@ -205,7 +205,7 @@ def rising_seconds(tokens: int) -> float:
     return 1 + 0.05 * tokens
 
 
-def flat_seconds(width: int) -> float:
+def flat_seconds(_width: int) -> float:
     return 0.02
 
 

@@ -1,1 +1,66 @@
-"""From user turns to tokens with a loss mask: prompts, the target's responses, masks."""
+"""From user turns to training examples, and to the target's states on disk.
+
+user turns      bundled_prompts, read_prompts, gather_prompts, prompts_from_dataset,
+                magpie_prompts
+conversations   write_responses, load_conversations
+examples        prepare_examples, tokenize_conversations, show_mask
+features        capture_features, Features
+evaluation      load_suite
+"""
+
+from eagle_hf.data.capture import capture_features
+from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.examples import prepare_examples
+from eagle_hf.data.features import Features
+from eagle_hf.data.magpie import magpie_prompts
+from eagle_hf.data.manifest import write_run
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.prompts import (
+    bundled_prompts,
+    evenly_spread,
+    gather_prompts,
+    prompts_from_dataset,
+    read_prompts,
+    write_prompts,
+)
+from eagle_hf.data.responses import write_responses
+from eagle_hf.data.rows import (
+    CapturedExample,
+    Conversation,
+    Example,
+    Message,
+    Prompt,
+    SkippedRow,
+    TargetFeatures,
+)
+from eagle_hf.data.suites import load_suite
+from eagle_hf.data.template import template_sha256
+from eagle_hf.data.viewer import show_mask
+
+__all__ = [
+    "CapturedExample",
+    "Conversation",
+    "Example",
+    "Features",
+    "Message",
+    "Prompt",
+    "SkippedRow",
+    "TargetFeatures",
+    "bundled_prompts",
+    "capture_features",
+    "eos_token_ids",
+    "evenly_spread",
+    "gather_prompts",
+    "load_conversations",
+    "load_suite",
+    "magpie_prompts",
+    "prepare_examples",
+    "prompts_from_dataset",
+    "read_prompts",
+    "show_mask",
+    "template_sha256",
+    "tokenize_conversations",
+    "write_prompts",
+    "write_responses",
+    "write_run",
+]

@@ -1,218 +1,272 @@
-"""Conversations -> token ids and the mask of what is learnt, from render boundaries.
+"""Conversations become token ids and a mask of what is learnt, from render boundaries.
 
 For every assistant turn the template is rendered twice: up to the generation prompt, and with the
-answer. The difference is the response. Both parts are tokenised on their own, because that is the
-boundary `generate` sees: the prompt's tokens are fixed before the first response token exists.
+answer. The difference is the response. Both parts are tokenized on their own, because that is the
+boundary `generate` meets: the prompt's tokens are fixed before the first response token exists.
 
     ids    <user> hi <end> <assistant> | hello <end> | newline
     mask     0    0    0        0      |   1     1   |    0
 
-`loss_mask[p]` speaks about `input_ids[p]` itself. Whoever shifts labels must shift the mask alike.
-V target vocabulary.
+`loss_mask[p]` speaks about `input_ids[p]` itself. Code that shifts labels must shift the mask by
+as much.
+
+S tokens of one conversation, V target vocabulary.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle_hf.data.rows import (
+    Example,
+    Message,
+    SkippedRow,
+    check_messages,
+    describe_type,
+    first_reasons,
+)
 from eagle_hf.data.template import chat_template, render_text
 
-LEARNT, OTHER, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+# A conversation's first two tokens are never learnt: no slot of a draft head predicts them.
+FIRST_LEARNT = 2
 
 
-class SkippedRow(NamedTuple):
-    """A conversation left out, by its id, and why."""
+def eos_token_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
+    """Collect every token that ends a turn.
 
-    id: str
-    reason: str
+    Args:
+        target: a model; `generate` stops at its `generation_config.eos_token_id`.
+        tokenizer: its `eos_token_id` counts too. None: there is no tokenizer.
 
+    Returns:
+        At least one token id.
 
-def eos_token_ids(target, tokenizer) -> set[int]:
-    """Every token that ends a turn: those `generate` stops at and the tokenizer's own (None: there is no tokenizer)."""
-    config = getattr(target, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    ids = set(named) if isinstance(named, (list, tuple)) else {named}
-    ids = {
-        int(token)
-        for token in ids | {getattr(tokenizer, "eos_token_id", None)}
-        if token is not None
-    }
+    Raises:
+        ValueError: neither the target nor the tokenizer names such a token.
+    """
+    generation_config = getattr(target, "generation_config", None)
+    stop = getattr(generation_config, "eos_token_id", None)
+    ids = set(stop) if isinstance(stop, (list, tuple)) else {stop}
+    ids.add(getattr(tokenizer, "eos_token_id", None))
+    ids.discard(None)
     if not ids:
         raise ValueError(
-            "neither the target's generation_config nor the tokenizer names an end-of-turn token, so no response "
-            "would ever end; set target.generation_config.eos_token_id or tokenizer.eos_token"
+            "neither the target's generation_config nor the tokenizer names an end-of-turn token, "
+            "so no response would ever end; set target.generation_config.eos_token_id or "
+            "tokenizer.eos_token"
         )
+    return {int(token) for token in ids}
+
+
+def until_end_of_turn(ids: list[int], stop: Container[int]) -> list[int]:
+    """The ids up to and including the first one in `stop`, all of them where there is none."""
+    for position, token in enumerate(ids):
+        if token in stop:
+            return ids[: position + 1]
     return ids
 
 
 def render(
-    tokenizer, messages: list[dict], *, eos_token_ids: Iterable[int], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    eos_token_ids: Iterable[int],
+    max_length: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Token ids and loss mask of one conversation: 1 on every response up to and including its end-of-turn token.
+    """Tokenize one conversation and mark its responses.
 
-    A segment without any of `eos_token_ids` counts whole. Raises ValueError when the conversation does not end
-    with the assistant, a response is empty, the template re-renders history, or more than `max_length` tokens arise.
+    Args:
+        tokenizer: the target's tokenizer, with a chat template.
+        messages: a conversation that ends with the assistant.
+        eos_token_ids: tokens that end a turn. A response without any of them is learnt whole.
+        max_length: most tokens that are accepted. Default: no limit.
+
+    Returns:
+        Token ids and loss mask, both of shape [S]. The mask is 1 on every response, up to and
+        including its end-of-turn token.
+
+    Raises:
+        ValueError: the conversation does not end with the assistant, a response is empty, the
+            template renders history anew, or there are more than `max_length` tokens.
     """
     check_messages(messages)
     stop = frozenset(eos_token_ids)
-    input_ids, loss_mask, rendered = [], [], ""
+    input_ids: list[int] = []
+    loss_mask: list[int] = []
+    rendered = ""
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt, full = _texts(tokenizer, messages, index, rendered)
-        prompt_ids = _encode(tokenizer, prompt[len(rendered) :])
-        response_ids = _encode(tokenizer, full[len(prompt) :])
+        prompt, full = _render_turn(tokenizer, messages, index, rendered)
+        prompt_ids = tokenizer.encode(prompt[len(rendered) :], add_special_tokens=False)
+        response_ids = tokenizer.encode(full[len(prompt) :], add_special_tokens=False)
         input_ids += prompt_ids + response_ids
-        loss_mask += [0] * len(prompt_ids) + _response_mask(response_ids, stop, index)
+        loss_mask += [0] * len(prompt_ids)
+        loss_mask += _response_mask(response_ids, stop, index)
         rendered = full
     assert any(loss_mask), "every response has a token, so some token is learnt"
     if max_length is not None and len(input_ids) > max_length:
-        raise ValueError(
-            f"the conversation has {len(input_ids)} tokens and max_length is {max_length}; "
-            "raise it or shorten the turns"
-        )
+        raise ValueError(_too_long(len(input_ids), max_length))
     return input_ids, loss_mask
 
 
-def check_messages(messages) -> None:
-    """Refuse, with the reason, anything that is not a list of text messages ending with the assistant."""
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(
-            f"messages is {_shape(messages)}; a list of {{'role', 'content'}} is needed"
-        )
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ValueError(
-                f"message {index} is {_shape(message)}; a {{'role', 'content'}} is needed"
-            )
-        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            found = {key: type(value).__name__ for key, value in message.items()}
-            raise ValueError(f"message {index} holds {found}; role and content must both be text")
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
-    if roles[-1] != "assistant":
-        raise ValueError(
-            f"the last message is from {roles[-1]!r}; drop it or let the target answer it"
-        )
-
-
-def _shape(value) -> str:
-    return "an empty list" if value == [] else f"of type {type(value).__name__}"
-
-
-def _texts(tokenizer, messages: list[dict], index: int, rendered: str) -> tuple[str, str]:
-    """The text before the answer `index` and the text with it; each must extend the one before."""
+def _render_turn(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], index: int, rendered: str
+) -> tuple[str, str]:
+    """The text before assistant message `index`, and with it; each extends the one before it."""
     prompt = render_text(tokenizer, messages[:index], add_generation_prompt=True)
     full = render_text(tokenizer, messages[: index + 1])
     if not prompt.startswith(rendered) or not full.startswith(prompt):
         raise ValueError(
-            f"the text before assistant message {index} is not a prefix of the text with it: the template re-renders "
-            "history (a thinking mode?); turn that mode off, change the template, or keep single-turn conversations"
+            f"the text before assistant message {index} is not a prefix of the text with it: "
+            "the template re-renders history (a thinking mode?); turn that mode off, change the "
+            "template, or keep single-turn conversations"
         )
     return prompt, full
 
 
-def _encode(tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False)
-
-
 def _response_mask(ids: list[int], stop: frozenset[int], index: int) -> list[int]:
-    """1 up to and including the first end-of-turn token, 0 for what the template adds after it."""
-    end = next((p for p, token in enumerate(ids) if token in stop), None)
-    if end == 0 or not ids:
+    """1 through the first end-of-turn token, 0 for what the template adds after it."""
+    if not ids or ids[0] in stop:
         raise ValueError(
             f"assistant message {index} has zero response tokens; drop the conversation"
         )
-    learnt = len(ids) if end is None else end + 1
+    learnt = len(until_end_of_turn(ids, stop))
     return [1] * learnt + [0] * (len(ids) - learnt)
 
 
-def tokenize_conversations(
-    rows: Iterable[Mapping], tokenizer, *, eos_token_ids: Iterable[int], max_length: int
-) -> tuple[list[dict], list[SkippedRow]]:
-    """Examples `{"id", "input_ids", "loss_mask"}` of all rows that render; the others come back with their reason.
+def _too_long(length: int, max_length: int) -> str:
+    return (
+        f"the conversation has {length} tokens and max_length is {max_length}; "
+        "raise it or shorten the turns"
+    )
 
-    Zero usable rows are a ValueError. A row without an id is called by its place, "row-0" the first.
+
+def tokenize_conversations(
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    eos_token_ids: Iterable[int],
+    max_length: int | None,
+) -> tuple[list[Example], list[SkippedRow]]:
+    """Render and tokenize conversations; `prepare_examples` does the same with a target's limits.
+
+    Args:
+        rows: conversations (see `Conversation`). A row without an id is called by its number,
+            "row-0" the first.
+        tokenizer: the target's tokenizer, with a chat template.
+        eos_token_ids: tokens that end a turn.
+        max_length: longer conversations are skipped, in tokens. None: no limit.
+
+    Returns:
+        `(examples, skipped)`: the rows that render, in their order, and the others.
+
+    Raises:
+        ValueError: no row is usable, or the tokenizer has no chat template.
     """
-    chat_template(tokenizer)
-    examples, skipped, stop = [], [], frozenset(eos_token_ids)
+    chat_template(tokenizer)  # refuses a tokenizer without one, before any row is blamed for it
+    stop = frozenset(eos_token_ids)
+    examples: list[Example] = []
+    skipped: list[SkippedRow] = []
     for number, row in enumerate(rows):
         name = f"row-{number}"
         try:
             if not isinstance(row, Mapping):
-                raise ValueError(f"the row is {_shape(row)}; a mapping with 'messages' is needed")
+                raise ValueError(
+                    f"the row is {describe_type(row)}; a mapping with 'messages' is needed"
+                )
             name = str(row.get("id") or name)
-            ids, mask = render(
-                tokenizer, row.get("messages"), eos_token_ids=stop, max_length=max_length
-            )
-            examples.append({"id": name, "input_ids": ids, "loss_mask": mask})
+            messages: Any = row.get("messages")
+            ids, mask = render(tokenizer, messages, eos_token_ids=stop, max_length=max_length)
         except ValueError as error:
             skipped.append(SkippedRow(name, str(error)))
+        else:
+            examples.append({"id": name, "input_ids": ids, "loss_mask": mask})
     if not examples:
-        reasons = (
-            "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
-        )
+        reasons = first_reasons(skipped, "there were no rows")
         raise ValueError(
-            f"none of {len(skipped)} conversations is usable ({reasons}); fix the data or the settings"
+            f"none of {len(skipped)} conversations is usable ({reasons}); "
+            "fix the data or the settings"
         )
     return examples, skipped
 
 
 def usable_examples(
-    rows: Iterable[Mapping], max_length: int | None
-) -> tuple[list[dict], list[SkippedRow]]:
-    """The already tokenised rows that can be learnt from; too long ones and all-zero masks come back with their reason."""
-    examples, skipped = [], []
+    rows: Iterable[Mapping[str, Any]], max_length: int | None
+) -> tuple[list[Example], list[SkippedRow]]:
+    """Choose the already tokenized rows that can be learnt from.
+
+    Args:
+        rows: mappings with `input_ids` and `loss_mask`; other keys are kept.
+        max_length: longer conversations are skipped, in tokens. None: no limit.
+
+    Returns:
+        `(examples, skipped)`: copies of the usable rows in their order, and the others. A row is
+        skipped that is too long, has masks of another length, or has nothing to learn.
+
+    Raises:
+        ValueError: no row is usable.
+    """
+    examples: list[Any] = []
+    skipped: list[SkippedRow] = []
     for number, row in enumerate(rows):
-        ids, mask = row.get("input_ids"), row.get("loss_mask")
-        if mask is None or len(ids) != len(mask):
-            reason = f"{len(ids)} input_ids and {'no' if mask is None else len(mask)} loss_mask values; one for each is needed"
-        elif max_length is not None and len(ids) > max_length:
-            reason = f"the conversation has {len(ids)} tokens and max_length is {max_length}; raise it or shorten the turns"
-        elif not any(mask[2:]):
-            reason = "the loss mask is zero from the third token on; there is nothing to learn"
-        else:
+        reason = _unusable_reason(row, max_length)
+        if reason is None:
             examples.append(dict(row))
-            continue
-        skipped.append(SkippedRow(str(row.get("id") or f"row-{number}"), reason))
+        else:
+            name = str(row.get("id") or f"row-{number}")
+            skipped.append(SkippedRow(name, reason))
     if not examples:
-        reasons = (
-            "; ".join(f"{row.id}: {row.reason}" for row in skipped[:3]) or "there were no rows"
-        )
+        reasons = first_reasons(skipped, "there were no rows")
         raise ValueError(
             f"none of {len(skipped)} tokenised conversations is usable ({reasons}); fix the data"
         )
     return examples, skipped
 
 
-def count_response_tokens(examples: Iterable[Mapping], vocab_size: int) -> torch.LongTensor:
-    """How often each of V target tokens is learnt: the counts a draft vocabulary is chosen by."""
+def _unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | None:
+    """Why a tokenized row cannot be learnt from; None where it can."""
+    ids = row.get("input_ids")
+    mask = row.get("loss_mask")
+    if ids is None or mask is None or len(ids) != len(mask):
+        return (
+            f"{_count(ids)} input_ids and {_count(mask)} loss_mask values; one for each is needed"
+        )
+    if max_length is not None and len(ids) > max_length:
+        return _too_long(len(ids), max_length)
+    if not any(mask[FIRST_LEARNT:]):
+        return "the loss mask is zero from the third token on; there is nothing to learn"
+    return None
+
+
+def _count(values: Sequence | None) -> str:
+    return "no" if values is None else str(len(values))
+
+
+def count_response_tokens(examples: Iterable[Example], vocab_size: int) -> torch.Tensor:
+    """Count how often each target token is learnt; a draft vocabulary is chosen by these counts.
+
+    Args:
+        examples: tokenized conversations.
+        vocab_size: V, the size of the target's vocabulary.
+
+    Returns:
+        int64 counts of shape [V].
+
+    Raises:
+        ValueError: a learnt token is not in the vocabulary.
+    """
     counts = torch.zeros(vocab_size, dtype=torch.long)
     for example in examples:
-        ids = torch.tensor(example["input_ids"])[
-            torch.tensor(example["loss_mask"], dtype=torch.bool)
-        ]
+        is_learnt = torch.as_tensor(example["loss_mask"], dtype=torch.bool)  # [S]
+        ids = torch.as_tensor(example["input_ids"])[is_learnt]
         if len(ids) and int(ids.max()) >= vocab_size:
             raise ValueError(
-                f"example {example['id']!r} holds token {int(ids.max())}, but vocab_size is {vocab_size}; "
-                "pass the target's config.vocab_size and the tokenizer that belongs to it"
+                f"example {example['id']!r} holds token {int(ids.max())}, but vocab_size is "
+                f"{vocab_size}; pass the target's config.vocab_size and the tokenizer that "
+                "belongs to it"
             )
         counts += torch.bincount(ids, minlength=vocab_size)
     return counts
-
-
-def show_mask(tokenizer, input_ids: list[int], loss_mask: list[int]) -> str:
-    """The conversation as text for a terminal: green is learnt, dim is not."""
-    if len(input_ids) != len(loss_mask):
-        raise ValueError(
-            f"{len(input_ids)} input_ids and {len(loss_mask)} mask values; both must be of one example"
-        )
-    parts, start = [], 0
-    for end in range(1, len(input_ids) + 1):
-        if end == len(input_ids) or loss_mask[end] != loss_mask[start]:
-            text = tokenizer.decode(input_ids[start:end], skip_special_tokens=False)
-            parts.append((LEARNT if loss_mask[start] else OTHER) + text + RESET)
-            start = end
-    return "".join(parts)

@@ -7,9 +7,9 @@ from eagle_hf.data.masking import (
     count_response_tokens,
     eos_token_ids,
     render,
-    show_mask,
     tokenize_conversations,
 )
+from eagle_hf.data.viewer import show_mask
 
 START, END, NEWLINE = 256, 257, 10
 HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]

@@ -1,0 +1,94 @@
+"""Rows of any kind become training examples: one call before every training and capture.
+
+A target settles what rendering needs to know: how long a conversation may be, and which tokens
+end a turn. `prepare_examples` asks the target and leaves the rows that cannot be used out.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
+from eagle_hf.data.rows import Example, SkippedRow
+from eagle_hf.target import unwrap
+
+
+def prepare_examples(
+    target: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    max_length: int | None = None,
+    verbose: bool = False,
+) -> tuple[list[Example], list[SkippedRow]]:
+    """Turn conversations, or rows that are already tokenized, into training examples.
+
+    The first row decides which of the two the rows are. Every row is read once, so `rows` may be
+    a streaming dataset.
+
+    Args:
+        target: the model that wrote the conversations, with or without a PEFT adapter.
+        tokenizer: the target's tokenizer, which needs a chat template. None will do for rows that
+            are already tokenized.
+        rows: mappings with `messages` (see `Conversation`), or with `input_ids` and `loss_mask`
+            (see `Example`); a list, a `datasets.Dataset` or an `IterableDataset`.
+        max_length: leave longer conversations out, in tokens. Default: the target's
+            `max_position_embeddings`, and no limit where its config has none.
+        verbose: print how many rows are used and how many are skipped.
+
+    Returns:
+        `(examples, skipped)`: the usable rows in their order, and the others with a reason each.
+
+    Raises:
+        ValueError: no row is usable, conversations come without a tokenizer, the tokenizer has
+            no chat template, or nothing names an end-of-turn token.
+    """
+    limit = max_length or context_length(target)
+    rows_are_tokenized, rows = _look_at_first(rows)
+    if rows_are_tokenized:
+        examples, skipped = usable_examples(rows, limit)
+    elif tokenizer is None:
+        raise ValueError("the rows are conversations and tokenizer is None; pass the target's own")
+    else:
+        stop = eos_token_ids(target, tokenizer)
+        examples, skipped = tokenize_conversations(
+            rows, tokenizer, eos_token_ids=stop, max_length=limit
+        )
+    if verbose:
+        print(_summary(examples, skipped))
+    return examples, skipped
+
+
+def context_length(target: PreTrainedModel) -> int | None:
+    """How many tokens the target's config allows.
+
+    Args:
+        target: a model, with or without wrappers (PEFT, DDP, torch.compile).
+
+    Returns:
+        `max_position_embeddings`, None where the config does not say.
+    """
+    config = unwrap(target).config.get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _look_at_first(
+    rows: Iterable[Mapping[str, Any]],
+) -> tuple[bool, Iterable[Mapping[str, Any]]]:
+    """Whether the first row is already tokenized, and all rows with the first one put back."""
+    remaining = iter(rows)
+    try:
+        first = next(remaining)
+    except StopIteration:
+        return False, []
+    is_tokenized = isinstance(first, Mapping) and "input_ids" in first
+    return is_tokenized, chain([first], remaining)
+
+
+def _summary(examples: list[Example], skipped: list[SkippedRow]) -> str:
+    text = f"{len(examples)} conversations, {len(skipped)} skipped"
+    if skipped:
+        text += f", the first: {skipped[0].reason}"
+    return text

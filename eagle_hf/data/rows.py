@@ -1,0 +1,168 @@
+"""What the rows of the data room hold, from user turns to the target's states.
+
+    Prompt  --write_responses-->  Conversation  --prepare_examples-->  Example
+    Example --capture_features--> CapturedExample (an Example with its TargetFeatures)
+
+S tokens of one conversation, H hidden size of the target.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NotRequired, TypedDict
+
+import torch
+
+REASONS_SHOWN = 3  # in an error about rows of which none is usable
+
+TokenValues = Sequence[int] | torch.Tensor  # one value for each token, shape [S]
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates expect it.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        content: the text of the turn.
+    """
+
+    role: str
+    content: str
+
+
+class Prompt(TypedDict):
+    """User turns that wait for the target's answers.
+
+    Attributes:
+        id: unique within its file or dataset.
+        turns: one or more user turns, in order.
+        category: what the prompt is about; "other" where nothing says so.
+        source: where the prompt comes from.
+        system: system message of the conversation. Optional.
+    """
+
+    id: str
+    turns: list[str]
+    category: str
+    source: str
+    system: NotRequired[str]
+
+
+class Conversation(TypedDict):
+    """Messages that end with an answer of the target.
+
+    Attributes:
+        messages: alternating user and assistant turns, after an optional system message.
+        id: unique within its dataset. Optional: a row without one is called by its number.
+        source: of the prompt. Optional.
+        category: of the prompt. Optional.
+    """
+
+    messages: list[Message]
+    id: NotRequired[str]
+    source: NotRequired[str]
+    category: NotRequired[str]
+
+
+class Example(TypedDict):
+    """A tokenized conversation that a draft head can be trained on.
+
+    Attributes:
+        id: of the conversation.
+        input_ids: tokens of the rendered conversation, shape [S].
+        loss_mask: 1 where `input_ids` at the same position is learnt, else 0, shape [S].
+        index: number of the example in its dataset. Optional: the trainer and `Features` set it.
+    """
+
+    id: str
+    input_ids: TokenValues
+    loss_mask: TokenValues
+    index: NotRequired[int]
+
+
+class CapturedExample(TypedDict):
+    """One item of `Features`: an `Example` and the fields of its `TargetFeatures`, in one mapping.
+
+    The mapping is flat because batches are collated name by name.
+    """
+
+    id: str
+    index: int
+    input_ids: torch.Tensor
+    loss_mask: torch.Tensor
+    aux_hidden_states: torch.Tensor
+    hidden_states: torch.Tensor
+    best: torch.Tensor
+    log_normaliser: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TargetFeatures:
+    """What the target computes for the S tokens of a conversation, and training needs.
+
+    Attributes:
+        aux_hidden_states: the target's three aux hidden states side by side, shape [S, 3H].
+        hidden_states: final hidden states after the last norm, shape [S, H].
+        best: argmax of the next-token distribution after each token, int64, shape [S].
+        log_normaliser: log-sum-exp of all logits of `hidden_states`, float32, shape [S].
+    """
+
+    aux_hidden_states: torch.Tensor
+    hidden_states: torch.Tensor
+    best: torch.Tensor
+    log_normaliser: torch.Tensor
+
+
+class SkippedRow(NamedTuple):
+    """A row that was left out.
+
+    Attributes:
+        id: of the row, or "row-" and its number.
+        reason: why it was left out, as a sentence for a terminal.
+    """
+
+    id: str
+    reason: str
+
+
+def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
+    """The first reasons of skipped rows on one line, or `none` where there were no rows."""
+    reasons = [f"{name}: {reason}" for name, reason in skipped[:REASONS_SHOWN]]
+    return "; ".join(reasons) or none
+
+
+def check_messages(messages: object) -> None:
+    """Refuse anything that is not a list of text messages ending with the assistant.
+
+    Args:
+        messages: the `messages` of a `Conversation`, as found in a file or dataset.
+
+    Raises:
+        ValueError: names the first thing that is wrong.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(
+            f"messages is {describe_type(messages)}; a list of {{'role', 'content'}} is needed"
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise ValueError(
+                f"message {index} is {describe_type(message)}; a {{'role', 'content'}} is needed"
+            )
+        is_text = isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        if not is_text:
+            found = {key: type(value).__name__ for key, value in message.items()}
+            raise ValueError(f"message {index} holds {found}; role and content must both be text")
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
+        raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
+    if roles[-1] != "assistant":
+        raise ValueError(
+            f"the last message is from {roles[-1]!r}; drop it or let the target answer it"
+        )
+
+
+def describe_type(value: object) -> str:
+    """What arrived instead of a list or mapping, for an error text."""
+    if value == []:
+        return "an empty list"
+    return f"of type {type(value).__name__}"

@@ -30,6 +30,7 @@ from eagle_hf.data.rows import (
     Example,
     Message,
     Prompt,
+    SkippedLine,
     SkippedRow,
     TargetFeatures,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Features",
     "Message",
     "Prompt",
+    "SkippedLine",
     "SkippedRow",
     "TargetFeatures",
     "bundled_prompts",

@@ -1,20 +1,24 @@
 """Magpie (arXiv 2406.08464): the target writes its own user turns.
 
-Rendered up to the place where a user turn begins, an aligned model continues with a plausible user
-turn and ends it. No licence or privacy question, unlimited, and the target's own idea of a prompt.
-Deviation: one batch is filtered as it comes (length, mostly printable ASCII, duplicates by normalised
-text); the paper's quality and difficulty ratings need a larger judge.
+Given a rendered text that stops where a user turn begins, an aligned model continues with a
+plausible user turn and ends it. Such prompts raise no question of licence or privacy, there are as
+many as one wants, and they are the target's own idea of a prompt.
+
+Deviation: samples are filtered as they come (length, mostly printable ASCII, duplicates by
+normalized text). The paper's ratings of quality and difficulty need a larger judge.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle_hf.data.masking import eos_token_ids
+from eagle_hf.data.rows import Prompt
 from eagle_hf.data.sampling import batch_seed, generate_batch
-from eagle_hf.data.template import user_turn_prefix
+from eagle_hf.data.template import decode_text, user_turn_prefix
 
 SHORTEST_WORDS = 3
 ASCII_SHARE = 0.9
@@ -23,8 +27,8 @@ TOPIC_HINT = "You are a helpful assistant. The user asks about {topic}."
 
 
 def magpie_prompts(
-    target,
-    tokenizer,
+    target: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     count: int,
     *,
     seed: int = 0,
@@ -34,27 +38,45 @@ def magpie_prompts(
     max_new_tokens: int = 128,
     batch_size: int = 32,
     topics: Sequence[str] | None = None,
-) -> list[dict]:
-    """`count` user turns sampled from the target, the same ones for one seed and batch size.
+) -> list[Prompt]:
+    """Sample user turns from the target; one seed and batch size always give the same ones.
 
-    `topics` take turns as a hint in the system message and become the prompts' category. After more than
-    20 rejected samples per prompt asked for, ValueError with what was accepted and why the rest was not.
-    The tail is cut by `top_k`: `top_p` sorts the vocabulary for every token, which on a CPU costs more than
-    a small target's forward.
+    Args:
+        target: an instruct model.
+        tokenizer: its tokenizer, with a chat template.
+        count: how many prompts to return.
+        seed: of all sampling; the caller's random state is left alone.
+        temperature: above 0.
+        top_p: nucleus sampling. It sorts the vocabulary for every token, which on a CPU costs more
+            than a small target's forward pass.
+        top_k: cuts the tail instead, at little cost.
+        max_new_tokens: longest user turn; a sample that has not ended by then is rejected.
+        batch_size: user turns that are sampled together.
+        topics: take turns as a hint in the system message, and become the prompts' category.
+
+    Returns:
+        `count` prompts of one turn each, with the ids "magpie/SEED/0", "magpie/SEED/1", ...
+
+    Raises:
+        ValueError: settings that cannot work, a template without a user turn to continue, or more
+            than 20 rejected samples for each prompt asked for. The error counts the reasons.
     """
     _check_settings(count, temperature, batch_size, topics)
-    names = list(topics) if topics else [None]
-    prefixes = {name: _prefix_ids(tokenizer, name) for name in names}
+    hints: list[str | None] = list(topics) if topics else [None]
+    prefixes = {topic: _prefix_ids(tokenizer, topic) for topic in hints}
     stop = eos_token_ids(target, tokenizer)
-    prompts, seen, rejected, drawn = [], set(), Counter(), 0
+    turn_filter = _TurnFilter(tokenizer, stop)
+    prompts: list[Prompt] = []
+    drawn = 0
     with tqdm(total=count, desc="user turns", unit="prompt") as progress:
         while len(prompts) < count:
-            _check_patience(len(prompts), count, rejected)
-            batch = [names[(drawn + row) % len(names)] for row in range(batch_size)]
+            _check_patience(len(prompts), count, turn_filter.rejected)
+            # 1) sample one user turn for each row of the batch
+            batch = [hints[(drawn + row) % len(hints)] for row in range(batch_size)]
             drawn += batch_size
-            sampled = generate_batch(
+            samples = generate_batch(
                 target,
-                [prefixes[name] for name in batch],
+                [prefixes[topic] for topic in batch],
                 eos_token_ids=stop,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -62,61 +84,93 @@ def magpie_prompts(
                 top_k=top_k,
                 seed=batch_seed(seed, "magpie", drawn),
             )
-            before = len(prompts)
-            for name, ids in zip(batch, sampled, strict=True):
-                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-                reason = "no end of turn" if ids[-1] not in stop else reject_reason(text, seen)
-                if reason:
-                    rejected[reason] += 1
-                elif len(prompts) < count:
-                    seen.add(normalised(text))
-                    prompts.append(_prompt(f"magpie/{seed}/{len(prompts)}", text, name))
-            progress.update(len(prompts) - before)
+            # 2) keep those that pass, as many as are still missing
+            for topic, ids in zip(batch, samples, strict=True):
+                text = turn_filter.accept(ids)
+                if text is not None and len(prompts) < count:
+                    turn_filter.remember(text)
+                    prompts.append(_prompt(f"magpie/{seed}/{len(prompts)}", text, topic))
+                    progress.update()
     return prompts
 
 
-def reject_reason(text: str, seen: set[str]) -> str | None:
-    """Why a sampled user turn is not kept; None when it is."""
+class _TurnFilter:
+    """Accepts or rejects sampled user turns, and counts why they are rejected."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Container[int]):
+        self.rejected: Counter[str] = Counter()
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._known: set[str] = set()  # normalized texts of the turns that are used
+
+    def accept(self, ids: list[int]) -> str | None:
+        """The text of a sample that passes; None for one that is rejected and counted."""
+        text = decode_text(self._tokenizer, ids).strip()
+        has_ended = ids[-1] in self._stop
+        reason = reject_reason(text, self._known) if has_ended else "no end of turn"
+        if reason is None:
+            return text
+        self.rejected[reason] += 1
+        return None
+
+    def remember(self, text: str) -> None:
+        """Reject near-identical turns from now on."""
+        self._known.add(normalize(text))
+
+
+def reject_reason(text: str, known: Container[str]) -> str | None:
+    """Why a user turn is rejected, given the normalized texts of others; None where it is not."""
     if len(text.split()) < SHORTEST_WORDS:
         return "too short"
     if not all(letter.isprintable() or letter in "\n\t" for letter in text):
         return "unprintable"
-    if sum(letter.isascii() for letter in text) < ASCII_SHARE * len(text):
+    ascii_letters = sum(letter.isascii() for letter in text)
+    if ascii_letters < ASCII_SHARE * len(text):
         return "not mostly ASCII"
-    return "duplicate" if normalised(text) in seen else None
+    if normalize(text) in known:
+        return "duplicate"
+    return None
 
 
-def normalised(text: str) -> str:
+def normalize(text: str) -> str:
     """The text without case, punctuation and spacing: equal for near-identical turns."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _prompt(id: str, text: str, topic: str | None) -> dict:
+def _prompt(id: str, text: str, topic: str | None) -> Prompt:
     return {"id": id, "turns": [text], "category": topic or "chat", "source": "magpie"}
 
 
-def _prefix_ids(tokenizer, topic: str | None) -> list[int]:
-    prefix = user_turn_prefix(tokenizer, TOPIC_HINT.format(topic=topic) if topic else None)
+def _prefix_ids(tokenizer: PreTrainedTokenizerBase, topic: str | None) -> list[int]:
+    """Tokens of the text that stops where a user turn begins."""
+    system = TOPIC_HINT.format(topic=topic) if topic else None
+    prefix = user_turn_prefix(tokenizer, system)
     return tokenizer.encode(prefix, add_special_tokens=False)
 
 
-def _check_settings(count: int, temperature: float, batch_size: int, topics) -> None:
+def _check_settings(
+    count: int, temperature: float, batch_size: int, topics: Sequence[str] | None
+) -> None:
+    """Refuse settings that cannot work."""
     if count < 1 or batch_size < 1:
         raise ValueError(
             f"count is {count} and batch_size is {batch_size}; both must be at least 1"
         )
     if temperature <= 0:
         raise ValueError(
-            f"temperature is {temperature}, which gives one user turn only; take one above 0, say 1.0"
+            f"temperature is {temperature}, which gives one user turn only; "
+            "take one above 0, say 1.0"
         )
     if isinstance(topics, str):
         raise ValueError(f"topics is the text {topics!r}; pass a list, [{topics!r}]")
 
 
-def _check_patience(accepted: int, count: int, rejected: Counter) -> None:
-    if rejected.total() > REJECTED_PER_PROMPT * count:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in rejected.most_common())
-        raise ValueError(
-            f"{accepted} of {count} user turns were accepted and {rejected.total()} samples rejected ({reasons}); "
-            "ask for fewer, raise max_new_tokens, add topics, or use an instruct model"
-        )
+def _check_patience(accepted: int, count: int, rejected: Counter[str]) -> None:
+    """Give up where most samples are rejected: the target or the settings do not suit Magpie."""
+    if rejected.total() <= REJECTED_PER_PROMPT * count:
+        return
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in rejected.most_common())
+    raise ValueError(
+        f"{accepted} of {count} user turns were accepted and {rejected.total()} samples rejected "
+        f"({reasons}); ask for fewer, raise max_new_tokens, add topics, or use an instruct model"
+    )

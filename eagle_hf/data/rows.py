@@ -124,6 +124,18 @@ class SkippedRow(NamedTuple):
     reason: str
 
 
+class SkippedLine(NamedTuple):
+    """A line of a prompt file, or a row of a dataset, that was left out.
+
+    Attributes:
+        line: its number; lines of a file count from 1, rows of a dataset from 0.
+        reason: why it was left out, as a sentence for a terminal.
+    """
+
+    line: int
+    reason: str
+
+
 def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
     """The first reasons of skipped rows on one line, or `none` where there were no rows."""
     reasons = [f"{name}: {reason}" for name, reason in skipped[:REASONS_SHOWN]]

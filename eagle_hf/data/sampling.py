@@ -1,19 +1,29 @@
-"""One batch through the target's own `generate`, left-padded, cut at the end of the turn.
+"""One batch through the target's own `generate`, padded on the left, cut at the end of the turn.
 
-The caller's random state is left alone: draws happen in a forked generator seeded per batch, so
-a batch gives the same tokens whatever ran before it.
+The caller's random state is left alone: sampling happens in a forked generator that is seeded for
+each batch. So a batch gives the same tokens whatever ran before it.
+
+B batch, S length of the longest prompt in tokens.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+
+from eagle_hf.data.masking import until_end_of_turn
 
 
 @contextmanager
-def evaluating(target) -> Iterator[None]:
-    """The target without dropout inside the block, in its former mode after it."""
+def evaluating(target: PreTrainedModel) -> Generator[None]:
+    """Turn dropout off inside the block; the target returns to its former mode after it.
+
+    Args:
+        target: any module.
+    """
     was_training = target.training
     target.eval()
     try:
@@ -22,14 +32,22 @@ def evaluating(target) -> Iterator[None]:
         target.train(was_training)
 
 
-def batch_seed(seed: int, *parts) -> int:
-    """A seed that depends on `seed` and on what the batch holds, not on the batches before it."""
+def batch_seed(seed: int, *parts: object) -> int:
+    """Derive a seed from what a batch holds, so that it does not depend on earlier batches.
+
+    Args:
+        seed: of the whole run.
+        parts: name the batch, such as the ids in it.
+
+    Returns:
+        A seed of 56 bits for `torch.manual_seed`.
+    """
     digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def generate_batch(
-    target,
+    target: PreTrainedModel,
     prompts: list[list[int]],
     *,
     eos_token_ids: Iterable[int],
@@ -38,24 +56,42 @@ def generate_batch(
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int = 0,
-    assistant_model=None,
+    assistant_model: Any = None,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, up to and including its end-of-turn token.
+    """Continue every prompt to the end of its turn.
 
-    A response without one was cut at `max_new_tokens`. Temperature 0 is greedy; settings not given here are
-    those of the target's generation_config, as in any `target.generate`.
+    Settings that are not given here are those of the target's generation_config, as in any
+    `target.generate`.
+
+    Args:
+        target: any causal LM that can generate.
+        prompts: B lists of token ids.
+        eos_token_ids: tokens that end a turn.
+        max_new_tokens: longest response, in tokens.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling, above temperature 0.
+        top_k: most likely tokens to sample from, above temperature 0.
+        seed: of the sampling in this batch.
+        assistant_model: draft head or other assistant of `generate`.
+
+    Returns:
+        B lists of the tokens that follow, up to and including the end-of-turn token. A response
+        without one was cut at `max_new_tokens`.
     """
     stop = sorted(eos_token_ids)
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        given = {"top_p": top_p, "top_k": top_k}
-        given = {name: value for name, value in given.items() if value is not None}
-        sampling = {"do_sample": True, "temperature": temperature, **given}
+        sampling = {"do_sample": True, "temperature": temperature}
+        if top_p is not None:
+            sampling["top_p"] = top_p
+        if top_k is not None:
+            sampling["top_k"] = top_k
     input_ids, attention_mask = _left_pad(prompts, stop[0], target.device)
     devices = [target.device] if target.device.type == "cuda" else []
+    generate: Any = target.generate  # of GenerationMixin, which only the model's own class has
     with torch.random.fork_rng(devices=devices), evaluating(target):
         torch.manual_seed(seed)
-        output = target.generate(
+        output = generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
@@ -64,16 +100,21 @@ def generate_batch(
             pad_token_id=stop[0],
             **sampling,
         )
-    return [_cut(row, frozenset(stop)) for row in output[:, input_ids.shape[1] :].tolist()]
+    prompt_length = input_ids.shape[1]
+    responses = output[:, prompt_length:].tolist()  # [B, new tokens]
+    stop_set = frozenset(stop)
+    return [until_end_of_turn(response, stop_set) for response in responses]
 
 
-def _left_pad(prompts: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_pad(
+    prompts: list[list[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input ids and attention mask [B, S] of prompts that all end in the last column."""
     longest = max(map(len, prompts))
-    ids = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    ids = []
+    mask = []
+    for prompt in prompts:
+        padding = longest - len(prompt)
+        ids.append([pad] * padding + prompt)
+        mask.append([0] * padding + [1] * len(prompt))
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _cut(row: list[int], stop: frozenset[int]) -> list[int]:
-    end = next((p for p, token in enumerate(row) if token in stop), len(row))
-    return row[: end + 1]

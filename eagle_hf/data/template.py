@@ -74,7 +74,7 @@ def render_text(
     chat_template(tokenizer)  # refuses a tokenizer without one
     turns: list[Any] = list(messages)
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             turns, add_generation_prompt=add_generation_prompt, tokenize=False
         )
     except TemplateError as error:
@@ -83,6 +83,23 @@ def render_text(
             f"the chat template refuses messages with the roles {roles}: {error}; "
             "drop or reorder the messages"
         ) from error
+    assert isinstance(text, str), "tokenize=False renders text"
+    return text
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Decode the tokens of a turn, without end-of-turn and other special tokens.
+
+    Args:
+        tokenizer: the target's tokenizer.
+        ids: tokens of one turn.
+
+    Returns:
+        The turn's text.
+    """
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert isinstance(text, str), "one list of ids is one text"
+    return text
 
 
 def user_turn_prefix(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> str:

@@ -1,33 +1,52 @@
-"""Conversations from wherever they are: a file or folder that `write_responses` wrote, or any dataset."""
+"""Conversations from a file or folder that `write_responses` wrote, or from any dataset."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eagle_hf.data.responses import CONVERSATIONS
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 def load_conversations(
     name: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False
-):
-    """The rows of conversations.jsonl or another JSON-lines file, of the folder it lies in, or of a hub dataset's `split`.
+) -> Dataset | IterableDataset:
+    """Load conversations as a dataset.
 
-    Several names: one after the other. A `datasets.Dataset`, or with streaming an `IterableDataset`, which keeps
-    nothing on disk.
+    Args:
+        name: a JSON-lines file, a folder with a conversations.jsonl, or a dataset on the Hub.
+            Several names: one after the other.
+        split: of a dataset on the Hub.
+        streaming: read the rows as they come, and keep nothing on disk.
+
+    Returns:
+        A `datasets.Dataset`, or with streaming a `datasets.IterableDataset`. See `Conversation`
+        for its rows.
+
+    Raises:
+        ValueError: no name, or a file that does not exist.
     """
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import concatenate_datasets, load_dataset  # slow to import
 
     if not isinstance(name, str | Path):
         if not name:
             raise ValueError(
                 "no dataset was named; give a JSON-lines file, its folder, or a hub dataset"
             )
-        return concatenate_datasets([load_conversations(one, split, streaming) for one in name])
+        parts: list[Any] = [load_conversations(one, split, streaming) for one in name]
+        return concatenate_datasets(parts)
     path = Path(name)
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
         return load_dataset("json", data_files=str(file), split="train", streaming=streaming)
-    if path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute():
+    is_local = path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute()
+    if is_local:
         raise ValueError(
-            f"{file} does not exist; give a JSON-lines file, a folder with {CONVERSATIONS}, or a hub dataset"
+            f"{file} does not exist; give a JSON-lines file, a folder with {CONVERSATIONS}, "
+            "or a hub dataset"
         )
     return load_dataset(str(name), split=split, streaming=streaming)

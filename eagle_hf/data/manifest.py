@@ -1,23 +1,33 @@
 """manifest.json: what made a folder, from what, with which versions; checked before a run goes on.
 
-The target is recognised by its weights, not by its name: a folder that moved is the same target,
-a fine-tuned copy under the old name is not.
+The target is recognized by its weights, not by its name. A folder that moved holds the same
+target, a fine-tuned copy under the old name does not.
 """
 
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TextIO
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 
 
-def check_manifest(folder: Path, manifest: dict, fields: Iterable[str]) -> None:
-    """Write the manifest into a new folder; in an old one, refuse unless `fields` are equal."""
+def check_manifest(folder: Path, manifest: dict[str, Any], fields: Iterable[str]) -> None:
+    """Write the manifest into a new folder; compare it with the one of an old folder.
+
+    Args:
+        folder: is made where it does not exist.
+        manifest: of this run.
+        fields: which of them must be equal.
+
+    Raises:
+        ValueError: a field differs, or the folder holds data without a manifest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
         if any(folder.glob("*.jsonl")):
@@ -27,56 +37,76 @@ def check_manifest(folder: Path, manifest: dict, fields: Iterable[str]) -> None:
         write_manifest(folder, manifest)
         return
     found = read_manifest(folder)
-    differing = [
-        f"{name} is {found.get(name)!r} there and {manifest[name]!r} now"
-        for name in fields
-        if found.get(name) != manifest[name]
-    ]
+    differing = []
+    for name in fields:
+        if found.get(name) != manifest[name]:
+            differing.append(f"{name} is {found.get(name)!r} there and {manifest[name]!r} now")
     if differing:
         raise ValueError(
-            f"{folder} was made by the target {found.get('target')!r} with other settings: {'; '.join(differing)}; "
-            "choose another folder or delete this one"
+            f"{folder} was made by the target {found.get('target')!r} with other settings: "
+            f"{'; '.join(differing)}; choose another folder or delete this one"
         )
 
 
-def read_manifest(folder: Path) -> dict:
-    """The folder's manifest; ValueError when it cannot be read."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder.
+
+    Args:
+        folder: holds a manifest.json.
+
+    Returns:
+        The fields of the manifest.
+
+    Raises:
+        ValueError: the file is no JSON object.
+    """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"{folder / MANIFEST} is not JSON ({error}); delete the folder and start again"
+            f"{path} is not JSON ({error}); delete the folder and start again"
         ) from error
     if not isinstance(manifest, dict):
         raise ValueError(
-            f"{folder / MANIFEST} holds a {type(manifest).__name__}; delete the folder and start again"
+            f"{path} holds a {type(manifest).__name__}; delete the folder and start again"
         )
     return manifest
 
 
-def write_manifest(folder: Path, manifest: dict) -> None:
-    """The manifest appears whole or not at all."""
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a folder's manifest; it appears whole or not at all.
+
+    Args:
+        folder: exists.
+        manifest: anything that JSON holds.
+    """
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
-    temporary.write_text(
-        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)
 
 
-def write_run(folder: str | Path, settings: dict, metrics: dict) -> None:
-    """run.json (settings and the code's commit) and metrics.json in a local folder; one JSON line on the screen."""
+def write_run(folder: str | Path, settings: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Record a recipe's run: run.json, metrics.json, and the metrics as one JSON line on screen.
+
+    Args:
+        folder: a local folder, made where it does not exist.
+        settings: of the run; run.json has the code's commit and the versions beside them.
+        metrics: what came out.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    made_by = {"settings": settings, "commit": source_commit(), "versions": library_versions()}
-    (folder / "run.json").write_text(
-        json.dumps(made_by, indent=1, default=str) + "\n", encoding="utf-8"
-    )
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    run = {"settings": settings, "commit": source_commit(), "versions": library_versions()}
+    run_text = json.dumps(run, indent=1, default=str) + "\n"
+    (folder / "run.json").write_text(run_text, encoding="utf-8")
+    metrics_text = json.dumps(metrics, indent=1) + "\n"
+    (folder / "metrics.json").write_text(metrics_text, encoding="utf-8")
     print(json.dumps(metrics), flush=True)
 
 
 def source_commit() -> str | None:
-    """The commit of the checkout this package runs from, None where it runs from no checkout."""
+    """The commit of the checkout that this package runs from; None where there is no checkout."""
     run = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
@@ -86,7 +116,14 @@ def source_commit() -> str | None:
 def library_versions(
     names: Iterable[str] = ("torch", "transformers", "eagle_hf"),
 ) -> dict[str, str]:
-    """The installed versions; "not installed" for a package that runs from its source folder."""
+    """Look up installed versions.
+
+    Args:
+        names: of packages.
+
+    Returns:
+        A version for each; "not installed" for a package that runs from its source folder.
+    """
     versions = {}
     for name in names:
         try:
@@ -97,10 +134,17 @@ def library_versions(
 
 
 @contextmanager
-def only_one_run(folder: str | Path) -> Iterator[None]:
-    """Nobody else writes to this local folder, made where it is new, inside the block; ValueError where somebody does.
+def only_one_run(folder: str | Path) -> Generator[None]:
+    """Keep every other run from writing to a local folder inside the block.
 
-    The operating system holds the lock, so a killed run leaves none behind. It may leave an empty `.lock`, which means nothing.
+    The operating system holds the lock, so a killed run leaves none behind. It may leave an empty
+    `.lock`, which means nothing.
+
+    Args:
+        folder: is made where it does not exist.
+
+    Raises:
+        ValueError: another run holds the lock.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +155,7 @@ def only_one_run(folder: str | Path) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
 
 
-def _locked(path: Path):
+def _locked(path: Path) -> TextIO:
     """The open file that holds the lock until it is closed."""
     import fcntl  # not on Windows
 
@@ -122,8 +166,11 @@ def _locked(path: Path):
         except BlockingIOError as error:
             file.close()
             raise ValueError(
-                f"another run is writing to {path.parent}; wait for its end or choose another folder"
+                f"another run is writing to {path.parent}; "
+                "wait for its end or choose another folder"
             ) from error
-        if os.fstat(file.fileno()).st_nlink:
+        is_still_there = os.fstat(file.fileno()).st_nlink > 0
+        if is_still_there:
             return file
-        file.close()  # the former run removed it between our open and our lock
+        # The former run removed the file between our open and our lock.
+        file.close()

@@ -1,65 +1,81 @@
-"""Conversations that do not fit in memory: rendered and tokenised while they are read."""
+"""Conversations that do not fit in memory: rendered and tokenized while they are read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
+from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from eagle_hf.data.masking import SkippedRow
+from eagle_hf.data.rows import Example, SkippedRow, first_reasons
+
+ToExamples = Callable[[list[Any]], tuple[list[Example], list[SkippedRow]]]
 
 
 class StreamedExamples(IterableDataset):
-    """The usable examples of `rows`, any iterable that can be read again (a streaming `datasets.IterableDataset`).
+    """The usable examples of a stream of rows.
 
-    examples_of: rows -> (examples, skipped), as `tokenize_conversations` with its settings bound, given one row at a
-    time. Rows that give none are appended to `skipped` (by DataLoader workers to their own copies of it).
-    endless: begin again after the last row, in a new order where the rows can be shuffled anew: what training wants, and
-    what lets a resumed run count its way to where it was. A pass without a usable row is a ValueError.
+    Args:
+        rows: any iterable that can be read again, such as a streaming `datasets.IterableDataset`.
+        to_examples: turns rows into `(examples, skipped)`, as `prepare_examples` does with its
+            other arguments bound. It is given one row at a time.
+        skipped: collects the rows that give no example. DataLoader workers collect them in their
+            own copies.
+        endless: begin again after the last row, in a new order where the rows can be shuffled
+            anew. Training wants that, and a resumed run needs it to count its way to where it was.
+
+    Raises:
+        ValueError: a pass over the rows gives no example.
     """
 
     def __init__(
         self,
-        rows: Iterable,
-        examples_of: Callable,
+        rows: Iterable[Any],
+        to_examples: ToExamples,
         skipped: list[SkippedRow],
         endless: bool = False,
     ):
-        self.rows, self.examples_of, self.skipped, self.endless = (
-            rows,
-            examples_of,
-            skipped,
-            endless,
-        )
+        self.rows = rows
+        self.to_examples = to_examples
+        self.skipped = skipped
+        self.endless = endless
 
-    def __iter__(self):
-        for epoch in count() if self.endless else [0]:
-            if hasattr(self.rows, "set_epoch"):
-                self.rows.set_epoch(epoch)
+    def __iter__(self) -> Iterator[Example]:
+        for epoch in count():
+            set_epoch = getattr(self.rows, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
             usable = 0
             for example in self._one_pass():
                 usable += 1
                 yield example
-            if not usable and get_worker_info() is None:
-                reasons = (
-                    "; ".join(f"{row.id}: {row.reason}" for row in self.skipped[:3])
-                    or "there were no rows"
-                )
-                raise ValueError(
-                    f"no row of the stream is usable ({reasons}); fix the data or the settings"
-                )
-            if not usable:
+            if usable == 0:
+                self._check_is_worker()
+                return
+            if not self.endless:
                 return
 
-    def _one_pass(self):
-        rows, worker = enumerate(self.rows), get_worker_info()
-        if worker is not None and not isinstance(
-            self.rows, IterableDataset
-        ):  # those share among workers themselves
+    def _check_is_worker(self) -> None:
+        """A DataLoader worker may have no usable row in its share; a whole pass may not."""
+        if get_worker_info() is not None:
+            return
+        reasons = first_reasons(self.skipped, "there were no rows")
+        raise ValueError(
+            f"no row of the stream is usable ({reasons}); fix the data or the settings"
+        )
+
+    def _one_pass(self) -> Iterator[Example]:
+        """The examples of this process's or worker's share of the rows, in order."""
+        rows = enumerate(self.rows)
+        worker = get_worker_info()
+        # Datasets made for torch share their rows among workers themselves.
+        shares_itself = isinstance(self.rows, IterableDataset)
+        if worker is not None and not shares_itself:
             rows = islice(rows, worker.id, None, worker.num_workers)
         for number, row in rows:
+            name = f"row-{number}"
             try:
-                examples, _ = self.examples_of([{"id": f"row-{number}", **row}])
+                examples, _ = self.to_examples([{"id": name, **row}])
             except ValueError as error:
-                self.skipped.append(SkippedRow(str(row.get("id") or f"row-{number}"), str(error)))
-                continue
-            yield from examples
+                self.skipped.append(SkippedRow(str(row.get("id") or name), str(error)))
+            else:
+                yield from examples

@@ -1,10 +1,17 @@
-"""Evaluation prompts by category; never trained on. Sources and licences: data/bundled/SOURCES.md."""
+"""Evaluation prompts by category, which are never trained on.
 
+Their sources and licences are in data/bundled/SOURCES.md.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
+from eagle_hf.data.rows import Prompt
 from eagle_hf.data.template import SENTINEL, chat_template, render_text
 
 SUITES = {
@@ -16,61 +23,115 @@ SUITES = {
 DEFAULT = ("chat", "code", "math")
 
 
-def load_suite(names=DEFAULT, per_category: int | None = None, leave_out: int = 0) -> list[dict]:
-    """Prompts of bundled categories or of JSON-lines files, evenly spread over each, at most `per_category` of each.
+def load_suite(
+    names: Sequence[str] = DEFAULT, per_category: int | None = None, leave_out: int = 0
+) -> list[Prompt]:
+    """Load prompts to evaluate on.
 
-    leave_out: those of `load_suite(names, leave_out)` are taken away first, so that a head is not judged on what it was chosen on.
+    Args:
+        names: bundled categories (the keys of `SUITES`), or JSON-lines files for `read_prompts`.
+        per_category: most prompts of each, evenly spread over it. Default: all.
+        leave_out: take the prompts of `load_suite(names, leave_out)` away first, so that a head is
+            not judged by the prompts that it was chosen by.
+
+    Returns:
+        The prompts, category by category.
+
+    Raises:
+        ValueError: an unknown name, or no prompt is left of a category.
     """
-    prompts = []
+    prompts: list[Prompt] = []
     for name in names:
-        if name not in SUITES and not Path(name).is_file():
+        if name in SUITES:
+            path = bundled_prompts(SUITES[name])
+        elif Path(name).is_file():
+            path = Path(name)
+        else:
             raise ValueError(
-                f"no category or file is called {name!r}; take of {', '.join(SUITES)}, or give a .jsonl file"
+                f"no category or file is called {name!r}; take of {', '.join(SUITES)}, "
+                "or give a .jsonl file"
             )
-        rows, _ = read_prompts(bundled_prompts(SUITES[name]) if name in SUITES else name)
-        chosen_on = {prompt["id"] for prompt in evenly_spread(rows, leave_out)}
-        rows = [prompt for prompt in rows if prompt["id"] not in chosen_on]
-        if not rows:
+        found, _ = read_prompts(path)
+        chosen_on = {prompt["id"] for prompt in evenly_spread(found, leave_out)}
+        remaining = [prompt for prompt in found if prompt["id"] not in chosen_on]
+        if not remaining:
             raise ValueError(
                 f"{name} has {len(chosen_on)} prompts and leave_out is {leave_out}; leave fewer out"
             )
-        prompts += evenly_spread(rows, per_category)
+        prompts += evenly_spread(remaining, per_category)
     return prompts
 
 
-def first_turn_ids(tokenizer, prompt: dict):
-    """The prompt's first user turn as the model would be asked it: `{"input_ids", "attention_mask"}` [1, S]."""
+def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchEncoding:
+    """Render and tokenize a prompt's first user turn, up to where the answer begins.
+
+    Args:
+        tokenizer: the target's tokenizer, with a chat template.
+        prompt: its first turn and system message are used.
+
+    Returns:
+        `input_ids` and `attention_mask`, both of shape [1, S].
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
     chat_template(tokenizer)  # refuses a tokenizer without one
-    messages = [{"role": "user", "content": prompt["turns"][0]}]
-    if prompt.get("system"):
-        messages.insert(0, {"role": "system", "content": prompt["system"]})
-    return tokenizer.apply_chat_template(
+    messages: list[Any] = []
+    system = prompt.get("system")
+    if system:
+        messages.append({"role": "system", "content": system})
+    messages.append({"role": "user", "content": prompt["turns"][0]})
+    tokens: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
+    return tokens
 
 
-def long_prompts(tokenizer, length: int, count: int, names=DEFAULT) -> torch.Tensor:
-    """`count` prompts of `length` tokens each [count, length]: a suite's first turns one after another, each beginning at another, as one user turn.
+def long_prompts(
+    tokenizer: PreTrainedTokenizerBase, length: int, count: int, names: Sequence[str] = DEFAULT
+) -> torch.Tensor:
+    """Make prompts of one length from the first turns of a suite, as one long user turn each.
 
-    What models make of so much is of little use; it is text to read that no model of ours was trained on.
+    The answers to such prompts are of little use: the prompts are text to prefill that no draft
+    head of this project was trained on.
+
+    Args:
+        tokenizer: the target's tokenizer, with a chat template.
+        length: tokens of each prompt.
+        count: how many prompts; each begins at another turn of the suite.
+        names: of the suite, as in `load_suite`.
+
+    Returns:
+        Token ids of shape [count, length].
+
+    Raises:
+        ValueError: the length is too small for the template or too large for the suite.
     """
     turns = [prompt["turns"][0] for prompt in load_suite(names)]
-    before, after = render_text(
-        tokenizer, [{"role": "user", "content": SENTINEL}], add_generation_prompt=True
-    ).split(SENTINEL)
-    before, after = (
-        tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)
-    )
-    rows = []
+    before, after = _around_user_turn(tokenizer)
+    fixed = len(before) + len(after)
+    room = length - fixed
+    prompts = []
     for number in range(count):
         start = number * len(turns) // count
-        body = tokenizer("\n\n".join(turns[start:] + turns[:start]), add_special_tokens=False)[
-            "input_ids"
-        ]
-        room = length - len(before) - len(after)
+        text = "\n\n".join(turns[start:] + turns[:start])
+        body = tokenizer.encode(text, add_special_tokens=False)
         if not 0 < room <= len(body):
             raise ValueError(
-                f"length is {length} tokens; these turns and the template allow {len(before) + len(after) + 1} to {len(before) + len(after) + len(body)}"
+                f"length is {length} tokens; these turns and the template allow {fixed + 1} to "
+                f"{fixed + len(body)}"
             )
-        rows.append(before + body[:room] + after)
-    return torch.tensor(rows)
+        prompts.append(before + body[:room] + after)
+    return torch.tensor(prompts)
+
+
+def _around_user_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The tokens that the template puts before and after a user turn."""
+    text = render_text(
+        tokenizer, [{"role": "user", "content": SENTINEL}], add_generation_prompt=True
+    )
+    before, after = text.split(SENTINEL)
+    return (
+        tokenizer.encode(before, add_special_tokens=False),
+        tokenizer.encode(after, add_special_tokens=False),
+    )

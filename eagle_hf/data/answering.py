@@ -1,0 +1,171 @@
+"""A batch of prompts, asked and answered turn by turn.
+
+Turn t of a conversation can only be asked once turn t - 1 is answered. So the whole batch goes
+through its first turns, then through its second ones, and conversations with fewer turns wait.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eagle_hf.data.rows import Conversation, Message, Prompt
+from eagle_hf.data.sampling import batch_seed, generate_batch
+from eagle_hf.data.template import decode_text, render_text
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What stays the same from batch to batch.
+
+    Attributes:
+        target: answers.
+        tokenizer: the target's, with a chat template.
+        stop: tokens that end a turn.
+        max_new_tokens: longest answer to one turn.
+        temperature: 0 is greedy.
+        seed: of all sampling.
+        max_length: longest conversation that is asked for an answer, in tokens, answer included.
+    """
+
+    target: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop: set[int]
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    max_length: int
+
+
+class PendingConversation:
+    """One prompt on its way to becoming a conversation.
+
+    Attributes:
+        prompt: the user turns.
+        messages: what has been said so far.
+        ids: tokens of the rendered messages, up to the next answer.
+        tokens: response tokens so far, end-of-turn tokens included.
+        cut: responses that max_new_tokens stopped.
+        failure: why no conversation comes of it; None while all is well.
+    """
+
+    def __init__(self, prompt: Prompt):
+        self.prompt = prompt
+        self.messages: list[Message] = []
+        self.ids: list[int] = []
+        self.tokens = 0
+        self.cut = 0
+        self.failure: str | None = None
+        system = prompt.get("system")
+        if system:
+            self.messages.append({"role": "system", "content": system})
+
+    def ask(self, turn: int, settings: AnswerSettings) -> None:
+        """Render and tokenize up to the answer to a user turn; a failure where it does not fit."""
+        self.messages.append({"role": "user", "content": self.prompt["turns"][turn]})
+        tokenizer = settings.tokenizer
+        try:
+            text = render_text(tokenizer, self.messages, add_generation_prompt=True)
+        except ValueError as error:
+            self.failure = str(error)
+            return
+        self.ids = tokenizer.encode(text, add_special_tokens=False)
+        needed = len(self.ids) + settings.max_new_tokens
+        if needed > settings.max_length:
+            self.failure = (
+                f"the prompt's {len(self.ids)} tokens and {settings.max_new_tokens} new ones are "
+                f"{needed}, more than max_length {settings.max_length}; "
+                "shorten it or lower max_new_tokens"
+            )
+
+    def hear(self, turn: int, ids: list[int], settings: AnswerSettings) -> None:
+        """Add the target's answer, without end-of-turn and special tokens, to the messages."""
+        text = decode_text(settings.tokenizer, ids)
+        if not text.strip():
+            self.failure = f"the response to turn {turn + 1} has zero tokens of text"
+        self.messages.append({"role": "assistant", "content": text})
+        self.tokens += len(ids)
+        has_ended = ids[-1] in settings.stop
+        self.cut += not has_ended
+
+    def conversation(self) -> Conversation:
+        """The finished conversation, as it is written to a file."""
+        return {
+            "id": self.prompt["id"],
+            "messages": self.messages,
+            "source": self.prompt.get("source", "other"),
+            "category": self.prompt.get("category", "other"),
+        }
+
+
+def start_conversations(
+    prompts: Sequence[Prompt], settings: AnswerSettings
+) -> tuple[list[PendingConversation], list[PendingConversation]]:
+    """Ask every first turn.
+
+    Args:
+        prompts: in any order.
+        settings: of the run.
+
+    Returns:
+        `(pending, failed)`: the conversations that can be answered, in the order of their
+        batches, and those whose first turn does not fit.
+    """
+    pending = []
+    failed = []
+    for prompt in prompts:
+        conversation = PendingConversation(prompt)
+        conversation.ask(0, settings)
+        if conversation.failure:
+            failed.append(conversation)
+        else:
+            pending.append(conversation)
+    pending.sort(key=_size, reverse=True)
+    return pending, failed
+
+
+def _size(conversation: PendingConversation) -> tuple[int, int]:
+    """Turns, then tokens of the first one: equal conversations share a batch, large ones go first.
+
+    A batch that is too large for memory then fails at once.
+    """
+    return len(conversation.prompt["turns"]), len(conversation.ids)
+
+
+def answer_batch(batch: Sequence[PendingConversation], settings: AnswerSettings) -> None:
+    """Answer every turn of conversations that `start_conversations` began.
+
+    Args:
+        batch: conversations whose first turn is asked. They end with all their answers, or with a
+            failure.
+        settings: of the run.
+    """
+    most_turns = max(len(conversation.prompt["turns"]) for conversation in batch)
+    for turn in range(most_turns):
+        active = _active(batch, turn)
+        if turn > 0:
+            for conversation in active:
+                conversation.ask(turn, settings)
+            active = _active(active, turn)
+        if not active:
+            return
+        names = [conversation.prompt["id"] for conversation in active]
+        responses = generate_batch(
+            settings.target,
+            [conversation.ids for conversation in active],
+            eos_token_ids=settings.stop,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=batch_seed(settings.seed, turn, *names),
+        )
+        for conversation, ids in zip(active, responses, strict=True):
+            conversation.hear(turn, ids, settings)
+
+
+def _active(batch: Sequence[PendingConversation], turn: int) -> list[PendingConversation]:
+    """The conversations that have such a turn and have not failed."""
+    active = []
+    for conversation in batch:
+        if conversation.failure is None and turn < len(conversation.prompt["turns"]):
+            active.append(conversation)
+    return active

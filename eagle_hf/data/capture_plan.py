@@ -1,87 +1,147 @@
-"""Which conversations are captured together, and which shard they go to: settled before the target runs.
+"""What is captured together, and into which shard it goes: settled before the target runs.
 
-The plan depends on nothing but the examples and the settings: conversations from the longest to the shortest (so that a
-batch too large for memory fails at once), batches of at most `batch_tokens` with their padding, shards of whole batches.
-So all sizes are known before the first byte, and an interrupted run that goes on after its last finished shard
-writes what it would have written.
+The plan depends on nothing but the examples and the settings. Conversations go from the longest to
+the shortest, so that a batch too large for memory fails at once. Batches hold at most
+`batch_tokens` with their padding, and shards hold whole batches.
+
+So all sizes are known before the first byte is written. And an interrupted run that goes on after
+its last finished shard writes what it would have written.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from eagle_hf.data.rows import Example, TokenValues
 from eagle_hf.data.shards import Layout
 
 
-class Row(NamedTuple):
-    """An example: its place among them, its id, its length in tokens."""
+class PlannedConversation(NamedTuple):
+    """An example that is to be captured: its number among them, its id, its length in tokens."""
 
-    row: int
+    number: int
     id: str
     length: int
 
 
 class ShardPlan(NamedTuple):
-    """A shard to be: its batches, and all its bytes with the header."""
+    """A shard that is to be written: its batches, and its size in bytes with the header."""
 
     name: str
-    batches: list[list[Row]]
-    bytes: int
+    batches: list[list[PlannedConversation]]
+    nbytes: int
 
     @property
-    def rows(self) -> list[Row]:
-        return [row for batch in self.batches for row in batch]
+    def conversations(self) -> list[PlannedConversation]:
+        return [conversation for batch in self.batches for conversation in batch]
+
+    @property
+    def tokens(self) -> int:
+        return sum(conversation.length for conversation in self.conversations)
 
 
-def scan_examples(examples: Sequence[Mapping], vocab_size: int) -> tuple[list[Row], str]:
-    """The rows of all examples, and a fingerprint of their ids, tokens and masks; ValueError for the first unusable one."""
-    rows, digest = [], hashlib.sha256()
+def scan_examples(
+    examples: Sequence[Example], vocab_size: int
+) -> tuple[list[PlannedConversation], str]:
+    """Read every example once, and refuse the first one that cannot be captured.
+
+    Args:
+        examples: a list, or a `datasets.Dataset`.
+        vocab_size: of the target.
+
+    Returns:
+        The conversations in their order, and a SHA-256 of their ids, tokens and masks.
+
+    Raises:
+        ValueError: an example without tokens, with a mask of another length or with unknown
+            tokens; or no example at all.
+    """
+    conversations = []
+    digest = hashlib.sha256()
     for number in range(len(examples)):
         example = examples[number]
         name = str(example.get("id") or f"row-{number}")
-        ids, mask = (_array(example.get(key)) for key in ("input_ids", "loss_mask"))
-        if not len(ids) or len(ids) != len(mask):
+        ids = _to_array(example.get("input_ids"))
+        mask = _to_array(example.get("loss_mask"))
+        if len(ids) == 0 or len(ids) != len(mask):
             raise ValueError(
-                f"conversation {name!r} has {len(ids)} input_ids and {len(mask)} loss_mask values; at least one and equally "
-                "many are needed: pass what tokenize_conversations returns"
+                f"conversation {name!r} has {len(ids)} input_ids and {len(mask)} loss_mask "
+                "values; at least one and equally many are needed: pass what "
+                "tokenize_conversations returns"
             )
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise ValueError(
-                f"conversation {name!r} holds tokens from {ids.min()} to {ids.max()}, the target knows 0 to {vocab_size - 1}; "
-                "use the target's own tokenizer"
+                f"conversation {name!r} holds tokens from {ids.min()} to {ids.max()}, the target "
+                f"knows 0 to {vocab_size - 1}; use the target's own tokenizer"
             )
-        rows.append(Row(number, name, len(ids)))
-        digest.update(repr((name, len(ids))).encode() + ids.tobytes() + mask.astype(bool).tobytes())
-    if not rows:
+        conversations.append(PlannedConversation(number, name, len(ids)))
+        digest.update(repr((name, len(ids))).encode())
+        digest.update(ids.tobytes())
+        digest.update(mask.astype(bool).tobytes())
+    if not conversations:
         raise ValueError(
             "there are no conversations to capture; get examples from tokenize_conversations"
         )
-    return rows, digest.hexdigest()
+    return conversations, digest.hexdigest()
 
 
-def _array(values) -> np.ndarray:
+def _to_array(values: TokenValues | None) -> np.ndarray:
     return np.asarray([] if values is None else values, dtype=np.int64)
 
 
 def plan_shards(
-    rows: list[Row], layout: Layout, batch_tokens: int, shard_bytes: int
+    conversations: list[PlannedConversation], layout: Layout, batch_tokens: int, shard_bytes: int
 ) -> list[ShardPlan]:
-    """Whole batches, longest first, in shards of at most `shard_bytes` of data where a single batch is not larger."""
-    rows, start, parts, filled = sorted(rows, key=lambda row: (-row.length, row.row)), 0, [[]], 0
-    while start < len(rows):
-        batch = rows[start : start + max(1, batch_tokens // rows[start].length)]
-        size = sum(sum(layout.sizes(row.length)) for row in batch)
-        if parts[-1] and filled + size > shard_bytes:
-            parts.append([])
+    """Plan batches and shards.
+
+    Args:
+        conversations: in any order.
+        layout: of the shards.
+        batch_tokens: most tokens of a batch, padding included; a longer conversation has a batch
+            of its own.
+        shard_bytes: most bytes of conversations in a shard; a larger batch has a shard of its own.
+
+    Returns:
+        The shards, the longest conversations first.
+    """
+    shards: list[list[list[PlannedConversation]]] = [[]]
+    filled = 0
+    for batch in _plan_batches(conversations, batch_tokens):
+        size = sum(layout.count_bytes(conversation.length).total for conversation in batch)
+        is_full = shards[-1] and filled + size > shard_bytes
+        if is_full:
+            shards.append([])
             filled = 0
-        parts[-1].append(batch)
-        filled, start = filled + size, start + len(batch)
-    return [_shard_plan(number, batches, layout) for number, batches in enumerate(parts)]
+        shards[-1].append(batch)
+        filled += size
+    return [_plan_shard(number, batches, layout) for number, batches in enumerate(shards)]
 
 
-def _shard_plan(number: int, batches: list[list[Row]], layout: Layout) -> ShardPlan:
-    lengths = [row.length for batch in batches for row in batch]
-    size = len(layout.header(lengths)) + sum(sum(layout.sizes(length)) for length in lengths)
+def _plan_batches(
+    conversations: list[PlannedConversation], batch_tokens: int
+) -> list[list[PlannedConversation]]:
+    """Batches of conversations of similar lengths, the longest first."""
+    ordered = sorted(conversations, key=_longest_first)
+    batches = []
+    start = 0
+    while start < len(ordered):
+        # The first conversation is the longest, so all others are padded to its length.
+        count = max(1, batch_tokens // ordered[start].length)
+        batches.append(ordered[start : start + count])
+        start += count
+    return batches
+
+
+def _longest_first(conversation: PlannedConversation) -> tuple[int, int]:
+    return -conversation.length, conversation.number
+
+
+def _plan_shard(number: int, batches: list[list[PlannedConversation]], layout: Layout) -> ShardPlan:
+    """A shard of these batches, with its name and size."""
+    lengths = [conversation.length for batch in batches for conversation in batch]
+    size = len(layout.make_header(lengths))
+    for length in lengths:
+        size += layout.count_bytes(length).total
     return ShardPlan(f"features-{number:05d}.safetensors", batches, size)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import tiny_target
 
 from eagle_hf import Features, capture_features
-from eagle_hf.data import capture
+from eagle_hf.data import target_features
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.data.shards import dequantise, measure_spread, quantise
 from eagle_hf.target import next_token_summary, target_logits, target_states
@@ -166,7 +166,7 @@ def test_only_the_bytes_asked_for_are_read(write, tmp_path, monkeypatch):
     assert [name for name, _ in read] == ["index.json"]
     read.clear()
     features[1], features[1]
-    header = features._shards[features._items[1].shard][2]["bytes"]
+    header = features._shards[features._items[1].shard].header_bytes
     size = (
         17 * (4 + 4 + 4 + 4 * 4 * 32) + 20
     )  # ids, best, normaliser, four streams of 32; the mask padded to 20
@@ -174,7 +174,7 @@ def test_only_the_bytes_asked_for_are_read(write, tmp_path, monkeypatch):
     read.clear()
     assert [example["id"] for example in features.examples()] == [f"c{n}" for n in range(8)]
     assert sum(size for name, size in read) < 3000 + sum(
-        shard[2]["bytes"] for shard in features._shards
+        shard.header_bytes for shard in features._shards
     )
 
 
@@ -231,7 +231,7 @@ def test_interrupted_capture_goes_on_and_writes_the_same_bytes(
 
 def test_finished_capture_does_not_run_the_target_again(write, tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(capture, "target_states", None)
+    monkeypatch.setattr(target_features, "target_states", None)
     report = write(tmp_path)
     assert (report.written, report.already_there) == (0, 8)
 
@@ -440,9 +440,9 @@ def test_data_loader_workers_read_the_same(write, tmp_path):
 def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(
     write, tmp_path, monkeypatch
 ):
-    shapes, plain = [], capture.target_states
+    shapes, plain = [], target_features.target_states
     monkeypatch.setattr(
-        capture,
+        target_features,
         "target_states",
         lambda target, ids, layers: (shapes.append(tuple(ids.shape)), plain(target, ids, layers))[
             1

@@ -70,6 +70,7 @@ class PendingConversation:
             self.failure = str(error)
             return
         self.ids = tokenizer.encode(text, add_special_tokens=False)
+        # A response may need all of max_new_tokens, and must not outgrow the target.
         needed = len(self.ids) + settings.max_new_tokens
         if needed > settings.max_length:
             self.failure = (
@@ -85,6 +86,7 @@ class PendingConversation:
             self.failure = f"the response to turn {turn + 1} has zero tokens of text"
         self.messages.append({"role": "assistant", "content": text})
         self.tokens += len(ids)
+        # Without an end-of-turn token the response was cut at max_new_tokens.
         has_ended = ids[-1] in settings.stop
         self.cut += not has_ended
 
@@ -143,12 +145,14 @@ def answer_batch(batch: Sequence[PendingConversation], settings: AnswerSettings)
     most_turns = max(len(conversation.prompt["turns"]) for conversation in batch)
     for turn in range(most_turns):
         active = _active(batch, turn)
+        # The first turns are asked already: they decided the batches.
         if turn > 0:
             for conversation in active:
                 conversation.ask(turn, settings)
             active = _active(active, turn)
         if not active:
             return
+        # Seeded by the ids: an interrupted run samples what a whole run would have sampled.
         names = [conversation.prompt["id"] for conversation in active]
         responses = generate_batch(
             settings.target,

@@ -65,6 +65,7 @@ class CaptureFolder:
         if found is None:
             self._check_no_weights(list(sizes))
             return
+        # An index without a shard binds nobody to its settings.
         if not found["shards"]:
             return
         self._check_settings(found)
@@ -111,6 +112,7 @@ class CaptureFolder:
             return
         self.folder.remove_leftovers()
         needed = sum(shard.nbytes for shard in missing)
+        # The index lists all conversations, and its next version stands beside it for a moment.
         for shard in self.planned:
             needed += INDEX_BYTES * len(shard.conversations)
         free = shutil.disk_usage(self.folder.path).free

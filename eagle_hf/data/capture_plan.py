@@ -77,6 +77,7 @@ def scan_examples(
                 f"knows 0 to {vocab_size - 1}; use the target's own tokenizer"
             )
         conversations.append(PlannedConversation(number, name, len(ids)))
+        # With their lengths, so that no two lists of examples run into the same bytes.
         digest.update(repr((name, len(ids))).encode())
         digest.update(ids.tobytes())
         digest.update(mask.astype(bool).tobytes())
@@ -106,6 +107,7 @@ def plan_shards(
     Returns:
         The shards, the longest conversations first.
     """
+    # Shards of batches of conversations; the last one is being filled.
     shards: list[list[list[PlannedConversation]]] = [[]]
     filled = 0
     for batch in _plan_batches(conversations, batch_tokens):

@@ -43,6 +43,7 @@ def load_conversations(
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
         return load_dataset("json", data_files=str(file), split="train", streaming=streaming)
+    # A typing error in a file name must not become a request to the Hub.
     is_local = path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute()
     if is_local:
         raise ValueError(

@@ -45,7 +45,9 @@ def prepare_examples(
         ValueError: no row is usable, conversations come without a tokenizer, the tokenizer has
             no chat template, or nothing names an end-of-turn token.
     """
+    # 1) What does the target say?
     limit = max_length or context_length(target)
+    # 2) Conversations, or tokens already?
     rows_are_tokenized, rows = _look_at_first(rows)
     if rows_are_tokenized:
         examples, skipped = usable_examples(rows, limit)

@@ -90,6 +90,7 @@ class Features(torch.utils.data.Dataset):
                 "and it goes on where it was"
             )
         self.manifest = {name: value for name, value in index.items() if name != "shards"}
+        # The aux hidden states and the final one.
         num_states = len(index["layer_ids"]) + 1
         self.layout = Layout(index["hidden_size"], num_states, index["dtype"])
         self._shards = _read_shards(index["shards"])
@@ -210,6 +211,7 @@ class Features(torch.utils.data.Dataset):
             starts.append(start)
             ends.append(start + sum(part_sizes))
             sizes.append(part_sizes)
+        # An error comes back in its place, so that it can be named after its conversation.
         found = self.folder.fs.cat_ranges(files, starts, ends, on_error="return")
         for item, part_sizes, data in zip(items, sizes, found, strict=True):
             self._check_bytes(item, part_sizes, data)
@@ -248,6 +250,7 @@ class Features(torch.utils.data.Dataset):
                 f"{shard.name} of {self.folder.url} cannot be read ({error}); "
                 f"check the connection, or {AGAIN}"
             ) from error
+        # A wrong offset would blame a conversation that is whole.
         if zlib.crc32(header) != shard.header_crc32:
             raise ValueError(
                 f"{shard.name} of {self.folder.url} is damaged in its header "

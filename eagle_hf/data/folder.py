@@ -76,6 +76,7 @@ class Folder:
         return self._fs
 
     def __getstate__(self) -> dict[str, Any]:
+        # Connections cannot be pickled; `fs` opens a new one.
         return self.__dict__ | {"_fs": None, "_process": None}
 
     def file(self, name: str) -> str:
@@ -84,6 +85,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file in the folder, by name; none where there is no folder."""
+        # fsspec remembers listings, and another process may have written since.
         self.fs.invalidate_cache(self.path)
         try:
             entries = self.fs.ls(self.path, detail=True)
@@ -148,6 +150,7 @@ class Folder:
             try:
                 with temporary.open("wb") as file:
                     yield file
+                    # On disk before it is renamed: a power cut leaves the old file or the new.
                     file.flush()
                     os.fsync(file.fileno())
                 if self.is_local:

@@ -71,7 +71,7 @@ def magpie_prompts(
     with tqdm(total=count, desc="user turns", unit="prompt") as progress:
         while len(prompts) < count:
             _check_patience(len(prompts), count, turn_filter.rejected)
-            # 1) sample one user turn for each row of the batch
+            # 1) Sample one user turn for each row of the batch; topics go round over all batches.
             batch = [hints[(drawn + row) % len(hints)] for row in range(batch_size)]
             drawn += batch_size
             samples = generate_batch(
@@ -84,7 +84,7 @@ def magpie_prompts(
                 top_k=top_k,
                 seed=batch_seed(seed, "magpie", drawn),
             )
-            # 2) keep those that pass, as many as are still missing
+            # 2) Use those that pass, as many as are still missing.
             for topic, ids in zip(batch, samples, strict=True):
                 text = turn_filter.accept(ids)
                 if text is not None and len(prompts) < count:
@@ -106,6 +106,7 @@ class _TurnFilter:
     def accept(self, ids: list[int]) -> str | None:
         """The text of a sample that passes; None for one that is rejected and counted."""
         text = decode_text(self._tokenizer, ids).strip()
+        # A turn that max_new_tokens cut is half a thought.
         has_ended = ids[-1] in self._stop
         reason = reject_reason(text, self._known) if has_ended else "no end of turn"
         if reason is None:
@@ -122,6 +123,7 @@ def reject_reason(text: str, known: Container[str]) -> str | None:
     """Why a user turn is rejected, given the normalized texts of others; None where it is not."""
     if len(text.split()) < SHORTEST_WORDS:
         return "too short"
+    # Control characters and broken UTF-8: the sample went astray.
     if not all(letter.isprintable() or letter in "\n\t" for letter in text):
         return "unprintable"
     ascii_letters = sum(letter.isascii() for letter in text)

@@ -30,6 +30,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any], fields: Iterable[str]
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
+        # Data of unknown origin must not get a manifest that vouches for it.
         if any(folder.glob("*.jsonl")):
             raise ValueError(
                 f"{folder} holds data but no {MANIFEST}; choose another folder or delete this one"
@@ -82,6 +83,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         manifest: anything that JSON holds.
     """
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    # Two processes may write it at once, so each has a name of its own.
     temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)
@@ -97,6 +99,7 @@ def write_run(folder: str | Path, settings: dict[str, Any], metrics: dict[str, A
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # default=str: settings may hold paths and dtypes.
     run = {"settings": settings, "commit": source_commit(), "versions": library_versions()}
     run_text = json.dumps(run, indent=1, default=str) + "\n"
     (folder / "run.json").write_text(run_text, encoding="utf-8")
@@ -152,6 +155,7 @@ def only_one_run(folder: str | Path) -> Generator[None]:
         try:
             yield
         finally:
+            # Still locked here. A run that has just opened it finds it gone, see `_locked`.
             (folder / LOCK).unlink(missing_ok=True)
 
 

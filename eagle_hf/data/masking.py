@@ -49,6 +49,7 @@ def eos_token_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     generation_config = getattr(target, "generation_config", None)
     stop = getattr(generation_config, "eos_token_id", None)
     ids = set(stop) if isinstance(stop, (list, tuple)) else {stop}
+    # Instruct models often name two: one ends a turn, the other a document.
     ids.add(getattr(tokenizer, "eos_token_id", None))
     ids.discard(None)
     if not ids:
@@ -100,6 +101,7 @@ def render(
         if message["role"] != "assistant":
             continue
         prompt, full = _render_turn(tokenizer, messages, index, rendered)
+        # Encoded apart: a token must not span the boundary that `generate` meets.
         prompt_ids = tokenizer.encode(prompt[len(rendered) :], add_special_tokens=False)
         response_ids = tokenizer.encode(full[len(prompt) :], add_special_tokens=False)
         input_ids += prompt_ids + response_ids
@@ -118,6 +120,7 @@ def _render_turn(
     """The text before assistant message `index`, and with it; each extends the one before it."""
     prompt = render_text(tokenizer, messages[:index], add_generation_prompt=True)
     full = render_text(tokenizer, messages[: index + 1])
+    # Only then is the difference of two texts the response.
     if not prompt.startswith(rendered) or not full.startswith(prompt):
         raise ValueError(
             f"the text before assistant message {index} is not a prefix of the text with it: "
@@ -129,6 +132,7 @@ def _render_turn(
 
 def _response_mask(ids: list[int], stop: frozenset[int], index: int) -> list[int]:
     """1 through the first end-of-turn token, 0 for what the template adds after it."""
+    # An end-of-turn token alone is no response.
     if not ids or ids[0] in stop:
         raise ValueError(
             f"assistant message {index} has zero response tokens; drop the conversation"
@@ -177,6 +181,7 @@ def tokenize_conversations(
                 raise ValueError(
                     f"the row is {describe_type(row)}; a mapping with 'messages' is needed"
                 )
+            # From here on the row is blamed by its own name.
             name = str(row.get("id") or name)
             messages: Any = row.get("messages")
             ids, mask = render(tokenizer, messages, eos_token_ids=stop, max_length=max_length)
@@ -263,6 +268,7 @@ def count_response_tokens(examples: Iterable[Example], vocab_size: int) -> torch
         is_learnt = torch.as_tensor(example["loss_mask"], dtype=torch.bool)  # [S]
         ids = torch.as_tensor(example["input_ids"])[is_learnt]
         if len(ids) and int(ids.max()) >= vocab_size:
+            # bincount would return more than V counts.
             raise ValueError(
                 f"example {example['id']!r} holds token {int(ids.max())}, but vocab_size is "
                 f"{vocab_size}; pass the target's config.vocab_size and the tokenizer that "

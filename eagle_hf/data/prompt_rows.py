@@ -26,6 +26,7 @@ ROLES = {
     "model": "assistant",
 }
 
+# Halves of a surrogate pair: JSON can spell them ("\ud800"), UTF-8 cannot encode them.
 FIRST_SURROGATE = "\ud800"
 LAST_SURROGATE = "\udfff"
 
@@ -36,6 +37,7 @@ TurnsAndSystem = tuple[list, Any]  # not checked yet: a turn may be anything
 def parse_line(line: bytes) -> object:
     """The JSON value of a line of a file; ValueError where it is none."""
     try:
+        # Some editors begin a file with a byte-order mark.
         text = line.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
@@ -68,6 +70,7 @@ def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
         raise ValueError(f"the row is of type {type(row).__name__}; a mapping is needed")
     column = _find_column(row)
     turns, system = _READERS[column](row[column], row)
+    # A system message among the messages counts before the column of this name.
     if system is None:
         system = row.get("system")
     prompt: Prompt = {
@@ -118,6 +121,7 @@ def _read_messages(value: Any, row: Row) -> TurnsAndSystem:
             turns.append(content)
         elif is_first_system:
             system = content
+        # The assistant's words are dropped, because the target answers itself.
         elif role != "assistant":
             raise ValueError(
                 f"a message of role {role!r} in this place; "
@@ -135,6 +139,7 @@ def _read_role(message: Row) -> object:
 
 def _read_prompt(value: Any, row: Row) -> TurnsAndSystem:
     """One user turn, or messages up to it."""
+    # TRL keeps the answers in a column of their own, "completion".
     if isinstance(value, list):
         return _read_messages(value, row)
     return [value], None
@@ -181,6 +186,7 @@ def _read_id(row: Row, default: str) -> str:
     value = row.get("id")
     if value is None or value == "":
         return default
+    # True and False are ints in Python.
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     if not is_name:
         raise ValueError(

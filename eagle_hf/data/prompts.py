@@ -28,6 +28,7 @@ def bundled_prompts(name: str) -> Path:
         ValueError: no set has this name; the error lists the names.
     """
     folder = Path(str(resources.files("eagle_hf.data") / "bundled"))
+    # A name that is not listed never becomes a path: "../x" is refused.
     names = sorted(file.stem for file in folder.glob("*.jsonl"))
     if name not in names:
         raise ValueError(f"no bundled prompts are called {name!r}; take one of {', '.join(names)}")
@@ -73,6 +74,7 @@ def prompts_from_dataset(
     Raises:
         ValueError: no row holds a prompt, or a mapping of splits arrives instead of one split.
     """
+    # `load_dataset` without a split returns such a mapping; its keys would pass for rows.
     if isinstance(dataset, Mapping):
         raise ValueError(
             f"a mapping of splits {sorted(map(str, dataset))} arrived; "
@@ -123,6 +125,7 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The rename at the end is atomic, so no reader meets half a file.
     scratch = path.with_suffix(".tmp")
     with scratch.open("w", encoding="utf-8") as file:
         for prompt in prompts:
@@ -159,6 +162,7 @@ class _Collector:
         prompt = prompt_from_row(row, default_id=default_id, source=self.source)
         if prompt["id"] in self._ids:
             raise ValueError(f"the id {prompt['id']!r} was used before")
+        # Only a prompt that is used claims its id.
         self._ids.add(prompt["id"])
         self.prompts.append(prompt)
 

@@ -54,14 +54,15 @@ class ResponseReport:
     cut: int = 0
     seconds: float = 0.0
 
-    def count(self, conversation: PendingConversation) -> None:
-        """Add a conversation that is finished or has failed."""
-        if conversation.failure is not None:
-            self.skipped.append(SkippedRow(conversation.prompt["id"], conversation.failure))
-            return
-        self.written += 1
-        self.tokens += conversation.tokens
-        self.cut += conversation.cut
+    def count(self, batch: Sequence[PendingConversation]) -> None:
+        """Add conversations that are written or have failed."""
+        for conversation in batch:
+            if conversation.failure is not None:
+                self.skipped.append(SkippedRow(conversation.prompt["id"], conversation.failure))
+                continue
+            self.written += 1
+            self.tokens += conversation.tokens
+            self.cut += conversation.cut
 
 
 def write_responses(
@@ -101,7 +102,7 @@ def write_responses(
             a run in which no prompt got a response.
     """
     started = time.perf_counter()
-    # 1) refuse what cannot work before anything is written
+    # 1) Refuse what cannot work before anything is written.
     _check_arguments(prompts, max_new_tokens, batch_size, temperature)
     folder = Path(folder)
     limit = _length_limit(target, max_length)
@@ -115,15 +116,14 @@ def write_responses(
         max_length=limit,
     )
     check_manifest(folder, _manifest(settings, batch_size), SETTINGS)
-    # 2) find out which prompts are left
+    # 2) Find out which prompts are left.
     path = folder / CONVERSATIONS
     done = finished_ids(path)
     remaining = [prompt for prompt in prompts if prompt["id"] not in done]
     pending, failed = start_conversations(remaining, settings)
     report = ResponseReport(already_there=len(prompts) - len(remaining))
-    for conversation in failed:
-        report.count(conversation)
-    # 3) answer them batch by batch
+    report.count(failed)
+    # 3) Answer them batch by batch.
     progress = tqdm(
         total=len(prompts), initial=len(prompts) - len(pending), desc="responses", unit="prompt"
     )
@@ -132,11 +132,11 @@ def write_responses(
             batch = pending[start : start + batch_size]
             answer_batch(batch, settings)
             _write(batch, file)
-            for conversation in batch:
-                report.count(conversation)
+            report.count(batch)
             report.seconds = time.perf_counter() - started
             progress.update(len(batch))
             progress.set_postfix_str(f"{report.tokens / report.seconds:.0f} tokens/s")
+    # 4) A run from which nothing came has wrong settings, not bad luck.
     if not report.written and not report.already_there:
         reasons = first_reasons(report.skipped, "")
         raise ValueError(

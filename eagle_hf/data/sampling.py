@@ -78,7 +78,7 @@ def generate_batch(
         B lists of the tokens that follow, up to and including the end-of-turn token. A response
         without one was cut at `max_new_tokens`.
     """
-    stop = sorted(eos_token_ids)
+    stop = sorted(eos_token_ids)  # in one order, whatever set they come in
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature}
@@ -86,6 +86,7 @@ def generate_batch(
             sampling["top_p"] = top_p
         if top_k is not None:
             sampling["top_k"] = top_k
+    # Any token will do as padding: the mask hides it, and `_left_pad` knows the lengths.
     input_ids, attention_mask = _left_pad(prompts, stop[0], target.device)
     devices = [target.device] if target.device.type == "cuda" else []
     generate: Any = target.generate  # of GenerationMixin, which only the model's own class has
@@ -102,6 +103,7 @@ def generate_batch(
         )
     prompt_length = input_ids.shape[1]
     responses = output[:, prompt_length:].tolist()  # [B, new tokens]
+    # `generate` pads the rows that end early.
     stop_set = frozenset(stop)
     return [until_end_of_turn(response, stop_set) for response in responses]
 

@@ -131,7 +131,7 @@ class Layout:
     def make_header(self, lengths: list[int]) -> bytes:
         """The first bytes of a shard with conversations of these lengths."""
         entries = {}
-        start = 0
+        start = 0  # offsets count from the end of the header
         for number, length in enumerate(lengths):
             for name, spec in self.specs(length).items():
                 end = start + spec.nbytes
@@ -181,7 +181,8 @@ class Layout:
             The tensors that `data` holds, by name, in their stored types. The padding of
             loss_mask is gone.
         """
-        buffer = bytearray(data)  # a copy that tensors may own and write to
+        # A copy, because torch wants memory that may be written to. The tensors share it.
+        buffer = bytearray(data)
         tensors = {}
         offset = 0
         for name, spec in self.specs(length).items():
@@ -241,7 +242,7 @@ def quantise(states: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, 
     Returns:
         int8 values of shape [N, n, H], and float32 scales of shape [N, n].
     """
-    states = states.float() / spread
+    states = states.float() / spread  # every dimension of about one size
     largest = states.abs().amax(-1)  # [N, n]
     scales = largest.clamp(min=TINY) / INT8_MAX
     values = (states / scales[..., None]).round().clamp(-INT8_MAX, INT8_MAX)

@@ -41,6 +41,7 @@ class StreamedExamples(IterableDataset):
 
     def __iter__(self) -> Iterator[Example]:
         for epoch in count():
+            # A shuffled streaming dataset draws a new order from the epoch.
             set_epoch = getattr(self.rows, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
@@ -48,6 +49,7 @@ class StreamedExamples(IterableDataset):
             for example in self._one_pass():
                 usable += 1
                 yield example
+            # Without this an endless stream of unusable rows would never return.
             if usable == 0:
                 self._check_is_worker()
                 return
@@ -72,7 +74,7 @@ class StreamedExamples(IterableDataset):
         if worker is not None and not shares_itself:
             rows = islice(rows, worker.id, None, worker.num_workers)
         for number, row in rows:
-            name = f"row-{number}"
+            name = f"row-{number}"  # a row that has an id keeps it
             try:
                 examples, _ = self.to_examples([{"id": name, **row}])
             except ValueError as error:

@@ -52,6 +52,7 @@ def load_suite(
                 "or give a .jsonl file"
             )
         found, _ = read_prompts(path)
+        # Evenly spread prompts are not a prefix, so they are taken away by id.
         chosen_on = {prompt["id"] for prompt in evenly_spread(found, leave_out)}
         remaining = [prompt for prompt in found if prompt["id"] not in chosen_on]
         if not remaining:
@@ -112,6 +113,7 @@ def long_prompts(
     fixed = len(before) + len(after)
     room = length - fixed
     prompts = []
+    # Each prompt begins at another turn, so that no two share a prefix.
     for number in range(count):
         start = number * len(turns) // count
         text = "\n\n".join(turns[start:] + turns[:start])

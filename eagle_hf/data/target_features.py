@@ -38,6 +38,7 @@ def compute_features(
         ValueError: a state is not finite.
     """
     lengths = torch.tensor([len(tokens) for tokens in input_ids])
+    # Padding on the right needs no attention mask, because causality hides it.
     padded = pad_sequence(list(input_ids), batch_first=True)  # [B, longest]
     padded = padded.to(unwrap(target).device)
     aux, states = target_states(target, padded, layer_ids)
@@ -91,6 +92,7 @@ def store_features(
             "aux_hidden_states": features.aux_hidden_states.to(stored),
             "hidden_states": restored,
         }
+    # As the target's LM head will get them.
     restored = restored.to(features.hidden_states.dtype)
     log_normaliser = features.log_normaliser
     if not torch.equal(restored, features.hidden_states):

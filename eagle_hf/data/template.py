@@ -120,6 +120,7 @@ def user_turn_prefix(tokenizer: PreTrainedTokenizerBase, system: str | None = No
         messages.append({"role": "system", "content": system})
     messages.append({"role": "user", "content": SENTINEL})
     text = render_text(tokenizer, messages)
+    # Templates that quote or repeat the user leave no single point to stop at.
     if text.count(SENTINEL) != 1:
         raise ValueError(
             f"the chat template shows a user message {text.count(SENTINEL)} times, but it must "

@@ -1,27 +1,38 @@
-"""A byte tokenizer with a ChatML template, a tiny random target, and a target that says what it is told."""
+"""A byte tokenizer with a ChatML template, tiny targets, and a target with a script."""
 
 import pytest
 import torch
+from feature_folders import LAYERS, LENGTHS, TEMPLATE, float32_target
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from eagle_hf.data import capture_features
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-START, END = 256, 257
+START = 256
+END = 257
 
 
 class ScriptedTarget(LlamaForCausalLM):
-    """`generate` draws each row's text from `script`, then ends the turn (unless `ends` is False)."""
+    """`generate` draws each row's text from `script`, and ends the turn where `ends` is True."""
 
-    script, ends, calls = ("hello",), True, 0
+    script = ("hello",)
+    ends = True
+    calls = 0
 
     def generate(self, input_ids, max_new_tokens, pad_token_id, **kwargs):
         self.calls += 1
         picks = torch.randint(len(self.script), (len(input_ids),)).tolist()
-        rows = [list(self.script[pick].encode()) + [END] * self.ends for pick in picks]
-        rows = [(row + [pad_token_id] * max_new_tokens)[:max_new_tokens] for row in rows]
+        rows = []
+        for pick in picks:
+            row = list(self.script[pick].encode())
+            if self.ends:
+                row.append(END)
+            row += [pad_token_id] * max_new_tokens
+            rows.append(row[:max_new_tokens])
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
 
@@ -40,15 +51,24 @@ def tiny_config() -> LlamaConfig:
     )
 
 
+def byte_alphabet() -> dict[str, int]:
+    """The letter that ByteLevel writes for each byte: itself, or one from 256 on if unprintable."""
+    alphabet = {}
+    moved = 0
+    for byte in range(256):
+        is_printable = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174
+        if is_printable:
+            alphabet[chr(byte)] = byte
+        else:
+            alphabet[chr(256 + moved)] = byte
+            moved += 1
+    return alphabet
+
+
 @pytest.fixture
 def tokenizer():
     """Token id = byte value; 256 and 257 are <|im_start|> and <|im_end|>."""
-    alphabet, moved = {}, 0
-    for byte in range(256):  # ByteLevel writes unprintable bytes as the letters from 256 on
-        plain = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174
-        alphabet[chr(byte) if plain else chr(256 + moved)] = byte
-        moved += not plain
-    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    backend = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
@@ -73,10 +93,48 @@ def scripted():
 
 @pytest.fixture
 def make_prompts():
-    def make(*turns: str, **extra) -> list[dict]:
-        return [
-            {"id": f"p{i}", "turns": turn.split("|"), "category": "c", "source": "s", **extra}
-            for i, turn in enumerate(turns)
-        ]
+    """Prompts from their turns, which are joined by "|"."""
+
+    def make(*joined_turns: str, **extra) -> list[dict]:
+        prompts = []
+        for number, turns in enumerate(joined_turns):
+            prompt = {"id": f"p{number}", "turns": turns.split("|"), "category": "c", "source": "s"}
+            prompts.append(prompt | extra)
+        return prompts
 
     return make
+
+
+@pytest.fixture(scope="session")
+def capture_target():
+    """A target of seven layers, whose features are captured."""
+    return float32_target()
+
+
+@pytest.fixture(scope="session")
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        ids = torch.randint(31, (length,), generator=generator).tolist()
+        mask = [0, 0] + [1] * (length - 2)
+        rows.append({"id": f"c{number}", "input_ids": ids, "loss_mask": mask})
+    return rows
+
+
+@pytest.fixture
+def write(capture_target, examples):
+    """Captures into a folder, in three or four shards where a test does not say otherwise."""
+
+    def call(url, rows=examples, target=capture_target, **settings):
+        usual = dict(
+            layer_ids=LAYERS,
+            template_sha256=TEMPLATE,
+            dtype="float32",
+            batch_tokens=40,
+            shard_bytes=16000,
+            progress=False,
+        )
+        return capture_features(target, rows, url, **(usual | settings))
+
+    return call

@@ -8,6 +8,7 @@ from eagle_hf.data.masking import (
     eos_token_ids,
     render,
     tokenize_conversations,
+    usable_examples,
 )
 from eagle_hf.data.viewer import show_mask
 
@@ -29,7 +30,7 @@ def test_mask_covers_the_response_and_its_end_of_turn_token_only(tokenizer):
 def test_every_assistant_turn_is_learnt(tokenizer):
     turns = [*HI, {"role": "user", "content": "and"}, {"role": "assistant", "content": "so"}]
     ids, mask = render(tokenizer, turns, eos_token_ids={END})
-    learnt = [token for token, bit in zip(ids, mask) if bit]
+    learnt = [token for token, bit in zip(ids, mask, strict=True) if bit]
     assert learnt == [*ids_of("yo"), END, *ids_of("so"), END]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(turns, tokenize=False)
 
@@ -42,7 +43,8 @@ def test_prompt_tokens_are_those_generate_sees(tokenizer):
 
 def test_response_without_end_of_turn_token_is_learnt_whole(tokenizer):
     _, mask = render(tokenizer, HI, eos_token_ids={5})
-    assert mask[-4:] == [1, 1, 1, 1] and sum(mask) == 4
+    assert mask[-4:] == [1, 1, 1, 1]
+    assert sum(mask) == 4
 
 
 def test_template_that_rewrites_history_is_refused(tokenizer):
@@ -114,7 +116,8 @@ def test_bad_rows_are_reported_and_the_others_tokenized(tokenizer):
     examples, skipped = tokenize_conversations(rows, tokenizer, eos_token_ids={END}, max_length=99)
     assert [example["id"] for example in examples] == ["a"]
     assert [row.id for row in skipped] == ["b", "row-2", "row-3"]
-    assert "no assistant turn" in skipped[0].reason and "of type int" in skipped[2].reason
+    assert "no assistant turn" in skipped[0].reason
+    assert "of type int" in skipped[2].reason
 
 
 def test_no_usable_row_is_refused_with_the_first_reason(tokenizer):
@@ -132,6 +135,16 @@ def test_only_learnt_tokens_are_counted():
     assert count_response_tokens(examples, 6).tolist() == [0, 0, 2, 2, 0, 0]
     with pytest.raises(ValueError, match="'a' holds token 3, but vocab_size is 3"):
         count_response_tokens(examples, 3)
+
+
+def test_tokenized_row_lacking_ids_or_mask_is_skipped_with_both_counts():
+    good = {"input_ids": [1, 2, 3], "loss_mask": [0, 0, 1]}
+    rows = [good, {"input_ids": [1, 2]}, {"loss_mask": [1]}]
+    examples, skipped = usable_examples(rows, max_length=None)
+    assert examples == [good]
+    assert [row.id for row in skipped] == ["row-1", "row-2"]
+    assert skipped[0].reason.startswith("2 input_ids and no loss_mask values")
+    assert skipped[1].reason.startswith("no input_ids and 1 loss_mask values")
 
 
 def test_mask_viewer_colours_learnt_text_green(tokenizer):

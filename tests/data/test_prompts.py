@@ -12,16 +12,18 @@ TEXTS = tuple(f"please explain number {n}" for n in range(50))
 
 
 def write(tmp_path, *rows):
+    """A file of these lines; what is not bytes yet is written as JSON."""
     path = tmp_path / "mine.jsonl"
-    path.write_bytes(
-        b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows)
-        + b"\n"
-    )
+    with path.open("wb") as file:
+        for row in rows:
+            line = row if isinstance(row, bytes) else json.dumps(row).encode()
+            file.write(line + b"\n")
     return path
 
 
 def chat(*pairs, names=("role", "content")):
-    return [dict(zip(names, pair)) for pair in pairs]
+    """Messages from (role, content) pairs, under the names that a format has for both."""
+    return [dict(zip(names, pair, strict=True)) for pair in pairs]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +50,11 @@ def chat(*pairs, names=("role", "content")):
 )
 def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
     prompts, skipped = read_prompts(write(tmp_path, row))
-    assert skipped == [] and prompts[0]["turns"] == turns
+    assert skipped == []
+    assert prompts[0]["turns"] == turns
     assert prompts[0].get("system") == system
-    assert (prompts[0]["id"], prompts[0]["source"]) == ("mine-1", "mine")
+    assert prompts[0]["id"] == "mine-1"
+    assert prompts[0]["source"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -100,10 +104,11 @@ def test_file_without_a_usable_line_is_refused_with_count_and_reasons(tmp_path):
 def test_dataset_rows_read_as_file_rows():
     rows = [{"messages": chat(("user", "a"), ("assistant", "x"))}, {"messages": []}]
     dataset = pytest.importorskip("datasets").Dataset.from_list(rows)
-    for dataset in (rows, dataset, dataset.to_iterable_dataset()):
-        prompts, skipped = prompts_from_dataset(dataset, source="mine")
+    for source in (rows, dataset, dataset.to_iterable_dataset()):
+        prompts, skipped = prompts_from_dataset(source, source="mine")
         assert prompts == [{"id": "mine-0", "turns": ["a"], "category": "other", "source": "mine"}]
-        assert skipped[0].line == 1 and "no user turn" in skipped[0].reason
+        assert skipped[0].line == 1
+        assert "no user turn" in skipped[0].reason
 
 
 def test_mapping_of_splits_is_refused():
@@ -113,9 +118,11 @@ def test_mapping_of_splits_is_refused():
 
 def test_bundled_prompts_read_without_a_skip():
     prompts, skipped = read_prompts(bundled_prompts("eval_chat_mt_bench"))
-    assert len(prompts) == 80 and all(len(prompt["turns"]) == 2 for prompt in prompts)
-    assert len(read_prompts(bundled_prompts("train_math_reasoning_gym"))[0]) == 1500
+    assert len(prompts) == 80
+    assert all(len(prompt["turns"]) == 2 for prompt in prompts)
     assert skipped == []
+    more_prompts, _ = read_prompts(bundled_prompts("train_math_reasoning_gym"))
+    assert len(more_prompts) == 1500
 
 
 @pytest.mark.parametrize("name", ["train", "../prompts", ""])
@@ -128,29 +135,36 @@ def test_unknown_bundled_name_lists_the_names(name):
 
 def test_magpie_repeats_itself_under_one_seed_only(scripted, tokenizer):
     scripted.script = TEXTS
-    runs = [magpie_prompts(scripted, tokenizer, 6, seed=seed, batch_size=4) for seed in (1, 1, 2)]
-    turns = [[prompt["turns"] for prompt in run] for run in runs]
-    assert turns[0] == turns[1] != turns[2]
-    assert len({turn[0] for turn in turns[0]}) == 6
-    assert runs[0][0]["id"] == "magpie/1/0"
+    first = magpie_prompts(scripted, tokenizer, 6, seed=1, batch_size=4)
+    again = magpie_prompts(scripted, tokenizer, 6, seed=1, batch_size=4)
+    other = magpie_prompts(scripted, tokenizer, 6, seed=2, batch_size=4)
+    assert first == again
+    assert [prompt["turns"] for prompt in first] != [prompt["turns"] for prompt in other]
+    assert len({prompt["turns"][0] for prompt in first}) == 6
+    assert first[0]["id"] == "magpie/1/0"
 
 
 def test_magpie_leaves_the_callers_random_state_alone(scripted, tokenizer):
-    scripted.script, before = TEXTS, torch.random.get_rng_state()
+    scripted.script = TEXTS
+    before = torch.random.get_rng_state()
     magpie_prompts(scripted, tokenizer, 1, batch_size=2)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_magpie_starts_where_the_template_starts_a_user_turn(scripted, tokenizer, monkeypatch):
-    scripted.script, seen, plain = TEXTS, [], type(scripted).generate
-    monkeypatch.setattr(
-        type(scripted),
-        "generate",
-        lambda self, input_ids, **kw: seen.append(input_ids) or plain(self, input_ids, **kw),
-    )
+    scripted.script = TEXTS
+    real_generate = type(scripted).generate
+    batches = []
+
+    def noted(self, input_ids, **settings):
+        batches.append(input_ids.tolist())
+        return real_generate(self, input_ids, **settings)
+
+    monkeypatch.setattr(type(scripted), "generate", noted)
     prompts = magpie_prompts(scripted, tokenizer, 2, batch_size=2, topics=["tea", "chess"])
-    shown = [tokenizer.decode(row) for row in seen[0].tolist()]
-    assert "about tea.<|im_end|>\n<|im_start|>user\n" in shown[0] and shown[0].endswith("user\n")
+    first_prefix = tokenizer.decode(batches[0][0])
+    assert "about tea.<|im_end|>\n<|im_start|>user\n" in first_prefix
+    assert first_prefix.endswith("user\n")
     assert [prompt["category"] for prompt in prompts] == ["tea", "chess"]
 
 

@@ -12,7 +12,7 @@ from eagle_hf.data.sampling import generate_batch
 END = 257
 
 
-def rows_of(folder):
+def read_rows(folder):
     return [json.loads(line) for line in (folder / "conversations.jsonl").read_text().splitlines()]
 
 
@@ -20,17 +20,16 @@ def test_conversations_hold_turns_and_answers_in_turn(scripted, tokenizer, make_
     report = write_responses(
         scripted, tokenizer, make_prompts("a|b", "c", system="s"), tmp_path, max_new_tokens=9
     )
-    rows = {row["id"]: row for row in rows_of(tmp_path)}
+    rows = {row["id"]: row for row in read_rows(tmp_path)}
     assert [m["content"] for m in rows["p0"]["messages"]] == ["s", "a", "hello", "b", "hello"]
     assert [m["role"] for m in rows["p1"]["messages"]] == ["system", "user", "assistant"]
-    assert (rows["p1"]["source"], rows["p1"]["category"]) == ("s", "c")
-    assert (report.written, report.already_there, report.skipped, report.tokens, report.cut) == (
-        2,
-        0,
-        [],
-        18,
-        0,
-    )
+    assert rows["p1"]["source"] == "s"
+    assert rows["p1"]["category"] == "c"
+    assert report.written == 2
+    assert report.already_there == 0
+    assert report.skipped == []
+    assert report.tokens == 18
+    assert report.cut == 0
 
 
 def test_batched_answer_equals_the_answer_alone(target, tokenizer):
@@ -39,8 +38,10 @@ def test_batched_answer_equals_the_answer_alone(target, tokenizer):
     settings = {"eos_token_ids": {END}, "max_new_tokens": 8}
     together = generate_batch(target, prompts, **settings)
     assert together == [generate_batch(target, [prompt], **settings)[0] for prompt in prompts]
-    plain = target.generate(input_ids=torch.tensor([prompts[0]]), max_new_tokens=8, do_sample=False)
-    assert together[0] == plain[0, 5:].tolist()
+    by_hand = target.generate(
+        input_ids=torch.tensor([prompts[0]]), max_new_tokens=8, do_sample=False
+    )
+    assert together[0] == by_hand[0, len(prompts[0]) :].tolist()
 
 
 def test_sampled_answers_depend_on_the_seed_and_not_on_the_caller(target):
@@ -62,27 +63,27 @@ def test_target_keeps_its_training_mode(target):
 def test_rerun_answers_only_what_is_missing_and_drops_a_torn_line(
     scripted, tokenizer, make_prompts, tmp_path
 ):
-    prompts, file = make_prompts("a", "b", "c"), tmp_path / "conversations.jsonl"
+    prompts = make_prompts("a", "b", "c")
+    file = tmp_path / "conversations.jsonl"
     write_responses(scripted, tokenizer, prompts[:2], tmp_path, max_new_tokens=9)
     whole = file.read_text()
     file.write_text(whole + '{"id": "p2", "mess')
     report = write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9)
     assert (report.written, report.already_there) == (1, 2)
-    assert (
-        file.read_text().startswith(whole) and [row["id"] for row in rows_of(tmp_path)][2] == "p2"
-    )
+    assert file.read_text().startswith(whole)
+    assert read_rows(tmp_path)[2]["id"] == "p2"
     assert write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9).written == 0
 
 
 def test_every_batch_is_on_disk_before_the_next_starts(
     scripted, tokenizer, make_prompts, tmp_path, monkeypatch
 ):
-    plain = type(scripted).generate
+    real_generate = type(scripted).generate
 
-    def interrupted(self, **kwargs):
+    def interrupted(self, **settings):
         if self.calls == 2:
             raise KeyboardInterrupt
-        return plain(self, **kwargs)
+        return real_generate(self, **settings)
 
     monkeypatch.setattr(type(scripted), "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -94,7 +95,7 @@ def test_every_batch_is_on_disk_before_the_next_starts(
             max_new_tokens=9,
             batch_size=1,
         )
-    assert len(rows_of(tmp_path)) == 2
+    assert len(read_rows(tmp_path)) == 2
 
 
 def test_interrupted_and_whole_sampled_runs_write_the_same(
@@ -106,7 +107,7 @@ def test_interrupted_and_whole_sampled_runs_write_the_same(
     write_responses(scripted, tokenizer, prompts, tmp_path / "whole", **settings)
     write_responses(scripted, tokenizer, prompts[:2], tmp_path / "parts", **settings)
     write_responses(scripted, tokenizer, prompts, tmp_path / "parts", **settings)
-    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+    assert read_rows(tmp_path / "whole") == read_rows(tmp_path / "parts")
 
 
 @pytest.mark.parametrize("setting", [{"max_new_tokens": 8}, {"temperature": 0.5}, {"seed": 3}])
@@ -133,12 +134,10 @@ def test_other_target_or_template_is_refused_by_name(scripted, tokenizer, make_p
 def test_manifest_says_what_made_the_folder(scripted, tokenizer, make_prompts, tmp_path):
     write_responses(scripted, tokenizer, make_prompts("a"), tmp_path, max_new_tokens=9, seed=4)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (
-        manifest["step"],
-        manifest["max_new_tokens"],
-        manifest["temperature"],
-        manifest["seed"],
-    ) == ("responses", 9, 0.0, 4)
+    assert manifest["step"] == "responses"
+    assert manifest["max_new_tokens"] == 9
+    assert manifest["temperature"] == 0.0
+    assert manifest["seed"] == 4
     assert set(manifest["versions"]) == {"torch", "transformers", "eagle_hf"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "conversations.jsonl",
@@ -176,9 +175,10 @@ def test_conversations_without_a_manifest_are_refused(scripted, tokenizer, make_
 def test_prompt_too_long_is_skipped_at_any_turn(scripted, tokenizer, make_prompts, tmp_path):
     prompts = make_prompts("a" * 300, "a|" + "b" * 300, "c")
     report = write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9)
-    assert report.written == 1 and [id for id, _ in report.skipped] == ["p0", "p1"]
-    assert "more than max_length 256" in report.skipped[0][1]
-    assert [row["id"] for row in rows_of(tmp_path)] == ["p2"]
+    assert report.written == 1
+    assert [row.id for row in report.skipped] == ["p0", "p1"]
+    assert "more than max_length 256" in report.skipped[0].reason
+    assert [row["id"] for row in read_rows(tmp_path)] == ["p2"]
 
 
 def test_empty_response_is_skipped(scripted, tokenizer, make_prompts, tmp_path):
@@ -213,7 +213,9 @@ def test_bad_arguments_are_refused(scripted, tokenizer, make_prompts, tmp_path):
         write_responses(scripted, tokenizer, make_prompts("a"), tmp_path)
 
 
-def test_peft_target_answers_and_is_told_apart(target, tokenizer, make_prompts, tmp_path):
+def test_adapted_target_answers_and_counts_as_another_target(
+    target, tokenizer, make_prompts, tmp_path
+):
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(target, peft.LoraConfig(target_modules=["q_proj"], r=2))
     prompts = make_prompts("a", "b|c")
@@ -226,12 +228,11 @@ def test_peft_target_answers_and_is_told_apart(target, tokenizer, make_prompts, 
 def test_several_folders_are_read_one_after_the_other(tmp_path, streaming):
     for name in "ab":
         (tmp_path / name).mkdir()
-        rows = [
-            {"id": f"{name}{i}", "messages": [{"role": "user", "content": "q"}]} for i in range(2)
-        ]
-        (tmp_path / name / "conversations.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows)
-        )
+        with (tmp_path / name / "conversations.jsonl").open("w") as file:
+            for number in range(2):
+                message = {"role": "user", "content": "q"}
+                row = {"id": f"{name}{number}", "messages": [message]}
+                file.write(json.dumps(row) + "\n")
     rows = load_conversations(
         [tmp_path / "b", str(tmp_path / "a" / "conversations.jsonl")], streaming=streaming
     )

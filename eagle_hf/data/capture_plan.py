@@ -10,6 +10,7 @@ its last finished shard writes what it would have written.
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class ShardPlan(NamedTuple):
 
     @property
     def conversations(self) -> list[PlannedConversation]:
-        return [conversation for batch in self.batches for conversation in batch]
+        return list(chain.from_iterable(self.batches))
 
     @property
     def tokens(self) -> int:
@@ -142,7 +143,7 @@ def _longest_first(conversation: PlannedConversation) -> tuple[int, int]:
 
 def _plan_shard(number: int, batches: list[list[PlannedConversation]], layout: Layout) -> ShardPlan:
     """A shard of these batches, with its name and size."""
-    lengths = [conversation.length for batch in batches for conversation in batch]
+    lengths = [conversation.length for conversation in chain.from_iterable(batches)]
     size = len(layout.make_header(lengths))
     for length in lengths:
         size += layout.count_bytes(length).total

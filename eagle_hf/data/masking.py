@@ -235,10 +235,11 @@ def _unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | No
     """Why a tokenized row cannot be learnt from; None where it can."""
     ids = row.get("input_ids")
     mask = row.get("loss_mask")
-    if ids is None or mask is None or len(ids) != len(mask):
-        return (
-            f"{_count(ids)} input_ids and {_count(mask)} loss_mask values; one for each is needed"
-        )
+    mismatch = f"{_count(ids)} input_ids and {_count(mask)} loss_mask values"
+    if ids is None or mask is None:
+        return f"{mismatch}; one for each is needed"
+    if len(ids) != len(mask):
+        return f"{mismatch}; one for each is needed"
     if max_length is not None and len(ids) > max_length:
         return _too_long(len(ids), max_length)
     if not any(mask[FIRST_LEARNT:]):

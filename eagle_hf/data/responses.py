@@ -124,9 +124,8 @@ def write_responses(
     report = ResponseReport(already_there=len(prompts) - len(remaining))
     report.count(failed)
     # 3) Answer them batch by batch.
-    progress = tqdm(
-        total=len(prompts), initial=len(prompts) - len(pending), desc="responses", unit="prompt"
-    )
+    finished = len(prompts) - len(pending)
+    progress = tqdm(total=len(prompts), initial=finished, desc="responses", unit="prompt")
     with path.open("a", encoding="utf-8") as file, progress:
         for start in range(0, len(pending), batch_size):
             batch = pending[start : start + batch_size]
@@ -136,13 +135,7 @@ def write_responses(
             report.seconds = time.perf_counter() - started
             progress.update(len(batch))
             progress.set_postfix_str(f"{report.tokens / report.seconds:.0f} tokens/s")
-    # 4) A run from which nothing came has wrong settings, not bad luck.
-    if not report.written and not report.already_there:
-        reasons = first_reasons(report.skipped, "")
-        raise ValueError(
-            f"none of {len(prompts)} prompts got a response ({reasons}); "
-            "fix the prompts or the settings"
-        )
+    _check_report(report, len(prompts))
     return report
 
 
@@ -184,7 +177,8 @@ def _check_arguments(
     prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int, temperature: float
 ) -> None:
     """Refuse settings out of range, and prompts that lack a field or share an id."""
-    if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
+    is_out_of_range = max_new_tokens < 1 or batch_size < 1 or temperature < 0
+    if is_out_of_range:
         raise ValueError(
             f"max_new_tokens is {max_new_tokens}, batch_size {batch_size}, temperature "
             f"{temperature}; the first two must be at least 1, temperature at least 0"
@@ -227,6 +221,16 @@ def _manifest(settings: AnswerSettings, batch_size: int) -> dict[str, Any]:
         "batch_size": batch_size,
         "versions": library_versions(),
     }
+
+
+def _check_report(report: ResponseReport, prompts: int) -> None:
+    """Refuse a run from which nothing came: its prompts or settings are wrong."""
+    if report.written or report.already_there:
+        return
+    reasons = first_reasons(report.skipped, "")
+    raise ValueError(
+        f"none of {prompts} prompts got a response ({reasons}); fix the prompts or the settings"
+    )
 
 
 def _write(batch: Sequence[PendingConversation], file: TextIO) -> None:

@@ -99,6 +99,8 @@ class CapturedExample(TypedDict):
 class TargetFeatures:
     """What the target computes for the S tokens of a conversation, and training needs.
 
+    While a batch is captured, its conversations stand one after another in the place of S.
+
     Attributes:
         aux_hidden_states: the target's three aux hidden states side by side, shape [S, 3H].
         hidden_states: final hidden states after the last norm, shape [S, H].

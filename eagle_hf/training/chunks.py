@@ -1,86 +1,159 @@
-"""The LM head and the loss over one chunk of tokens at a time, so that logits never exist for all of them.
+"""The LM head and the loss over one chunk of tokens at a time.
 
-A chunk's gradients are taken as soon as its loss is known: its logits are dropped at once and nothing is computed
-twice. n learnt tokens, K passes, H hidden, U draft vocabulary.
+So logits never exist for all tokens at once. A chunk's gradients are taken as soon as its loss is
+known: its logits are dropped at once and nothing is computed twice.
+
+n learnt tokens, c tokens of a chunk, K passes, H hidden, U draft vocabulary.
 """
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_PER_CHUNK = 2**21  # 8 MB in float32: what a CPU's caches take, and a fast matrix product
-GPU_CHUNKS = 16  # of these at once on a GPU, whose matrix products want more rows (chosen by their shapes, not measured)
+from eagle_hf.head.modeling import Eagle3DraftHead
+
+if TYPE_CHECKING:
+    from eagle_hf.training.loss import Loss, Teacher
+
+# 8 MB in float32: what a CPU's caches take, and a fast matrix product.
+LOGITS_PER_CHUNK = 2**21
+
+# So many times more on a GPU, whose matrix products want more tokens. Chosen by their shapes, not
+# measured.
+GPU_CHUNKS = 16
+
+
+@dataclass
+class _Task:
+    """Everything but the differentiated tensors that the loss of a chunk needs.
+
+    weights [K, n] are the weights of the losses; draft_to_target [U].
+    """
+
+    draft_to_target: torch.Tensor
+    weights: torch.Tensor
+    teacher: "Teacher"
+    loss: "Loss"
+
+    def probs(self, start: int, end: int) -> torch.Tensor:
+        """The target's probabilities [c, U] as the loss wants them."""
+        return self.teacher.probs(start, end, self.loss.renormalised)
+
+    def count_hits(self, logits: torch.Tensor, ttt_step: int, start: int, end: int) -> torch.Tensor:
+        """How many of a chunk's tokens have the target's argmax, tokens without weight left out."""
+        drafted = self.draft_to_target[logits.argmax(-1)]  # [c]
+        agreed = drafted == self.teacher.best[start:end]
+        return (agreed & (self.weights[ttt_step, start:end] > 0)).sum()
 
 
 def chunked_loss(
-    head, hidden: list[torch.Tensor], weights: torch.Tensor, teacher, loss
+    head: Eagle3DraftHead,
+    hidden: list[torch.Tensor],
+    weights: torch.Tensor,
+    teacher: "Teacher",
+    loss: "Loss",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of weights [K, n] times the loss, argmax agreements [K]) of the LM head's K inputs `hidden` [n, H]."""
-    if type(head.lm_head) is nn.Linear and head.lm_head.bias is None:
-        settings = (head.draft_to_target, weights, teacher, loss, torch.is_grad_enabled())
-        return _FusedChunks.apply(settings, head.lm_head.weight, *hidden)
-    return _recomputed_chunks(head, hidden, weights, teacher, loss)
+    """Sum the weighted loss of all passes, and count argmax agreements, a chunk at a time.
 
+    Args:
+        head: the draft head, for its LM head and draft vocabulary.
+        hidden: the LM head's input in each of the K passes, [n, H].
+        weights: of every token's loss in every pass, [K, n].
+        teacher: what the target says about the n tokens.
+        loss: the formula.
 
-def _chunks(tokens: int, weight: torch.Tensor):
-    """(start, end) of every chunk of tokens; one, empty, where nothing is learnt."""
-    elements = LOGITS_PER_CHUNK * (1 if weight.device.type == "cpu" else GPU_CHUNKS)
-    rows = max(1, elements // len(weight))
-    return [(start, min(start + rows, tokens)) for start in range(0, tokens, rows)] or [(0, 0)]
+    Returns:
+        (the summed loss, a scalar; argmax agreements of each pass, [K]).
+    """
+    task = _Task(head.draft_to_target, weights, teacher, loss)
+    is_plain_matrix = type(head.lm_head) is nn.Linear and head.lm_head.bias is None
+    if is_plain_matrix:
+        return _FusedChunks.apply(task, torch.is_grad_enabled(), head.lm_head.weight, *hidden)
+    return _recomputed_chunks(head, hidden, task)
 
 
 def precise(logits: torch.Tensor) -> torch.Tensor:
-    """float32, or float64 where it came so."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+    """Logits in float32; float64 stays as it is."""
+    if logits.dtype == torch.float64:
+        return logits
+    return logits.float()
+
+
+def _chunk_bounds(tokens: int, weight: torch.Tensor) -> list[tuple[int, int]]:
+    """(start, end) of every chunk of tokens for an LM head `weight` [U, H]."""
+    elements = LOGITS_PER_CHUNK
+    if weight.device.type != "cpu":
+        elements *= GPU_CHUNKS
+    size = max(1, elements // len(weight))
+    if tokens == 0:
+        # One empty chunk, so that the loss still hangs on every parameter.
+        return [(0, 0)]
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 class _FusedChunks(torch.autograd.Function):
     """Loss and gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx, settings, weight, *hidden):
-        draft_to_target, weights, teacher, loss, differentiate = settings
-        device, dtype = weight.device.type, weight.dtype
+    def forward(
+        ctx: Any, task: _Task, differentiate: bool, weight: torch.Tensor, *hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # 1) The matrix product runs in the autocast dtype, as in nn.Linear.
+        device = weight.device.type
+        dtype = weight.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        matrix, inputs = weight.to(dtype), [states.to(dtype) for states in hidden]
-        d_weight = torch.zeros_like(weight) if differentiate and ctx.needs_input_grad[1] else None
-        d_hidden = [torch.empty_like(states) for states in inputs] if differentiate else []
-        total, hits = (
-            precise(weight.new_zeros(())),
-            torch.zeros(len(hidden), dtype=torch.long, device=weight.device),
-        )
+        matrix = weight.to(dtype)  # [U, H]
+        inputs = [states.to(dtype) for states in hidden]  # K times [n, H]
+
+        # 2) The sums, and room for the gradients.
+        total = precise(weight.new_zeros(()))
+        hits = torch.zeros(len(hidden), dtype=torch.long, device=weight.device)  # [K]
+        d_weight = None
+        d_hidden = []
+        if differentiate:
+            d_hidden = [torch.empty_like(states) for states in inputs]
+            if ctx.needs_input_grad[2]:
+                d_weight = torch.zeros_like(weight)
+
+        # 3) A chunk of tokens after the other, all passes of it.
         with torch.autocast(device, enabled=False):
-            for start, end in _chunks(len(teacher.best), weight):
-                probs = teacher.probs(start, end, loss.renormalised)
+            for start, end in _chunk_bounds(len(task.teacher.best), weight):
+                probs = task.probs(start, end)  # [c, U]
                 for ttt_step, states in enumerate(inputs):
-                    rows, row_weights = states[start:end], weights[ttt_step, start:end]
-                    logits = precise(rows @ matrix.T)
-                    agreed = draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
-                    hits[ttt_step] += (agreed & (row_weights > 0)).sum()
+                    chunk = states[start:end]  # [c, H]
+                    chunk_weights = task.weights[ttt_step, start:end]  # [c]
+                    logits = precise(chunk @ matrix.T)  # [c, U]
+                    hits[ttt_step] += task.count_hits(logits, ttt_step, start, end)
                     with torch.set_grad_enabled(differentiate):
-                        value = (
-                            loss.formula(logits.requires_grad_(differentiate), probs) * row_weights
-                        ).sum()
+                        losses = task.loss.formula(logits.requires_grad_(differentiate), probs)
+                        value = (losses * chunk_weights).sum()
                     total += value.detach()
-                    if differentiate:
-                        (d_logits,) = torch.autograd.grad(value, logits)
-                        del logits, value
-                        d_logits = d_logits.to(dtype)
-                        torch.mm(d_logits, matrix, out=d_hidden[ttt_step][start:end])
-                        if d_weight is not None:
-                            _add_product(d_weight, d_logits.T, rows)
+                    if not differentiate:
+                        continue
+                    (d_logits,) = torch.autograd.grad(value, logits)
+                    del logits, losses, value  # d_logits is cast next: no room for both
+                    d_logits = d_logits.to(dtype)
+                    torch.mm(d_logits, matrix, out=d_hidden[ttt_step][start:end])
+                    if d_weight is not None:
+                        _add_product(d_weight, d_logits.T, chunk)
         ctx.save_for_backward(d_weight, *d_hidden)
         ctx.mark_non_differentiable(hits)
         return total, hits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
-        return None, *(
-            None if gradient is None else gradient.mul_(grad) for gradient in ctx.saved_tensors
-        )
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+        gradients = []
+        for gradient in ctx.saved_tensors:
+            if gradient is not None:
+                gradient.mul_(grad)
+            gradients.append(gradient)
+        return None, None, *gradients
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
@@ -91,24 +164,30 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
         total += left @ right
 
 
-def _recomputed_chunks(head, hidden, weights, teacher, loss):
-    """For an LM head that is more than a matrix (LoRA): plain autograd, a chunk's logits computed again for its gradient."""
+def _recomputed_chunks(
+    head: Eagle3DraftHead, hidden: list[torch.Tensor], task: _Task
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for an LM head that is more than a matrix (LoRA), by plain autograd.
 
-    def chunk_loss(states, start, end, ttt_step):
-        logits = precise(head.lm_head(states))
-        agreed = head.draft_to_target[logits.argmax(-1)] == teacher.best[start:end]
-        row_weights = weights[ttt_step, start:end]
-        losses = loss.formula(logits, teacher.probs(start, end, loss.renormalised))
-        return (losses * row_weights).sum(), (agreed & (row_weights > 0)).sum()
+    A chunk's logits are computed again for its gradient.
+    """
 
-    total, hits = (
-        precise(hidden[0].new_zeros(())),
-        [torch.zeros((), dtype=torch.long, device=weights.device) for _ in hidden],
-    )
-    for start, end in _chunks(len(teacher.best), head.lm_head.weight):
+    def chunk_loss(
+        states: torch.Tensor, start: int, end: int, ttt_step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(weighted loss, hits) of a chunk [c, H]."""
+        logits = precise(head.lm_head(states))  # [c, U]
+        hits = task.count_hits(logits, ttt_step, start, end)
+        losses = task.loss.formula(logits, task.probs(start, end))  # [c]
+        return (losses * task.weights[ttt_step, start:end]).sum(), hits
+
+    total = precise(hidden[0].new_zeros(()))
+    hits = torch.zeros(len(hidden), dtype=torch.long, device=task.weights.device)  # [K]
+    for start, end in _chunk_bounds(len(task.teacher.best), head.lm_head.weight):
         for ttt_step, states in enumerate(hidden):
-            value, agreed = checkpoint(
+            value, chunk_hits = checkpoint(
                 chunk_loss, states[start:end], start, end, ttt_step, use_reentrant=False
             )
-            total, hits[ttt_step] = total + value, hits[ttt_step] + agreed
-    return total, torch.stack(hits)
+            total = total + value
+            hits[ttt_step] += chunk_hits
+    return total, hits

@@ -1,11 +1,25 @@
-"""The losses of training-time test (EAGLE-3, section 3.2): what is learnt, from whom, by which formula.
+"""The losses of training-time test (EAGLE-3, section 3.2).
 
-B batch, S sequence, K passes, H hidden, U draft vocabulary, V target vocabulary, n learnt tokens. Token j is learnt
-from the target's distribution at j - 1. Pass k predicts it at slot j - 2 - k: the mask moves exactly as the labels do,
-so the first response token is learnt, the last one too, and no slot predicts past the end.
+Which tokens are learnt, from whom, by which formula.
 
-p is the target's distribution, q the head's, over the draft vocabulary; alpha = sum_u min(p_u, q_u) is the chance that
-a token sampled from q is accepted.
+B batch, S sequence, K passes, H hidden, U draft vocabulary, V target vocabulary, n learnt tokens.
+
+Slot p holds the target's features of token p and the embedding of token p + 1. Token j is learnt
+from the target's distribution at j - 1. Pass k predicts it at slot j - 2 - k. In a conversation of
+nine tokens whose response is tokens 4 to 8, the slots are:
+
+    token      0  1  2  3 | 4  5  6  7  8
+    pass 0                | 2  3  4  5  6
+    pass 1                | 1  2  3  4  5
+    pass 2                | 0  1  2  3  4
+    pass 3                | -  0  1  2  3      a dash: no slot lies so far back
+    pass 4                | -  -  0  1  2
+
+The mask moves exactly as the labels do. So the first response token is learnt, the last one too,
+and no slot predicts past the end.
+
+The formulas: p is the target's distribution over the draft vocabulary, q the head's.
+alpha = sum_u min(p_u, q_u) is the chance that a token sampled from q is accepted.
 """
 
 from collections.abc import Callable
@@ -14,37 +28,68 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.training.chunks import chunked_loss, precise
 
 
 def soft_cross_entropy(draft_logits: torch.Tensor, target_probs: torch.Tensor) -> torch.Tensor:
-    """-sum_u p_u log q_u per row [n]; p renormalised over the draft vocabulary (EAGLE-3)."""
+    """-sum_u p_u log q_u per token; p is renormalised over the draft vocabulary (EAGLE-3).
+
+    Args:
+        draft_logits: the head's logits, [n, U].
+        target_probs: p, [n, U].
+
+    Returns:
+        The losses, [n].
+    """
     return F.cross_entropy(draft_logits, target_probs, reduction="none")
 
 
 def lk_hybrid(draft_logits: torch.Tensor, target_probs: torch.Tensor) -> torch.Tensor:
-    """lambda KL(p, q) + (1 - lambda) TV(p, q) per row [n], lambda = exp(-3 alpha) held constant; p not renormalised.
+    """lambda KL(p, q) + (1 - lambda) TV(p, q) per token, lambda = exp(-3 alpha) held constant.
 
-    LK losses, arXiv 2602.23881: KL while the head is poor, total variation, 1 - alpha, once it is not.
+    LK losses, arXiv 2602.23881: KL while the head is poor, total variation (1 - alpha) once it is
+    not. p is not renormalised.
+
+    Args:
+        draft_logits: the head's logits, [n, U].
+        target_probs: p, [n, U].
+
+    Returns:
+        The losses, [n].
     """
-    log_q = draft_logits.log_softmax(-1)
-    alpha = torch.minimum(target_probs, log_q.exp()).sum(-1)
-    trust = (-3 * alpha.detach()).exp()
-    divergence = (torch.xlogy(target_probs, target_probs) - target_probs * log_q).sum(-1)
+    log_q = draft_logits.log_softmax(-1)  # [n, U]
+    alpha = torch.minimum(target_probs, log_q.exp()).sum(-1)  # [n]
+    trust = (-3 * alpha.detach()).exp()  # lambda, [n]
+    divergence = (torch.xlogy(target_probs, target_probs) - target_probs * log_q).sum(-1)  # [n]
     return trust * divergence + (1 - trust) * (1 - alpha)
 
 
 def negative_log_alpha(draft_logits: torch.Tensor, target_probs: torch.Tensor) -> torch.Tensor:
-    """-log alpha per row [n]; p not renormalised (LK losses, arXiv 2602.23881)."""
-    alpha = torch.minimum(target_probs, draft_logits.softmax(-1)).sum(-1)
+    """-log alpha per token; p is not renormalised (LK losses, arXiv 2602.23881).
+
+    Args:
+        draft_logits: the head's logits, [n, U].
+        target_probs: p, [n, U].
+
+    Returns:
+        The losses, [n].
+    """
+    alpha = torch.minimum(target_probs, draft_logits.softmax(-1)).sum(-1)  # [n]
+    # Distributions without overlap have alpha 0, whose logarithm is infinite.
     return -alpha.clamp(min=torch.finfo(alpha.dtype).tiny).log()
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A formula (draft logits, target probabilities) -> loss per row, and whether p is renormalised for it."""
+    """A formula, and whether p is renormalised over the draft vocabulary for it.
 
-    formula: Callable
+    Args:
+        formula: (draft logits [n, U], target probabilities [n, U]) -> losses [n].
+        renormalised: False gives the formula the probabilities of the whole vocabulary.
+    """
+
+    formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     renormalised: bool
 
 
@@ -57,78 +102,124 @@ LOSSES = {
 
 @dataclass
 class Teacher:
-    """What the target says about the n learnt tokens of a batch whose argmax the head can draft at all.
+    """What the target says about the n learnt tokens of a batch.
 
-    slots [n]: where pass 0 predicts them, counted over the flattened batch [B * S]; room [n]: how many slots of the
-    conversation lie before that one, so how many later passes predict the token too. ask(i, j): the target's logits
-    [j - i, U] for tokens i to j - 1; best [n]: their target argmax; normaliser [n]: log-sum-exp over all V.
-    trials_room: room of every learnt token, those outside the draft vocabulary too.
+    Learnt are the labelled tokens whose target argmax lies in the draft vocabulary.
+
+    Args:
+        slots: where pass 0 predicts each token, counted over the flattened batch [B * S]; [n].
+        room: how many slots of the conversation lie before that one, so how many later passes
+            predict the token too; [n].
+        best: the target's argmax over V, [n].
+        log_normaliser: log-sum-exp of the target's logits over V, [n]; None where no loss needs it.
+        states: final-normed hidden states of the flattened batch, [B * S, H].
+        lm_head_rows: the target's LM head for the draft vocabulary alone,
+            states [..., H] -> logits [..., U].
+        trials_room: `room` of every labelled token, those outside the draft vocabulary too.
     """
 
     slots: torch.Tensor
     room: torch.Tensor
-    ask: Callable[[int, int], torch.Tensor]
     best: torch.Tensor
-    normaliser: torch.Tensor | None
+    log_normaliser: torch.Tensor | None
+    states: torch.Tensor
+    lm_head_rows: Callable[[torch.Tensor], torch.Tensor]
     trials_room: torch.Tensor
+
+    def logits(self, start: int, end: int) -> torch.Tensor:
+        """The target's logits [end - start, U] for the learnt tokens `start` to `end` - 1."""
+        # Slot p predicts token p + 2, which the target predicts at p + 1.
+        positions = self.slots[start:end] + 1
+        return self.lm_head_rows(self.states[positions])
 
     def probs(self, start: int, end: int, renormalised: bool) -> torch.Tensor:
         """The target's probabilities [end - start, U], float32 or better."""
-        logits = precise(self.ask(start, end))
-        return (
-            logits.softmax(-1)
-            if renormalised
-            else (logits - self.normaliser[start:end, None]).exp()
-        )
+        logits = precise(self.logits(start, end))
+        if renormalised:
+            return logits.softmax(-1)
+        assert self.log_normaliser is not None, "the batch came without log_normaliser"
+        return (logits - self.log_normaliser[start:end, None]).exp()
 
 
 @torch.no_grad()
-def ask_teacher(batch: dict, rows: Callable, draft_to_target: torch.Tensor) -> Teacher:
-    """The target's opinion on every labelled token of a batch.
+def ask_teacher(
+    batch: dict[str, torch.Tensor],
+    lm_head_rows: Callable[[torch.Tensor], torch.Tensor],
+    draft_to_target: torch.Tensor,
+) -> Teacher:
+    """Find the learnt tokens of a batch, and what the target says about them.
 
-    batch: labels [B, S]; hidden_states [B, S, H] final-normed, best and, where the loss needs it, log_normaliser [B, S]:
-    what the target makes of each token; position_ids [1, S] where conversations are packed. rows: `draft_rows(target, ...)`.
+    Args:
+        batch: `labels` [B, S]; the target features `hidden_states` [B, S, H], `best` [B, S] and,
+            where the loss needs it, `log_normaliser` [B, S]; `position_ids` [1, S] where
+            conversations are packed.
+        lm_head_rows: the target's LM head for the draft vocabulary alone.
+        draft_to_target: target ids of the draft vocabulary, [U].
+
+    Returns:
+        The teacher of the batch. It computes logits when it is asked for them.
     """
-    labels, states, normaliser = (
-        batch["labels"],
-        batch["hidden_states"].flatten(0, 1),
-        batch.get("log_normaliser"),
-    )
-    place = batch.get(
-        "position_ids", torch.arange(labels.shape[1], device=labels.device)
-    ).expand_as(labels)
-    known = (labels != -100) & (
-        place >= 2
-    )  # no slot predicts the first two tokens of a conversation
-    best = batch["best"].roll(1, dims=1)  # best[j] is the argmax that token j is learnt from
-    tokens = (known & torch.isin(best, draft_to_target)).flatten().nonzero()[:, 0]
+    # 1) Where each token lies in its own conversation.
+    labels = batch["labels"]
+    positions = batch.get("position_ids")
+    if positions is None:
+        positions = torch.arange(labels.shape[1], device=labels.device)
+    positions = positions.expand_as(labels)  # [B, S]
+
+    # 2) The labelled tokens. No slot predicts the first two tokens of a conversation.
+    is_labelled = (labels != -100) & (positions >= 2)  # [B, S]
+
+    # 3) Of these, the ones that the head can draft: best[j] is what token j is learnt from.
+    best = batch["best"].roll(1, dims=1)  # [B, S]
+    is_learnt = is_labelled & torch.isin(best, draft_to_target)
+    tokens = is_learnt.flatten().nonzero()[:, 0]  # [n]
+
+    log_normaliser = batch.get("log_normaliser")
+    if log_normaliser is not None:
+        log_normaliser = log_normaliser.flatten()[tokens - 1]
     return Teacher(
         slots=tokens - 2,
-        room=place.flatten()[tokens] - 2,
-        ask=lambda start, end: rows(states[tokens[start:end] - 1]),
+        room=positions.flatten()[tokens] - 2,
         best=best.flatten()[tokens],
-        normaliser=None if normaliser is None else normaliser.flatten()[tokens - 1],
-        trials_room=place[known] - 2,
+        log_normaliser=log_normaliser,
+        states=batch["hidden_states"].flatten(0, 1),
+        lm_head_rows=lm_head_rows,
+        trials_room=positions[is_labelled] - 2,
     )
 
 
 def ttt_loss(
-    head, outputs: list[torch.Tensor], teacher: Teacher, loss: str = "ce", decay: float = 0.8
-):
-    """(summed loss, hits [K], trials [K]) over the passes' outputs [B, S, H]; pass k weighs decay ** k.
+    head: Eagle3DraftHead,
+    outputs: list[torch.Tensor],
+    teacher: Teacher,
+    loss: str = "ce",
+    decay: float = 0.8,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sum the loss of training-time test over passes and learnt tokens (EAGLE-3, section 3.2).
 
-    hits[k] counts argmax agreements with the target over its whole vocabulary among trials[k] learnt tokens.
     Logits exist for one chunk of tokens at a time, see chunks.py.
+
+    Args:
+        head: the draft head, for its LM head.
+        outputs: the output of each of the K passes, [B, S, H].
+        teacher: the learnt tokens of the same batch.
+        loss: a name in `LOSSES`.
+        decay: pass k weighs decay ** k.
+
+    Returns:
+        The summed loss, a scalar; hits [K]; trials [K]. hits[k] counts the argmax agreements of
+        pass k with the target's whole vocabulary, among trials[k] labelled tokens.
     """
-    hidden, weights = [], []
+    hidden = []
+    weights = []
+    trials = []
     for ttt_step, output in enumerate(outputs):
-        possible = teacher.room >= ttt_step
-        slots = torch.where(possible, teacher.slots - ttt_step, teacher.slots)
-        hidden.append(head.lm_head_input(output.flatten(0, 1).index_select(0, slots)))
-        weights.append(possible * decay**ttt_step)
+        has_slot = teacher.room >= ttt_step  # [n]
+        # A token without a slot in this pass reads the one of pass 0, with a weight of 0.
+        slots = torch.where(has_slot, teacher.slots - ttt_step, teacher.slots)  # [n]
+        states = output.flatten(0, 1).index_select(0, slots)  # [n, H]
+        hidden.append(head.lm_head_input(states))
+        weights.append(has_slot * decay**ttt_step)
+        trials.append((teacher.trials_room >= ttt_step).sum())
     total, hits = chunked_loss(head, hidden, torch.stack(weights), teacher, LOSSES[loss])
-    return (
-        total,
-        hits,
-        torch.stack([(teacher.trials_room >= ttt_step).sum() for ttt_step in range(len(outputs))]),
-    )
+    return total, hits, torch.stack(trials)

@@ -11,16 +11,29 @@ from eagle_hf.training.loss import LOSSES
 from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target
 
 NORMALISERS = ("valid", "slots")
+POSITIVE = ("ttt_length", "max_length", "max_minutes", "eval_new_tokens")
 
 
 @dataclass
 class Eagle3TrainingArguments(TrainingArguments):
-    """Arguments of `Eagle3Trainer`; defaults that differ from TrainingArguments' are the EAGLE-3 authors' unless an ablation spoke against them."""
+    """Arguments of `Eagle3Trainer`.
 
+    Defaults that differ from TrainingArguments' are the EAGLE-3 authors', unless an ablation spoke
+    against them (docs/experiments.md).
+
+    Args:
+        kwargs: the fields below, each with its help, and those of TrainingArguments.
+
+    Raises:
+        ValueError: a value, or a combination of values, with which no head can be trained.
+    """
+
+    # TrainingArguments' own fields, with other defaults.
     learning_rate: float = field(
         default=1e-4,
         metadata={
-            "help": "Peak learning rate; small heads take more: 1e-3 at a hidden size of 576 (docs/experiments.md)."
+            "help": "Peak learning rate; small heads take more: 1e-3 at a hidden size of 576 "
+            "(docs/experiments.md)."
         },
     )
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2 (EAGLE-3: 0.95)."})
@@ -30,7 +43,8 @@ class Eagle3TrainingArguments(TrainingArguments):
     bf16: bool | None = field(
         default=None,
         metadata={
-            "help": "Autocast to bfloat16; not given: where the machine computes in it natively, and fp16 was not asked for."
+            "help": "Autocast to bfloat16; not given: where the machine computes in it natively, "
+            "and fp16 was not asked for."
         },
     )
     remove_unused_columns: bool = field(
@@ -43,28 +57,31 @@ class Eagle3TrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False,
         metadata={
-            "help": "Every parameter is used in every step, the LM head outside the wrapped forward."
+            "help": "Every parameter is used in every step, the LM head outside the wrapped "
+            "forward."
         },
     )
+
+    # The loss.
     loss_type: str = field(
         default="ce",
         metadata={
-            "help": "ce (soft cross-entropy, EAGLE-3), lk_hybrid or log_alpha (LK losses, arXiv 2602.23881)."
+            "help": "ce (soft cross-entropy, EAGLE-3), lk_hybrid or log_alpha (LK losses, "
+            "arXiv 2602.23881)."
         },
     )
     loss_normaliser: str = field(
         default="valid",
         metadata={
-            "help": "Divide the summed loss by the learnt tokens (valid) or by all slots (slots; EAGLE's code)."
+            "help": "Divide the summed loss by the learnt tokens (valid) or by all slots (slots; "
+            "EAGLE's code)."
         },
-    )
-    packing: bool = field(
-        default=False, metadata={"help": "A batch's conversations lie in one row, without padding."}
     )
     ttt_length: int = field(
         default=3,
         metadata={
-            "help": "Unrolled passes of training-time test; EAGLE-3's 7 accepted less after equal time (docs/experiments.md)."
+            "help": "Unrolled passes of training-time test; EAGLE-3's 7 accepted less after equal "
+            "time (docs/experiments.md)."
         },
     )
     ttt_curriculum: list[int] | None = field(
@@ -77,19 +94,27 @@ class Eagle3TrainingArguments(TrainingArguments):
     feature_dropout: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the target's states set to 0 while training, so that a small corpus is not learnt by heart."
+            "help": "Share of the target's states set to 0 while training, so that a small corpus "
+            "is not learnt by heart."
         },
+    )
+
+    # The data.
+    packing: bool = field(
+        default=False, metadata={"help": "A batch's conversations lie in one row, without padding."}
     )
     learn_prompts: bool = field(
         default=False,
         metadata={
-            "help": "Learn from prompt tokens too: more text where responses are few (below some 200,000 tokens)."
+            "help": "Learn from prompt tokens too: more text where responses are few (below some "
+            "200,000 tokens)."
         },
     )
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Conversations longer than this many tokens are skipped; default: the target's limit."
+            "help": "Conversations longer than this many tokens are skipped; default: the target's "
+            "limit."
         },
     )
     max_minutes: float | None = field(
@@ -98,65 +123,87 @@ class Eagle3TrainingArguments(TrainingArguments):
             "help": "Stop after this many minutes; learning rate and curriculum follow the clock."
         },
     )
+
+    # The target.
     target_states_gb: float = field(
         default=0.0,
         metadata={
-            "help": "Keep up to this many GB of target states in memory, so later epochs skip the target."
+            "help": "Keep up to this many GB of target states in memory, so later epochs skip the "
+            "target."
         },
     )
     shard_target: str | None = field(
         default=None,
         metadata={
-            "help": "Each process holds its share of the target's layers: fsdp2, or a DeepSpeed ZeRO-3 json file."
+            "help": "Each process holds its share of the target's layers: fsdp2, or a DeepSpeed "
+            "ZeRO-3 json file."
         },
     )
 
+    # Evaluation.
     eval_prompts: int = field(
         default=16,
         metadata={
-            "help": "At every evaluation the head drafts on this many held-out prompts: eval_tau, eval_alpha_k. 0: never."
+            "help": "At every evaluation the head drafts on this many held-out prompts: eval_tau, "
+            "eval_alpha_k. 0: never."
         },
     )
     eval_new_tokens: int = field(
         default=64, metadata={"help": "Tokens generated for each of them."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:
-            device = torch.device("cpu") if self.use_cpu else default_device()
-            self.bf16 = not self.fp16 and has_native_bf16(device)
-            self.use_cpu = (
-                self.use_cpu or device.type == "cpu"
-            )  # else bf16 is refused on machines without a GPU
+            self._choose_bf16()
         super().__post_init__()
         check_head_stays_whole(self)
         check_shard_target(self.shard_target, self.target_states_gb)
+        self._check_choices()
+        self._forbid_reentrant_checkpointing()
+        self._check_ranges()
+
+    def _choose_bf16(self) -> None:
+        """Set bf16 where the device computes in it natively."""
+        device = torch.device("cpu") if self.use_cpu else default_device()
+        self.bf16 = not self.fp16 and has_native_bf16(device)
+        if device.type == "cpu":
+            self.use_cpu = True  # else bf16 is refused on machines without a GPU
+
+    def _check_choices(self) -> None:
+        """Refuse names that are none of the choices."""
         for name, choices in (("loss_type", LOSSES), ("loss_normaliser", NORMALISERS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+    def _forbid_reentrant_checkpointing(self) -> None:
+        """Set use_reentrant=False, and refuse True."""
         name = checkpointing_field(self)
-        if (getattr(self, name) or {}).get("use_reentrant"):
+        settings = getattr(self, name) or {}
+        if settings.get("use_reentrant"):
             raise ValueError(
-                f"{name} asks for use_reentrant; TTT passes share tensors, which only use_reentrant=False knows"
+                f"{name} asks for use_reentrant; TTT passes share tensors, which only "
+                "use_reentrant=False knows"
             )
-        setattr(self, name, {"use_reentrant": False} | (getattr(self, name) or {}))
+        setattr(self, name, {"use_reentrant": False} | settings)
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers out of their range."""
         if self.eval_prompts < 0:
             raise ValueError(
                 f"eval_prompts is {self.eval_prompts}; it counts prompts, 0 measures none"
             )
-        for name in ("ttt_length", "max_length", "max_minutes", "eval_new_tokens"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
         if not 0 <= self.feature_dropout < 1:
             raise ValueError(
-                f"feature_dropout is {self.feature_dropout}; it is a share of the target's states, at least 0 and below 1"
+                f"feature_dropout is {self.feature_dropout}; it is a share of the target's states, "
+                "at least 0 and below 1"
             )
-        if self.ttt_curriculum is not None and (
-            not self.ttt_curriculum or min(self.ttt_curriculum) < 1
-        ):
+        curriculum = self.ttt_curriculum
+        if curriculum is not None and (not curriculum or min(curriculum) < 1):
             raise ValueError(
-                f"ttt_curriculum is {self.ttt_curriculum}; give pass counts of at least 1, e.g. [1, 2, 4]"
+                f"ttt_curriculum is {curriculum}; give pass counts of at least 1, e.g. [1, 2, 4]"
             )

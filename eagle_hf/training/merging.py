@@ -1,10 +1,12 @@
 """An adapter's weights become the head's own: engines load plain heads only.
 
-A LoRA run's checkpoints hold nothing but the adapter; the head it was trained on is kept by whoever started the run.
+A LoRA run's checkpoints hold nothing but the adapter. Keep the head that it was trained on.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,18 +14,25 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import lay_adapter, unwrap
 from eagle_hf.training.checkpoints import last_checkpoint
 
-TAKEN = ("config.json", "model.safetensors", "adapter_config.json")
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+WRITTEN = ("config.json", "model.safetensors", "adapter_config.json")
 
 
-def merged(model) -> Eagle3DraftHead:
-    """The head inside a PeftModel, its adapter merged into the weights; `model` stays as it is.
+def merged(model: "PeftModel") -> Eagle3DraftHead:
+    """Merge the adapter of a PeftModel into a copy of its head; `model` stays as it is.
 
-    Half-precision weights are merged in float32 and rounded once. An adapter that would make them NaN is a ValueError.
+    Half-precision weights are merged in float32 and rounded once.
+
+    Raises:
+        ValueError: the adapter would make weights NaN.
     """
     return _merge(deepcopy(model))
 
 
-def _merge(model) -> Eagle3DraftHead:
+def _merge(model: "PeftModel") -> Eagle3DraftHead:
+    """Merge in place, with one rounding."""
     dtype = unwrap(model).dtype
     if dtype in (torch.bfloat16, torch.float16):
         model = model.float()
@@ -31,36 +40,51 @@ def _merge(model) -> Eagle3DraftHead:
 
 
 def merge_adapter(head: Eagle3DraftHead, adapter: str | Path) -> Eagle3DraftHead:
-    """A copy of `head` with this adapter (folder or hub id) merged in; its vocabulary, tree and dtype are the head's.
+    """Merge an adapter into a copy of `head`, whose vocabulary, tree and dtype it keeps.
 
-    adapter: a folder that PEFT saved, such as a checkpoint of a LoRA run. What is no adapter, or one of a head with
-    other shapes, is a ValueError.
+    Args:
+        head: the head that the adapter was trained on.
+        adapter: a folder that PEFT saved, such as a checkpoint of a LoRA run, or a hub id.
+
+    Returns:
+        The merged head, in eval mode.
+
+    Raises:
+        ValueError: `adapter` holds no adapter, or one of a head with other shapes.
     """
     folder = Path(adapter)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
+        remedy = "give a folder that PEFT saved, such as a LoRA run's checkpoint"
         last = last_checkpoint(folder)
-        remedy = (
-            f"give one of its checkpoints, the last is {last}"
-            if last
-            else "give a folder that PEFT saved, such as a LoRA run's checkpoint"
-        )
+        if last is not None:
+            remedy = f"give one of its checkpoints, the last is {last}"
         raise ValueError(f"{adapter} is no adapter: it holds no adapter_config.json; {remedy}")
     return _merge(lay_adapter(deepcopy(head), adapter)).eval()
 
 
-def base_parameters(model):
+def base_parameters(model: "PeftModel") -> Iterator[tuple[str, torch.nn.Parameter]]:
     """(name, parameter) of a PeftModel's head as it was before the adapter came."""
-    prefix = model.base_model.prefix
+    prefix = str(model.base_model.prefix)  # as "lora_", in the names of the adapter's own weights
     for name, parameter in unwrap(model).named_parameters():
         if prefix not in name:
             yield name.replace(".base_layer", ""), parameter
 
 
 def merge_saved(head: str | Path, adapter: str | Path, out: str | Path) -> None:
-    """Write the saved head with the adapter merged in to the folder `out`, in the engines' layout and the head's dtype."""
-    taken = [name for name in TAKEN if Path(out, name).exists()]
-    if taken:
+    """Write a saved head with the adapter merged in, in the engines' layout and the head's dtype.
+
+    Args:
+        head: the saved head that the adapter was trained on.
+        adapter: as in `merge_adapter`.
+        out: the folder to write to.
+
+    Raises:
+        ValueError: `out` already holds a head or an adapter, or the adapter does not fit.
+    """
+    existing = [name for name in WRITTEN if Path(out, name).exists()]
+    if existing:
         raise ValueError(
-            f"{out} already holds {' and '.join(taken)}; choose another folder, nothing is overwritten"
+            f"{out} already holds {' and '.join(existing)}; choose another folder, nothing is "
+            "overwritten"
         )
     merge_adapter(Eagle3DraftHead.from_pretrained(head, dtype="auto"), adapter).save_pretrained(out)

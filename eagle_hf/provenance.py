@@ -5,13 +5,18 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
 
+from eagle_hf.target import unwrap
 from eagle_hf.target.dtypes import cpu_features
 
 SAMPLED_VALUES = 16  # of each weight, for its fingerprint
+
+# Of models whose parameters are shares by now, see training/sharding.py: {model: fingerprint}.
+_remembered_fingerprints: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def machine(target) -> dict:
@@ -45,15 +50,13 @@ def cpu_name() -> str:
 
 
 def weights_fingerprint(target, parameters: Iterable[tuple] | None = None) -> str:
-    """A fingerprint of the target: name, shape and first values of each parameter, adapters included.
+    """A fingerprint of the target: name, shape and first values of each parameter.
 
-    Sampled, so that it costs milliseconds; training moves every value, so a sample is enough. Rounded to bfloat16, so that
-    a target is the same one in float32.
+    Adapters are included. Sampled, so that it costs milliseconds; training moves every value, so a
+    sample is enough. Rounded to bfloat16, so that a target is the same one in float32.
     """
-    if hasattr(
-        target, "whole_weights_fingerprint"
-    ):  # its parameters are shares by now, see training/sharding.py
-        return target.whole_weights_fingerprint
+    if has_remembered_fingerprint(target):
+        return _remembered_fingerprints[unwrap(target)]
     digest = hashlib.sha256()
     for name, parameter in target.named_parameters() if parameters is None else parameters:
         values = (
@@ -63,3 +66,13 @@ def weights_fingerprint(target, parameters: Iterable[tuple] | None = None) -> st
         )
         digest.update(repr((name, tuple(parameter.shape), values)).encode())
     return digest.hexdigest()
+
+
+def remember_fingerprint(target) -> None:
+    """Fix the target's fingerprint now, before a process loses parts of its weights."""
+    _remembered_fingerprints[unwrap(target)] = weights_fingerprint(target)
+
+
+def has_remembered_fingerprint(target) -> bool:
+    """Whether `remember_fingerprint` was called for this target."""
+    return unwrap(target) in _remembered_fingerprints

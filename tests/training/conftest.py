@@ -19,20 +19,28 @@ def head(target):
 
 @pytest.fixture(scope="module")
 def examples(target):
-    """Tokenised conversations sampled from the target: four prompt tokens, the rest response, lengths 20 to 40."""
+    """Tokenised conversations sampled from the target.
+
+    Four prompt tokens, the rest response, lengths 20 to 39.
+    """
     torch.manual_seed(0)
-    ids = target.generate(
-        torch.randint(3, 31, (24, 4)), max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None
-    )
-    return [
-        {"id": f"c{i}", "input_ids": row[: 20 + i].tolist(), "loss_mask": [0] * 4 + [1] * (16 + i)}
-        for i, row in enumerate(ids[:20])
-    ]
+    prompts = torch.randint(3, 31, (24, 4))
+    ids = target.generate(prompts, max_new_tokens=36, do_sample=True, top_k=0, eos_token_id=None)
+    conversations = []
+    for i in range(20):
+        conversation = {
+            "id": f"c{i}",
+            "input_ids": ids[i, : 20 + i].tolist(),
+            "loss_mask": [0] * 4 + [1] * (16 + i),
+        }
+        conversations.append(conversation)
+    return conversations
 
 
-def arguments(tmp_path, **overrides):
+def make_arguments(folder, **overrides):
+    """The arguments of a run of six steps, float32, on the CPU."""
     settings = dict(
-        output_dir=str(tmp_path),
+        output_dir=str(folder),
         per_device_train_batch_size=4,
         max_steps=6,
         learning_rate=3e-3,
@@ -48,20 +56,24 @@ def arguments(tmp_path, **overrides):
     return Eagle3TrainingArguments(**settings | overrides)
 
 
-@pytest.fixture(name="arguments")
-def arguments_fixture():
-    return arguments
+@pytest.fixture
+def arguments():
+    """arguments(folder, **overrides)."""
+    return make_arguments
 
 
 @pytest.fixture
 def trained():
-    """trained(target, head, rows, folder, resume=None, eval_dataset=None, **arguments) -> the trainer, after training."""
+    """trained(target, head, rows, folder, resume=None, eval_dataset=None, **overrides).
 
-    def run(target, head, rows, tmp_path, resume=None, eval_dataset=None, **overrides):
+    Gives the trainer, after training.
+    """
+
+    def run(target, head, rows, folder, resume=None, eval_dataset=None, **overrides):
         trainer = Eagle3Trainer(
             model=head,
             target=target,
-            args=arguments(tmp_path, **overrides),
+            args=make_arguments(folder, **overrides),
             train_dataset=rows,
             eval_dataset=eval_dataset,
         )

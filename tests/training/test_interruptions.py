@@ -1,4 +1,4 @@
-"""Whatever ends a run, nothing computed is lost: kills, full disks, NaN, a second run in the same folder."""
+"""However a run ends, nothing computed is lost: kills, full disks, NaN, a second run."""
 
 import errno
 import json
@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,77 +14,64 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_head, tiny_target
+from training_checks import same_weights
 
-from eagle_hf import Eagle3Config, Eagle3DraftHead
+from eagle_hf import Eagle3Config, Eagle3DraftHead, Eagle3Trainer
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.training.checkpoints import last_checkpoint
 
-RUN = """
-    import sys, torch
-    sys.path.insert(0, sys.argv[1])
-    torch.set_num_threads(1)
-    from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
-    from tiny import tiny_head, tiny_target
-    target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
-    rows = [{"input_ids": torch.randint(3, 31, (16 + i,), generator=generator).tolist(), "loss_mask": [0] * 4 + [1] * (12 + i)} for i in range(20)]
-    args = Eagle3TrainingArguments(output_dir=sys.argv[2], per_device_train_batch_size=4, max_steps=40, save_steps=3, ttt_curriculum=[1, 3], train_sampling_strategy="group_by_length",
-        use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=1e-2, warmup_steps=5, lr_scheduler_type="cosine", save_total_limit=2,
-        gradient_accumulation_steps=2, eval_strategy="steps", eval_steps=5, eval_prompts=2, eval_new_tokens=8, logging_steps=5)
-    trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows[2:], eval_dataset=rows[:2])
-    trainer.train(resume_from_checkpoint=True if len(sys.argv) > 3 else None)
-    trainer.save_head(sys.argv[2] + "/head")
-"""
+SCRIPT = Path(__file__).with_name("killed_run.py")
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-@pytest.fixture(scope="module")
-def script(tmp_path_factory):
-    path = tmp_path_factory.mktemp("script") / "run.py"
-    path.write_text(textwrap.dedent(RUN))
-    return path
-
-
-def start(script, folder, *extra):
-    command = [sys.executable, script, Path(__file__).parents[1], folder, *extra]
+def start(folder, *extra):
+    """A run of killed_run.py in a process of its own."""
     return subprocess.Popen(
-        command,
+        [sys.executable, SCRIPT, folder, *extra],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
-def test_a_killed_run_resumes_to_the_same_bits(script, tmp_path):
-    whole = start(script, tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0, whole.stderr.read()[-2000:]
-    killed, wanted = start(script, tmp_path / "killed"), random.randint(3, 33)
-    while (found := last_checkpoint(tmp_path / "killed")) is None or int(
-        found.rsplit("-", 1)[1]
-    ) < wanted:
-        assert killed.poll() is None, killed.stderr.read()[-2000:]
+def finish(process):
+    """Wait until a run has ended well."""
+    assert process.wait(timeout=300) == 0, process.stderr.read()[-2000:]
+
+
+def kill_after(process, folder, wanted):
+    """Kill a run some time after the checkpoint of this step; gives the last checkpoint."""
+    step = 0
+    while step < wanted:
+        assert process.poll() is None, process.stderr.read()[-2000:]
         time.sleep(0.005)
-    time.sleep(
-        random.random() / 10
-    )  # anywhere: in a step, an evaluation, or while a checkpoint is written
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed" / "head").exists()
-    resumed = start(script, tmp_path / "killed", "resume")
-    assert resumed.wait(timeout=300) == 0, resumed.stderr.read()[-2000:]
-    ours, theirs = (
-        load_file(tmp_path / run / "head" / "model.safetensors") for run in ("killed", "whole")
-    )
-    assert set(ours) == set(theirs) and "d2t" in ours
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours), (
-        f"killed after checkpoint {found}"
-    )
+        found = last_checkpoint(folder)
+        if found is not None:
+            step = int(found.rsplit("-", 1)[1])
+    # Anywhere: in a step, an evaluation, or while a checkpoint is written.
+    time.sleep(random.random() / 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return found
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    finish(start(tmp_path / "whole"))
+    killed = tmp_path / "killed"
+    found = kill_after(start(killed), killed, wanted=random.randint(3, 33))
+    assert not (killed / "head").exists()
+    finish(start(killed, "resume"))
+    ours = load_file(killed / "head" / "model.safetensors")
+    theirs = load_file(tmp_path / "whole" / "head" / "model.safetensors")
+    assert set(ours) == set(theirs)
+    assert "d2t" in ours
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), f"{name}, killed after checkpoint {found}"
 
 
 def test_nan_stops_the_run_names_the_batch_and_keeps_the_checkpoint(
     target, head, examples, trained, tmp_path
 ):
-    saving = dict(
-        save_strategy="steps", save_steps=2, max_steps=10, train_sampling_strategy="sequential"
-    )
     calls = []
 
     def break_the_fourth(module, args, output):
@@ -93,12 +79,15 @@ def test_nan_stops_the_run_names_the_batch_and_keeps_the_checkpoint(
         return output * float("nan") if len(calls) == 4 else output
 
     head.fc.register_forward_hook(break_the_fourth)
-    with pytest.raises(
-        ValueError,
-        match=r"the loss is nan at step 3 for the conversations \['c12', .*'c15'\].*checkpoint-2",
-    ) as error:
+    saving = dict(
+        save_strategy="steps", save_steps=2, max_steps=10, train_sampling_strategy="sequential"
+    )
+    problem = (
+        r"the loss is nan at step 3 for the conversations \['c12', .*'c15'\]"
+        r".*lower the learning rate.*checkpoint-2"
+    )
+    with pytest.raises(ValueError, match=problem):
         trained(target, head, examples, tmp_path, **saving)
-    assert "lower the learning rate" in str(error.value)
     saved = Eagle3DraftHead.from_pretrained(last_checkpoint(tmp_path))
     assert all(torch.isfinite(p).all() for p in saved.parameters())
 
@@ -109,8 +98,6 @@ def test_nan_stops_the_run_names_the_batch_and_keeps_the_checkpoint(
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
     target, examples, trained, tmp_path, monkeypatch, failing
 ):
-    from eagle_hf import Eagle3Trainer
-
     original = getattr(Eagle3Trainer, failing)
 
     def fill_up(self, output_dir, *args, **kwargs):
@@ -122,21 +109,18 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 
     monkeypatch.setattr(Eagle3Trainer, failing, fill_up)
     saving = dict(save_strategy="steps", save_steps=2)
-    with pytest.raises(
-        ValueError,
-        match="checkpoint-4 could not be written.*No space left.*resume from .*checkpoint-2, which is whole",
-    ):
-        trained(target, tiny_head(target), examples, tmp_path / "full", **saving)
-    assert not (tmp_path / "full" / "checkpoint-4").exists()
+    full = tmp_path / "full"
+    problem = (
+        "checkpoint-4 could not be written.*No space left"
+        ".*resume from .*checkpoint-2, which is whole"
+    )
+    with pytest.raises(ValueError, match=problem):
+        trained(target, tiny_head(target), examples, full, **saving)
+    assert not (full / "checkpoint-4").exists()
     monkeypatch.undo()
-    resumed = trained(
-        target, tiny_head(target, seed=7), examples, tmp_path / "full", resume=True, **saving
-    )
+    resumed = trained(target, tiny_head(target, seed=7), examples, full, resume=True, **saving)
     whole = trained(target, tiny_head(target), examples, tmp_path / "whole", **saving)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(resumed.model.state_dict().values(), whole.model.state_dict().values())
-    )
+    assert same_weights(resumed.model, whole.model)
 
 
 def test_two_runs_in_one_folder_are_refused(target, head, examples, trained, tmp_path):
@@ -150,67 +134,57 @@ def test_an_earlier_runs_checkpoints_are_not_mixed_with_new_ones(
 ):
     saving = dict(save_strategy="steps", save_steps=3)
     trained(target, tiny_head(target), examples, tmp_path, **saving)
-    with pytest.raises(
-        ValueError,
-        match="checkpoint-6 of an earlier run; go on from it with resume_from_checkpoint=True",
-    ):
+    problem = "checkpoint-6 of an earlier run; go on from it with resume_from_checkpoint=True"
+    with pytest.raises(ValueError, match=problem):
         trained(target, tiny_head(target), examples, tmp_path, **saving)
+
+
+def test_a_run_is_not_resumed_for_another_target(target, examples, trained, tmp_path):
+    saving = dict(save_strategy="steps", save_steps=3)
+    trained(target, tiny_head(target), examples, tmp_path, **saving)
+    other = tiny_target(dtype=torch.float32, seed=3)
     with pytest.raises(ValueError, match="target_weights is .* there"):
-        trained(
-            tiny_target(dtype=torch.float32, seed=3),
-            tiny_head(target),
-            examples,
-            tmp_path,
-            resume=True,
-            **saving,
-        )
+        trained(other, tiny_head(target), examples, tmp_path, resume=True, **saving)
+
+
+def test_nothing_is_resumed_in_an_empty_folder(target, head, examples, trained, tmp_path):
     with pytest.raises(ValueError, match="no whole checkpoint"):
-        trained(target, tiny_head(target), examples, tmp_path / "new", resume=True, **saving)
+        trained(target, head, examples, tmp_path / "new", resume=True)
 
 
-@pytest.mark.parametrize("recipe", ["train.py", "capture_features.py", "prepare_data.py"])
-def test_a_configuration_key_that_does_not_exist_is_named(tmp_path, recipe):
-    known = {
-        "train.py": "dataset: d\noutput_dir: o",
-        "capture_features.py": "dataset: d\noutput: o",
-        "prepare_data.py": "output_dir: o",
-    }
-    (tmp_path / "config.yaml").write_text(f"target: t\n{known[recipe]}\nlerning_rate: 1.0e-3\n")
-    path = Path(__file__).parents[2] / "recipes" / recipe
+@pytest.mark.parametrize(
+    "recipe, known",
+    [
+        ("train.py", "dataset: d\noutput_dir: o"),
+        ("capture_features.py", "dataset: d\noutput: o"),
+        ("prepare_data.py", "output_dir: o"),
+    ],
+    ids=["train.py", "capture_features.py", "prepare_data.py"],
+)
+def test_a_configuration_key_that_does_not_exist_is_named(tmp_path, recipe, known):
+    (tmp_path / "config.yaml").write_text(f"target: t\n{known}\nlerning_rate: 1.0e-3\n")
     done = subprocess.run(
-        [sys.executable, path, "--config", tmp_path / "config.yaml"],
+        [sys.executable, RECIPES / recipe, "--config", tmp_path / "config.yaml"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
-    assert (
-        done.returncode != 0
-        and "lerning_rate" in done.stderr.splitlines()[-1]
-        and not (tmp_path / "o").exists()
-    )
+    assert done.returncode != 0
+    assert "lerning_rate" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_head_setting_that_does_not_exist_is_named(target):
     with pytest.raises(ValueError, match="fc_nrm.*fc_norm"):
         Eagle3Config.from_target(target, fc_nrm=True)
     with pytest.raises(ValueError, match="'depht'.*depth, top_k, nodes"):
-        Eagle3Config.from_target(target, eagle_hf={"tree": {"depht": 3}}).tree
+        config = Eagle3Config.from_target(target, eagle_hf={"tree": {"depht": 3}})
+        _ = config.tree
 
 
 def test_a_run_writes_what_it_was_made_from(target, head, examples, trained, tmp_path):
     trained(target, head, examples, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert (
-        manifest["step"] == "training"
-        and manifest["layer_ids"] == [2, 3, 4]
-        and manifest["head_weights"] is None
-    )
-
-
-def test_reentrant_checkpointing_is_refused(arguments, tmp_path):
-    with pytest.raises(ValueError, match="use_reentrant=False"):
-        arguments(
-            tmp_path,
-            gradient_checkpointing=True,
-            gradient_checkpointing_kwargs={"use_reentrant": True},
-        )
+    assert manifest["step"] == "training"
+    assert manifest["layer_ids"] == [2, 3, 4]
+    assert manifest["head_weights"] is None

@@ -1,0 +1,98 @@
+"""Opening what is measured: the target on this machine's device, and a drafter beside it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from eagle_hf.decoding.windowed import WindowedDraft
+from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import default_device, load_target
+
+
+def open_target(
+    name: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    work: str = "draft",
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Open a target on the device that this process has (see `default_device`).
+
+    Args:
+        name: hub id, folder, `.gguf` file, or "smollm2".
+        adapter: hub id or folder of a PEFT adapter laid over it.
+        dtype, work: as in `load_target`.
+
+    Returns:
+        (target, tokenizer); the target is frozen and in eval mode.
+
+    Raises:
+        ValueError: where it cannot be opened.
+    """
+    return load_target(name, adapter, dtype=dtype, device=default_device(), work=work)
+
+
+def open_head(
+    source: str | Path, target: Any, *, tree: TreeConfig | str = "auto"
+) -> Eagle3DraftHead:
+    """Open a head for a target: in its dtype, on its device, in eval mode.
+
+    Args:
+        source: folder or hub id of the head.
+        target: the opened target.
+        tree: as in `Eagle3DraftHead.from_pretrained`.
+
+    Returns:
+        The head.
+
+    Raises:
+        ValueError, OSError: for what is no head.
+    """
+    head = Eagle3DraftHead.from_pretrained(source, dtype=target.dtype, tree=tree)
+    return head.to(target.device).eval()
+
+
+def open_draft_model(
+    name: str | Path,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sinks: int = 16,
+    window: int | None = 496,
+) -> WindowedDraft:
+    """Open a smaller causal LM as a drafter, in the target's dtype and on its device.
+
+    The models may pad one vocabulary to different sizes. Where the tokenizers differ, a note on
+    stderr says in how many entries.
+
+    Args:
+        name: hub id, folder or `.gguf` file of the smaller model.
+        target: the opened target.
+        tokenizer: the target's.
+        sinks: first tokens that its window keeps.
+        window: newest tokens that it keeps, None for its whole cache.
+
+    Returns:
+        The drafter.
+
+    Raises:
+        ValueError: where the model cannot be opened.
+    """
+    model, own_tokenizer = load_target(name, dtype=target.dtype, device=target.device)
+    own_entries = own_tokenizer.get_vocab().items()
+    differing = len(own_entries ^ tokenizer.get_vocab().items())
+    if differing:
+        print(
+            f"note: the tokenizers differ in {differing} entries; tokens that the target reads "
+            "otherwise are never accepted",
+            file=sys.stderr,
+        )
+        return WindowedDraft(model, sinks, window)
+    draft_size = model.config.get_text_config().vocab_size
+    target_size = target.config.get_text_config().vocab_size
+    common = min(len(tokenizer), draft_size, target_size)
+    return WindowedDraft(model, sinks, window, vocab_size=common)

@@ -1,0 +1,69 @@
+"""The top of the command line: all sub-commands, and what becomes of their errors."""
+
+import argparse
+import sys
+
+from eagle_hf.cli import check, evaluate, export, merge, plan, quickstart, roofline, serve
+from eagle_hf.cli.command import Command, add_arguments, read_arguments
+from eagle_hf.data.manifest import library_versions
+
+COMMANDS: tuple[Command, ...] = (
+    quickstart.COMMAND,
+    evaluate.COMMAND,
+    plan.COMMAND,
+    check.COMMAND,
+    export.COMMAND,
+    serve.COMMAND,
+    merge.COMMAND,
+    roofline.COMMAND,
+)
+
+
+class ShowVersions(argparse.Action):
+    """`--version`: print what a report of a bug needs, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
+        for name, version in library_versions().items():
+            print(f"{name} {version}")
+        parser.exit()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        arguments: the words after `eagle-hf`; default: those of this process.
+
+    Returns:
+        The exit status. Errors that a caller can correct are one line on stderr and status 2.
+    """
+    options = parser().parse_args(arguments)
+    command: Command = options.chosen
+    try:
+        return command.run(read_arguments(command.arguments, options)) or 0
+    except (ValueError, OSError) as error:
+        print(f"eagle-hf {command.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the same command goes on from the last finished step", file=sys.stderr
+        )
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all sub-commands.
+
+    Returns:
+        The parser. What it parses has the command's fields, and the `Command` as `chosen`.
+    """
+    top = argparse.ArgumentParser(
+        prog="eagle-hf", description="Draft heads for Hugging Face causal LMs."
+    )
+    top.add_argument("--version", action=ShowVersions, nargs=0, help="print versions and exit")
+    names = top.add_subparsers(dest="command", required=True)
+    for command in COMMANDS:
+        part = names.add_parser(command.name, help=command.summary, description=command.summary)
+        add_arguments(part, command.arguments)
+        part.set_defaults(chosen=command)
+    return top

@@ -1,12 +1,15 @@
-"""Train heads that differ in one setting each, for equal minutes on the same features, and compare their tau.
+"""Train heads that differ in one setting each, for equal minutes, and compare their tau.
 
-Hardware: any; a run takes its minutes and one or two for measuring, and `jobs` runs share the processor's cores.
+`train` holds settings of recipes/train.py. Each of `runs` says what it changes: further settings,
+or `start`, first weights other than `new_head`'s. `trained` names a folder of train.py's instead,
+which is only measured. The first run is the one that the others are compared with, on the same
+held-out prompts. A run that has its tau.json is not repeated, so an interrupted command goes on.
+
+Hardware: any; `jobs` runs at a time share the processor's cores.
+Duration: a run takes its minutes of training, and one or two for measuring.
 Command:  python recipes/ablations.py --config recipes/configs/smollm2_ablations.yaml
-Expected: OUTPUT/NAME/ with each head and its tau.json, and a table on the screen and in OUTPUT/table.md. A run that has its
-tau.json is not repeated, so an interrupted command goes on.
-
-`train` holds settings of recipes/train.py, each of `runs` what it changes: further settings, or `start`, first weights other
-than `new_head`'s; `trained` names a folder of train.py's instead, which is only measured. The first run is the one that the others are compared with, on the same held-out prompts.
+Expected: OUTPUT/NAME/ with each head and its tau.json, and a table on the screen and in
+          OUTPUT/table.md.
 """
 
 import json
@@ -14,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,13 +26,13 @@ import torch
 import yaml
 from trl import TrlParser
 
-from eagle_hf import DecodingStats, Eagle3DraftHead, Features, load_target, new_head, write_run
-from eagle_hf.data.suites import load_suite
-from eagle_hf.evaluation.offline import acceptance
-from eagle_hf.evaluation.report import read_acceptance, write_acceptance
-from eagle_hf.measuring.intervals import tau_difference, tau_interval
+from eagle_hf import DecodingStats, Eagle3DraftHead, load_target, new_head
+from eagle_hf.data import Features, load_suite, write_run
+from eagle_hf.evaluation import collect_stats, read_acceptance, write_acceptance
+from eagle_hf.measuring import tau_difference, tau_interval
 
 TRAIN = Path(__file__).with_name("train.py")
+HEAD_SHAPE = ("fill_by_rank", "fc_norm", "norm_output")
 
 
 @dataclass
@@ -55,33 +59,51 @@ class AblationArguments:
     )
     only: str | None = field(default=None, metadata={"help": "This run alone, in this process."})
 
+    def folder(self, name: str) -> Path:
+        """Where a run keeps its head."""
+        return Path(self.output_dir, name)
 
-def fc_weights(head, *shares) -> torch.Tensor:
-    """An fc that passes on so much of each stream."""
-    return torch.cat([share * torch.eye(head.fc.out_features) for share in shares], dim=1)
+    def is_measured(self, name: str) -> bool:
+        """Whether a run is finished."""
+        return (self.folder(name) / "tau.json").is_file()
 
 
-STARTS = {
-    "lm_head: random": lambda head: torch.nn.init.normal_(
-        head.lm_head.weight, std=head.config.initializer_range
-    ),
-    "fc: mean": lambda head: head.fc.weight.copy_(fc_weights(head, 1 / 3, 1 / 3, 1 / 3)),
-    "fc: last": lambda head: head.fc.weight.copy_(fc_weights(head, 0, 0, 1)),
+def randomise_lm_head(head: Eagle3DraftHead) -> None:
+    """A random LM head instead of the target's rows."""
+    torch.nn.init.normal_(head.lm_head.weight, std=head.config.initializer_range)
+
+
+def average_in_fc(head: Eagle3DraftHead) -> None:
+    """An fc that passes the mean of the aux hidden states on."""
+    set_fc(head, (1 / 3, 1 / 3, 1 / 3))
+
+
+def pass_last_in_fc(head: Eagle3DraftHead) -> None:
+    """An fc that passes the last aux hidden states on."""
+    set_fc(head, (0, 0, 1))
+
+
+def set_fc(head: Eagle3DraftHead, shares: tuple[float, ...]) -> None:
+    """An fc that passes so much of each layer's aux hidden states on."""
+    identity = torch.eye(head.fc.out_features)  # [H, H]
+    head.fc.weight.copy_(torch.cat([share * identity for share in shares], dim=1))  # [H, 3H]
+
+
+STARTS: dict[str, Callable[[Eagle3DraftHead], None]] = {
+    "lm_head: random": randomise_lm_head,
+    "fc: mean": average_in_fc,
+    "fc: last": pass_last_in_fc,
 }
 
 
-def started(settings: dict, start: str, folder: Path) -> str:
-    """The folder of a new head whose first weights are changed as STARTS says."""
+def save_start(settings: dict, start: str, folder: Path) -> str:
+    """Save a new head whose first weights are changed as STARTS says; its folder."""
     if start not in STARTS:
         raise ValueError(f"start is {start!r}; choose one of {', '.join(STARTS)}")
     target, _ = load_target(settings["target"])
     torch.manual_seed(settings.get("seed", 42))
     examples = list(Features(settings["features"]).examples())
-    shape = {
-        name: settings[name]
-        for name in ("fill_by_rank", "fc_norm", "norm_output")
-        if name in settings
-    }
+    shape = {name: settings[name] for name in HEAD_SHAPE if name in settings}
     head, _ = new_head(target, examples, settings["draft_vocab_size"], **shape)
     with torch.no_grad():
         STARTS[start](head)
@@ -91,116 +113,128 @@ def started(settings: dict, start: str, folder: Path) -> str:
 
 def run(arguments: AblationArguments, name: str) -> None:
     """Train and measure one head, leaving OUTPUT/NAME/tau.json."""
-    folder = Path(arguments.output_dir, name)
+    folder = arguments.folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = arguments.train | arguments.runs[name] | {"output_dir": str(folder)}
-    start, trained = settings.pop("start", None), settings.pop("trained", None)
+    start = settings.pop("start", None)
+    trained = settings.pop("trained", None)
     if arguments.max_steps > 0:
         settings["max_steps"] = arguments.max_steps
-    folder.mkdir(parents=True, exist_ok=True)
     if start:
-        settings["head"] = started(settings, start, folder / "start")
+        settings["head"] = save_start(settings, start, folder / "start")
     if trained:
         shutil.copy(Path(trained, "metrics.json"), folder)
     else:
-        Path(folder, "train.yaml").write_text(yaml.safe_dump(settings))
-        with Path(folder, "train.log").open("w") as log:
-            subprocess.run(
-                [sys.executable, TRAIN, "--config", folder / "train.yaml"],
-                stdout=log,
-                stderr=log,
-                check=True,
-            )
-    target, tokenizer = load_target(settings["target"])
-    head = Eagle3DraftHead.from_pretrained(
-        trained or folder, dtype=target.dtype, tree="saved"
-    ).eval()
+        train(settings, folder)
+    measure(arguments, settings["target"], trained or folder, folder / "tau.json")
+
+
+def train(settings: dict, folder: Path) -> None:
+    """Train a head with recipes/train.py in a process of its own."""
+    config = folder / "train.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, TRAIN, "--config", config]
+    with (folder / "train.log").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=log, check=True)
+
+
+def measure(arguments: AblationArguments, target_name: str, saved: str | Path, out: Path) -> None:
+    """Measure a saved head's tau on the held-out prompts."""
+    target, tokenizer = load_target(target_name)
+    head = Eagle3DraftHead.from_pretrained(saved, dtype=target.dtype, tree="saved").eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
-    stats = acceptance(
+    stats = collect_stats(
         target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False
     )
-    write_acceptance(folder / "tau.json", head.tree, prompts, stats)
+    write_acceptance(out, head.tree, prompts, stats)
 
 
-def compared(ours, basis) -> tuple[str, str]:
+def compare(ours: list[DecodingStats], basis: list[DecodingStats]) -> tuple[str, str]:
     """The interval of the difference, prompt by prompt, and what it says.
 
-    Overlapping intervals of the taus themselves show no difference; the paired one may, and is named where it alone does.
+    Overlapping intervals of the taus themselves show no difference. The paired interval may show
+    one, and is named where it alone does.
     """
-    (low, high), (other_low, other_high), (worst, best) = (
-        tau_interval(ours),
-        tau_interval(basis),
-        tau_difference(ours, basis),
-    )
-    seen = "better" if worst > 0 else "worse" if best < 0 else None
-    overlap = low <= other_high and other_low <= high
-    verdict = (
-        (f"no difference seen (paired: {seen})" if overlap else seen)
-        if seen
-        else "no difference seen"
-    )
-    return f"{worst:+.3f} to {best:+.3f}", verdict
+    worst, best = tau_difference(ours, basis)
+    interval = f"{worst:+.3f} to {best:+.3f}"
+    is_better = worst > 0
+    is_worse = best < 0
+    if not is_better and not is_worse:
+        return interval, "no difference seen"
+    verdict = "better" if is_better else "worse"
+    low, high = tau_interval(ours)
+    basis_low, basis_high = tau_interval(basis)
+    intervals_overlap = low <= basis_high and basis_low <= high
+    if intervals_overlap:
+        verdict = f"no difference seen (paired: {verdict})"
+    return interval, verdict
 
 
 def table(arguments: AblationArguments) -> str:
-    """One row a finished run: tau, its interval, the difference to the first run."""
-    names = [
-        name for name in arguments.runs if Path(arguments.output_dir, name, "tau.json").is_file()
-    ]
-    basis = read_acceptance(Path(arguments.output_dir, names[0], "tau.json"))
+    """One line a finished run: tau, its interval, the difference to the first run."""
+    finished = [name for name in arguments.runs if arguments.is_measured(name)]
+    basis_file = arguments.folder(finished[0]) / "tau.json"
+    basis = read_acceptance(basis_file)
     lines = [
         "| run | changes | steps | tau | 95 % | against the first, 95 % | |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        ours = read_acceptance(
-            Path(arguments.output_dir, name, "tau.json"),
-            like=Path(arguments.output_dir, names[0], "tau.json"),
-        )
-        low, high = tau_interval(ours)
-        against, verdict = ("", "") if name == names[0] else compared(ours, basis)
-        changed = (
-            ", ".join(f"{key} {value}" for key, value in arguments.runs[name].items())
-            or "the basis"
-        )
-        steps = json.loads(Path(arguments.output_dir, name, "metrics.json").read_text())["steps"]
-        tau = sum(ours, DecodingStats(rows=0)).tau
-        lines.append(
-            f"| {name} | {changed} | {steps} | {tau:.3f} | {low:.3f} to {high:.3f} | {against} | {verdict} |"
-        )
+    for name in finished:
+        folder = arguments.folder(name)
+        stats = read_acceptance(folder / "tau.json", like=basis_file)
+        changes = [f"{key} {value}" for key, value in arguments.runs[name].items()]
+        steps = json.loads((folder / "metrics.json").read_text())["steps"]
+        tau = sum(stats, DecodingStats(rows=0)).tau
+        low, high = tau_interval(stats)
+        against, verdict = ("", "") if name == finished[0] else compare(stats, basis)
+        cells = [
+            name,
+            ", ".join(changes) or "the basis",
+            str(steps),
+            f"{tau:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            against,
+            verdict,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def main():
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_all(arguments: AblationArguments, names: list[str]) -> None:
+    """Run each in a process of its own, `jobs` at a time, and say how it ended."""
+    threads = max(1, usable_cores() // arguments.jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *sys.argv, "--only"]
+
+    def run_one(name: str) -> int:
+        return subprocess.run([*command, name], env=environment).returncode
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for name, status in zip(names, pool.map(run_one, names), strict=True):
+            log = f"{arguments.output_dir}/{name}/train.log"
+            outcome = "done" if status == 0 else f"failed, see {log}"
+            print(f"{name}: {outcome}", flush=True)
+
+
+def main() -> None:
     (arguments,) = TrlParser((AblationArguments,)).parse_args_and_config()
     if arguments.only:
-        return run(arguments, arguments.only)
-    waiting = [
-        name
-        for name in arguments.runs
-        if not Path(arguments.output_dir, name, "tau.json").is_file()
-    ]
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )  # those this process may use
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // arguments.jobs))}
-    command = [sys.executable, *sys.argv, "--only"]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for name, done in zip(
-            waiting,
-            pool.map(lambda name: subprocess.run([*command, name], env=environment), waiting),
-        ):
-            print(
-                f"{name}: {'done' if done.returncode == 0 else f'failed, see {arguments.output_dir}/{name}/train.log'}",
-                flush=True,
-            )
+        run(arguments, arguments.only)
+        return
+    waiting = [name for name in arguments.runs if not arguments.is_measured(name)]
+    run_all(arguments, waiting)
     text = table(arguments)
     print(text)
     Path(arguments.output_dir, "table.md").write_text(text + "\n")
-    write_run(
-        arguments.output_dir,
-        asdict(arguments),
-        {"failed": [n for n in waiting if not Path(arguments.output_dir, n, "tau.json").is_file()]},
-    )
+    failed = [name for name in waiting if not arguments.is_measured(name)]
+    write_run(arguments.output_dir, asdict(arguments), {"failed": failed})
 
 
 if __name__ == "__main__":

@@ -1,35 +1,40 @@
-"""Adapt a head to a domain, or to a target that got an adapter: the domain's prompts in, tau before and after out.
+"""Adapt a head to a domain, or to a target that got an adapter; tau before and after.
 
-Hardware: any that holds the target; no more than training a head anew, and far fewer conversations.
+The target answers the domain's prompts itself. `eval_prompts` of them, evenly spread, are held out:
+never trained on, and answered with the head's drafts before and after. OUTPUT_DIR/head is the
+adapted head with the vocabulary and tree of the old one. The same command goes on where it was
+interrupted. With `lora_rank` the checkpoints are adapters: `eagle-hf merge` makes a head of one.
+
+Hardware: any that holds the target; no more than training a new head.
+Duration: 90 seconds on one CPU core with that configuration; far fewer conversations than a new
+          head needs.
 Command:  python recipes/adapt.py --config recipes/configs/smollm2_adapt.yaml --head quickstart/head
-Expected: with that configuration, 90 seconds on one CPU core, a head trained for 36 seconds on code alone went from tau 1.23 to 1.35
-on eight sums that it never saw.
-The target answers the prompts itself. `eval_prompts` of them, evenly spread, are held out: never trained on, and answered
-with the head's drafts before and after. OUTPUT_DIR/head is the adapted head, its vocabulary and tree the old one's. The same
-command goes on where it was interrupted. With `lora_rank` the checkpoints are adapters: `eagle-hf merge` makes a head of one.
+Expected: with that configuration a head trained for 36 seconds on code alone went from tau 1.23 to
+          1.35 on eight sums that it never saw.
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
-from eagle_hf import (
-    Eagle3DraftHead,
-    Eagle3Trainer,
-    Eagle3TrainingArguments,
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, load_target
+from eagle_hf.data import (
     evenly_spread,
     gather_prompts,
-    last_checkpoint,
     load_conversations,
-    load_target,
     read_prompts,
     write_prompts,
     write_responses,
     write_run,
 )
-from eagle_hf.measuring.plans import held_out_acceptance, save_acceptance
+from eagle_hf.measuring import held_out_acceptance, save_acceptance
+from eagle_hf.training import last_checkpoint
+
+COMPARED = ("eval_tau", "eval_alpha", "eval_loss")
 
 
 @dataclass
@@ -76,11 +81,15 @@ class AdaptArguments:
 
 
 def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[dict]]:
-    """The domain's prompts: `count` held out, evenly spread; trained on the rest, but for those that open as a held-out one does."""
+    """The domain's prompts: `count` held out, evenly spread, and the others.
+
+    Prompts that open as a held-out one does are left out of both.
+    """
     prompts = gather_prompts(arguments.prompt_files, arguments.per_file)
     if not 0 < count < len(prompts):
         raise ValueError(
-            f"eval_prompts is {count} and there are {len(prompts)} prompts; hold some out and train on the rest"
+            f"eval_prompts is {count} and there are {len(prompts)} prompts; hold some out and "
+            "train on the rest"
         )
     held_out = evenly_spread(prompts, count)
     asked = {prompt["turns"][0] for prompt in held_out}
@@ -89,9 +98,14 @@ def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[dict]
 
 
 def conversations(
-    name: str, prompts: list[dict], arguments: AdaptArguments, training, target, tokenizer
-):
-    """The target's answers to the prompts, as conversations; what the folder holds already is not answered again."""
+    name: str,
+    prompts: list[dict],
+    arguments: AdaptArguments,
+    training: Eagle3TrainingArguments,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Any:
+    """The target's answers to the prompts; what the folder holds already is not answered again."""
     folder = Path(training.output_dir, "data", name)
     with training.main_process_first(desc="responses"):
         if training.process_index == 0:
@@ -105,21 +119,28 @@ def conversations(
                 batch_size=arguments.batch_size,
             )
             print(
-                f"{name}: {report.written} answered now, {report.already_there} before, {len(report.skipped)} skipped"
+                f"{name}: {report.written} answered now, {report.already_there} before, "
+                f"{len(report.skipped)} skipped"
             )
         return load_conversations(folder / "responses")
 
 
 def remember(path: Path, prompts: list[dict]) -> None:
-    """Keep the prompts beside their answers; refuse answers to other prompts, which may be the ones now held out."""
-    if path.exists() and read_prompts(path)[0] != prompts:
-        raise ValueError(
-            f"{path} holds other prompts than those asked for now; choose another output_dir or delete that folder"
-        )
+    """Keep the prompts beside their answers.
+
+    Answers to other prompts are refused: those may be the ones that are held out now.
+    """
+    if path.exists():
+        kept, _ = read_prompts(path)
+        if kept != prompts:
+            raise ValueError(
+                f"{path} holds other prompts than those asked for now; choose another output_dir "
+                "or delete that folder"
+            )
     write_prompts(path, prompts)
 
 
-def lora(arguments: AdaptArguments):
+def lora(arguments: AdaptArguments) -> Any:
     """The PEFT configuration asked for, None for all weights."""
     if not arguments.lora_rank:
         return None
@@ -132,70 +153,79 @@ def lora(arguments: AdaptArguments):
     )
 
 
-def table(before: dict, after: dict) -> str:
-    """What the held-out prompts measured, before and after."""
-    names = [
-        name
-        for name in after
-        if name in before and name.startswith(("eval_tau", "eval_alpha", "eval_loss"))
-    ]
-    rows = [
-        f"| {name.removeprefix('eval_')} | {before[name]:.3f} | {after[name]:.3f} |"
-        for name in names
-    ]
-    return "\n".join(["| held out | before | after |", "|---|---|---|", *rows])
+def target_device(training: Eagle3TrainingArguments) -> torch.device | str:
+    """Where the target is opened: beside the head on a CUDA GPU, else on the CPU."""
+    if training.use_cpu or not torch.cuda.is_available():
+        return "cpu"
+    return training.device
 
 
-def main():
-    arguments, training = TrlParser(
-        (AdaptArguments, Eagle3TrainingArguments)
-    ).parse_args_and_config()
+def table(before: dict[str, float], after: dict[str, float]) -> str:
+    """What the held-out prompts measured, before and after, as Markdown."""
+    lines = ["| held out | before | after |", "|---|---|---|"]
+    for name in after:
+        if name in before and name.startswith(COMPARED):
+            shown = name.removeprefix("eval_")
+            lines.append(f"| {shown} | {before[name]:.3f} | {after[name]:.3f} |")
+    return "\n".join(lines)
+
+
+def collect_metrics(
+    trainer: Eagle3Trainer, before: dict[str, float], after: dict[str, float]
+) -> dict[str, Any]:
+    """Tau and loss before and after, and the counts."""
+    return {
+        "tau_before": before["eval_tau"],
+        "loss_before": before["eval_loss"],
+        "tau_after": after["eval_tau"],
+        "loss_after": after["eval_loss"],
+        "steps": trainer.state.global_step,
+        "trained_on": len(trainer.train_dataset),
+        "held_out": len(trainer.eval_dataset),
+    }
+
+
+def main() -> None:
+    parser = TrlParser((AdaptArguments, Eagle3TrainingArguments))
+    arguments, training = parser.parse_args_and_config()
+
+    # 1) the head, the target, and the target's answers to both kinds of prompts
     prompts = split_prompts(arguments, training.eval_prompts)
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32)
-    device = "cpu" if training.use_cpu or not torch.cuda.is_available() else training.device
     target, tokenizer = load_target(
         arguments.target,
         arguments.adapter,
         dtype=arguments.target_dtype,
-        device=device,
+        device=target_device(training),
         work="batch",
     )
-    rows = {
-        name: conversations(name, part, arguments, training, target, tokenizer)
-        for name, part in prompts.items()
-    }
+    answered = {}
+    for name, part in prompts.items():
+        answered[name] = conversations(name, part, arguments, training, target, tokenizer)
+
+    # 2) training, measured before and after
     torch.manual_seed(training.seed)
     trainer = Eagle3Trainer(
         model=head,
         target=target,
         args=training,
-        train_dataset=rows["trained"],
-        eval_dataset=rows["held_out"],
+        train_dataset=answered["trained"],
+        eval_dataset=answered["held_out"],
         processing_class=tokenizer,
         peft_config=lora(arguments),
     )
     before = trainer.evaluate()
     trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))
     after = trainer.evaluate()
-    trainer.save_head(str(Path(training.output_dir, "head")))
+
+    # 3) the head, how often it is accepted, and the metrics
+    folder = Path(training.output_dir, "head")
+    trainer.save_head(str(folder))
     if trainer.is_world_process_zero():
-        save_acceptance(Path(training.output_dir, "head"), held_out_acceptance(trainer))
+        save_acceptance(folder, held_out_acceptance(trainer))
         print(table(before, after))
-        counts = {
-            "steps": trainer.state.global_step,
-            "trained_on": len(trainer.train_dataset),
-            "held_out": len(trainer.eval_dataset),
-        }
-        measured = {
-            f"{name}_{when}": metrics[f"eval_{name}"]
-            for when, metrics in (("before", before), ("after", after))
-            for name in ("tau", "loss")
-        }
-        write_run(
-            training.output_dir,
-            {"script": asdict(arguments), "training": training.to_dict()},
-            measured | counts,
-        )
+        settings = {"script": asdict(arguments), "training": training.to_dict()}
+        write_run(training.output_dir, settings, collect_metrics(trainer, before, after))
 
 
 if __name__ == "__main__":

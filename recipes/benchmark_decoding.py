@@ -1,35 +1,37 @@
-"""Decoding speed by batch and length against plain decoding, and against what the cost table promised.
+"""Decoding speed by batch and length, against plain decoding and against the cost table's promise.
 
-Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
-Command:  python recipes/benchmark_decoding.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
-          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 --output_dir outputs/self-speculation
-          (with --plan FOLDER: the policies of eagle-hf plan --self-speculation --window 240 --out FOLDER too)
-Expected: a table on the screen and OUTPUT/metrics.json. With a head: the best fixed tree for the cell (sequoia) and
-`adaptive`, by the plan beside it (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
-length x gamma). Prompts are read once a cell, all ways take turns; speeds are medians, intervals are bootstrapped over repetitions.
-Plain decoding is `generate`, and a loop over the target's forwards alone: `generate` copies its cache with every token, so that the promise,
-which is relative to one forward, is held against the loop.
+With a head: the best fixed tree for the cell (sequoia) and `adaptive`, by the plan beside the head
+(eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
+length x gamma); with --plan FOLDER also by the policies of `eagle-hf plan --self-speculation
+--window 240 --out FOLDER`.
+
+Prompts are read once a cell, and all ways take turns. Speeds are medians, intervals are
+bootstrapped over repetitions. Plain decoding is measured twice: `generate`, and a loop over the
+target's forwards alone. `generate` copies its cache with every token; the promise is relative to
+one forward, so it is held against the loop.
+
+Hardware: any, with nothing else running.
+Duration: for SmolLM2-135M on 2 CPU cores about half an hour a drafter.
+Command:  python recipes/benchmark_decoding.py --target smollm2 \\
+              --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/decoding
+          python recipes/benchmark_decoding.py --target smollm2 --gammas 1 2 3 4 \\
+              --output_dir outputs/self-speculation
+Expected: a table on the screen and OUTPUT/metrics.json.
 """
 
 import statistics
 from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
 
 from trl import TrlParser
 
-from eagle_hf import (
-    Eagle3DraftHead,
-    SelfSpeculation,
-    TreeConfig,
-    default_device,
-    load_target,
-    write_run,
-)
-from eagle_hf.data.suites import long_prompts
-from eagle_hf.decoding.timing import identity, measure_costs
-from eagle_hf.measuring.clock import HEADER, measure_cell
-from eagle_hf.measuring.plans import TREES
-from eagle_hf.planning.plan import Plan
-from eagle_hf.provenance import machine
+from eagle_hf import Plan, SelfSpeculation, TreeConfig
+from eagle_hf.data import long_prompts, write_run
+from eagle_hf.evaluation import machine, open_head, open_target
+from eagle_hf.measuring import HEADER, TREES, Speed, identity, measure_cell, measure_costs
+
+Trees = dict[str, TreeConfig]
 
 
 @dataclass
@@ -47,7 +49,8 @@ class BenchmarkArguments:
     plan: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of a plan for that (eagle-hf plan --self-speculation): its policies are measured too."
+            "help": "Folder of a plan for that (eagle-hf plan --self-speculation): its policies "
+            "are measured too."
         },
     )
     gammas: list[int] = field(
@@ -72,59 +75,72 @@ class BenchmarkArguments:
     max_steps: int = field(default=-1, metadata={"help": "Only this many cells (smoke tests)."})
 
 
-def drafting(arguments, target) -> tuple:
+def open_drafter(arguments: BenchmarkArguments, target: Any) -> tuple[Any, Trees]:
     """Who drafts, and the trees by name."""
-    if arguments.head is None:
-        chains, assistant = (
-            {f"gamma {gamma}": TreeConfig("chain", depth=gamma) for gamma in arguments.gammas},
-            SelfSpeculation(arguments.sinks, arguments.window),
-        )
-        if arguments.plan:
-            assistant.plan = Plan.load(arguments.plan)
-            assistant.plan.costs.check(identity(target, assistant))
-        return assistant, chains | TREES if arguments.plan else chains
-    head = (
-        Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype).to(target.device).eval()
-    )
-    head.plan = Plan.load(arguments.head)
-    head.plan.costs.check(identity(target, head))
-    return head, TREES
+    if arguments.head is not None:
+        head = open_head(arguments.head, target)
+        head.plan = load_plan(arguments.head, target, head)
+        return head, TREES
+    assistant = SelfSpeculation(arguments.sinks, arguments.window)
+    trees = {}
+    for gamma in arguments.gammas:
+        trees[f"gamma {gamma}"] = TreeConfig("chain", depth=gamma)
+    if arguments.plan:
+        assistant.plan = load_plan(arguments.plan, target, assistant)
+        trees |= TREES
+    return assistant, trees
 
 
-def main():
-    (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
-    device = default_device()
-    target, tokenizer = load_target(arguments.target, dtype=arguments.dtype, device=device)
-    (assistant, trees), rows = drafting(arguments, target), []
-    cells = [(batch, length) for batch in arguments.batches for length in arguments.lengths]
-    print(HEADER, flush=True)
-    for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:
-        ids = long_prompts(tokenizer, length, batch).to(device)
-        costs = (
-            assistant.plan.costs
-            if assistant.plan
-            else measure_costs(
-                target, assistant, [batch], [length], tokens=(1, 2, 4, 8), widths=(1,)
-            )
-        )
-        for row in measure_cell(
-            target, assistant, trees, ids, arguments.new_tokens, arguments.repeats, costs
-        ):
-            rows.append(row)
-            print(row, flush=True)
-    for way in dict.fromkeys(row.way for row in rows):
-        achieved, most = zip(
-            *((row.achieved, row.interval[1] / row.promised) for row in rows if row.way == way)
-        )
+def load_plan(folder: str, target: Any, assistant: Any) -> Plan:
+    """A saved plan; a ValueError where it was made for other models or another machine."""
+    plan = Plan.load(folder)
+    plan.costs.check(identity(target, assistant))
+    return plan
+
+
+def print_shares(speeds: list[Speed]) -> None:
+    """How much of the promise every way kept, over all cells."""
+    for way in dict.fromkeys(speed.way for speed in speeds):
+        shares = []
+        upper_bounds = []
+        for speed in speeds:
+            if speed.way == way:
+                shares.append(speed.achieved)
+                upper_bounds.append(speed.interval[1] / speed.promised)
         print(
-            f"{way}: {statistics.median(achieved):.2f} of the promise in the median cell; in the worst at most {min(most):.2f}",
+            f"{way}: {statistics.median(shares):.2f} of the promise in the median cell; in the "
+            f"worst at most {min(upper_bounds):.2f}",
             flush=True,
         )
-    write_run(
-        arguments.output_dir,
-        asdict(arguments),
-        {"machine": machine(target), "rows": [asdict(row) for row in rows]},
-    )
+
+
+def main() -> None:
+    (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
+    target, tokenizer = open_target(arguments.target, dtype=arguments.dtype)
+    assistant, trees = open_drafter(arguments, target)
+    cells = list(product(arguments.batches, arguments.lengths))
+    if arguments.max_steps > 0:
+        cells = cells[: arguments.max_steps]
+    speeds: list[Speed] = []
+    print(HEADER, flush=True)
+    for batch, length in cells:
+        prompts = long_prompts(tokenizer, length, batch).to(target.device)  # [B, S]
+        # without a plan, a short cost table of this cell gives the promise
+        if assistant.plan:
+            costs = assistant.plan.costs
+        else:
+            costs = measure_costs(
+                target, assistant, [batch], [length], tokens=(1, 2, 4, 8), widths=(1,)
+            )
+        measured = measure_cell(
+            target, assistant, trees, prompts, arguments.new_tokens, arguments.repeats, costs
+        )
+        for speed in measured:
+            speeds.append(speed)
+            print(speed, flush=True)
+    print_shares(speeds)
+    metrics = {"machine": machine(target), "rows": [asdict(speed) for speed in speeds]}
+    write_run(arguments.output_dir, asdict(arguments), metrics)
 
 
 if __name__ == "__main__":

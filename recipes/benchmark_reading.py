@@ -1,22 +1,27 @@
-"""Milliseconds that a verify round gains by reading the prefix where it lies, against transformers' own cache and attention.
+"""Milliseconds that a verify round gains by reading the prefix where it lies in the cache.
 
-Hardware: any, with nothing else running; for SmolLM2-135M on 2 CPU cores three minutes.
+The same forward over a tree is timed twice: in place, and as transformers' own cache and attention
+do it, with a cache that is joined anew at every forward and keys that are repeated for every query
+head. Both take turns.
+
+Hardware: any, with nothing else running.
+Duration: for SmolLM2-135M on 2 CPU cores three minutes.
 Command:  python recipes/benchmark_reading.py --target smollm2 --output_dir outputs/reading
-Expected: a table on the screen and OUTPUT/metrics.json: medians of the same forward over a tree, in place, and with a cache that is
-joined anew at every forward and keys that are repeated for every query head; both take turns.
+Expected: a table of medians on the screen and OUTPUT/metrics.json.
 """
 
 import statistics
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
 
 import torch
 from trl import TrlParser
 
-from eagle_hf import default_device, load_target, write_run
-from eagle_hf.decoding.reading import reading_tree
-from eagle_hf.decoding.timing import noise_cache, target_forward, timed
-from eagle_hf.provenance import machine
+from eagle_hf.data import write_run
+from eagle_hf.evaluation import machine, open_target
+from eagle_hf.measuring import noise_cache, reading_tree, target_forward, timed
 
 
 @dataclass
@@ -36,41 +41,48 @@ class ReadingArguments:
 
 
 @torch.no_grad()
-def cell(target, batch: int, length: int, arguments: ReadingArguments) -> dict:
+def measure_cell(
+    target: Any, batch: int, length: int, arguments: ReadingArguments
+) -> dict[str, float]:
     """Medians of both ways, in milliseconds."""
     cache = noise_cache(target, batch, length)
-    forwards = {"in_place": (cache, reading_tree), "copied": (cache.plain(), nullcontext)}
-    ways = {
-        name: target_forward(target, held, batch, length, arguments.tokens, reading)
-        for name, (held, reading) in forwards.items()
+    tokens = arguments.tokens
+    forwards = {
+        "in_place": target_forward(target, cache, batch, length, tokens, reading_tree),
+        "copied": target_forward(target, cache.plain(), batch, length, tokens, nullcontext),
     }
-    seconds = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {"in_place": [], "copied": []}
     for _ in range(arguments.repeats + 1):
-        for name, way in ways.items():
-            seconds[name].append(timed(way, target.device))
-    return {"batch": batch, "length": length} | {
-        name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()
-    }
+        for name, forward in forwards.items():
+            seconds[name].append(timed(forward, target.device))
+    medians: dict[str, float] = {"batch": batch, "length": length}
+    for name, values in seconds.items():
+        # the first one warms up
+        medians[name] = 1000 * statistics.median(values[1:])
+    return medians
 
 
-def main():
+def main() -> None:
     (arguments,) = TrlParser((ReadingArguments,)).parse_args_and_config()
-    target, _ = load_target(arguments.target, dtype=arguments.dtype, device=default_device())
-    cells, rows = (
-        [(batch, length) for batch in arguments.batches for length in arguments.lengths],
-        [],
-    )
-    print(
-        f"| batch | length | {arguments.tokens} tokens, in place | copied | gained |\n|---|---|---|---|---|",
-        flush=True,
-    )
-    for batch, length in cells[: arguments.max_steps] if arguments.max_steps > 0 else cells:
-        rows.append(row := cell(target, batch, length, arguments))
+    target, _ = open_target(arguments.target, dtype=arguments.dtype)
+    cells = list(product(arguments.batches, arguments.lengths))
+    if arguments.max_steps > 0:
+        cells = cells[: arguments.max_steps]
+    measured = []
+    print(f"| batch | length | {arguments.tokens} tokens, in place | copied | gained |")
+    print("|---|---|---|---|---|", flush=True)
+    for batch, length in cells:
+        medians = measure_cell(target, batch, length, arguments)
+        measured.append(medians)
+        in_place = medians["in_place"]
+        copied = medians["copied"]
         print(
-            f"| {batch} | {length} | {row['in_place']:.0f} ms | {row['copied']:.0f} ms | {row['copied'] - row['in_place']:.0f} ms |",
+            f"| {batch} | {length} | {in_place:.0f} ms | {copied:.0f} ms | "
+            f"{copied - in_place:.0f} ms |",
             flush=True,
         )
-    write_run(arguments.output_dir, asdict(arguments), {"machine": machine(target), "rows": rows})
+    metrics = {"machine": machine(target), "rows": measured}
+    write_run(arguments.output_dir, asdict(arguments), metrics)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,32 @@
-"""Conversations in, features out: the target reads every conversation once, and training reads its states from disk.
+"""Conversations in, features out: the target reads each once, and training reads them from disk.
 
-Hardware: any that holds the target. Disk: 8 H + 13 bytes a token in bfloat16 (SmolLM2-135M: 4.6 kB), half of that in int8.
+Interrupted, the same command goes on after the last finished shard. OUTPUT may be an fsspec URL
+such as s3://bucket/folder. Its package (s3fs) must be installed; credentials come from the
+environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+
+Hardware: any that holds the target. Disk: 8 H + 13 bytes a token in bfloat16 (SmolLM2-135M:
+          4.6 kB), half of that in int8.
+Duration: one prefill of every conversation.
 Command:  python recipes/capture_features.py --config recipes/configs/smollm2_features.yaml
-Expected: OUTPUT/features-00000.safetensors ..., OUTPUT/index.json; the size is printed before the target runs. Interrupted,
-it goes on after the last finished shard. OUTPUT may be an fsspec URL such as s3://bucket/folder; its
-package (s3fs) must be installed, and credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+Expected: OUTPUT/features-00000.safetensors ... and OUTPUT/index.json. The size is printed before
+          the target runs.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from trl import TrlParser
 
-from eagle_hf import (
-    Eagle3Config,
-    Eagle3DraftHead,
+from eagle_hf import Eagle3Config, Eagle3DraftHead
+from eagle_hf.data import (
     capture_features,
-    default_device,
-    eos_token_ids,
     load_conversations,
-    load_target,
+    prepare_examples,
     template_sha256,
-    tokenize_conversations,
     write_run,
 )
+from eagle_hf.evaluation import open_target
 
 
 @dataclass
@@ -33,7 +36,8 @@ class CaptureArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     dataset: list[str] = field(
         metadata={
-            "help": "conversations.jsonl, its folder, or a hub dataset with a messages column; or several."
+            "help": "conversations.jsonl, its folder, or a hub dataset with a messages column; "
+            "or several."
         }
     )
     output: str = field(metadata={"help": "Folder or fsspec URL for the features."})
@@ -69,43 +73,37 @@ class CaptureArguments:
     )
 
 
-def conversations(arguments: CaptureArguments):
+def conversations(arguments: CaptureArguments) -> Any:
     """The rows of a JSON-lines file, a folder of them, or a hub dataset, as many as asked for."""
     rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
-    bounds = [
-        count
-        for count in (arguments.max_conversations, arguments.max_steps)
-        if count is not None and count > 0
-    ]
+    bounds = []
+    for count in (arguments.max_conversations, arguments.max_steps):
+        if count is not None and count > 0:
+            bounds.append(count)
     return rows.take(min(bounds)) if bounds else rows
 
 
-def layer_ids(arguments: CaptureArguments, target) -> list[int]:
-    """The streams that the given head reads, else those that a new head would read."""
-    own = (
-        Eagle3DraftHead.from_pretrained(arguments.head).config.aux_layer_ids
-        if arguments.head
-        else None
-    )
-    return own or Eagle3Config.from_target(target).aux_layer_ids
+def layer_ids(arguments: CaptureArguments, target: Any) -> list[int]:
+    """The layers that the given head reads, else those that a new head would read."""
+    ids = None
+    if arguments.head:
+        ids = Eagle3DraftHead.from_pretrained(arguments.head).config.aux_layer_ids
+    ids = ids or Eagle3Config.from_target(target).aux_layer_ids
+    assert ids is not None, "a config made from a target names its layers"
+    return ids
 
 
-def main():
+def main() -> None:
     (arguments,) = TrlParser((CaptureArguments,)).parse_args_and_config()
-    target, tokenizer = load_target(
-        arguments.target,
-        arguments.adapter,
-        dtype=arguments.target_dtype,
-        device=default_device(),
-        work="prefill",
+    target, tokenizer = open_target(
+        arguments.target, arguments.adapter, dtype=arguments.target_dtype, work="prefill"
     )
-    limit = arguments.max_length or target.config.get_text_config().max_position_embeddings
-    ends = eos_token_ids(target, tokenizer)
-    examples, skipped = tokenize_conversations(
-        conversations(arguments), tokenizer, eos_token_ids=ends, max_length=limit
-    )
-    print(
-        f"{len(examples)} conversations, {len(skipped)} skipped{', the first: ' + skipped[0].reason if skipped else ''}"
+    examples, skipped = prepare_examples(
+        target,
+        tokenizer,
+        conversations(arguments),
+        max_length=arguments.max_length,
+        verbose=True,
     )
     report = capture_features(
         target,
@@ -117,7 +115,8 @@ def main():
         batch_tokens=arguments.batch_tokens,
     )
     metrics = asdict(report) | {"skipped": len(skipped)}
-    if "://" in arguments.output:
+    is_url = "://" in arguments.output
+    if is_url:
         print(json.dumps(metrics))
     else:
         write_run(arguments.output, asdict(arguments), metrics)

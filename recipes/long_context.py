@@ -1,20 +1,28 @@
 """Tau of a head on long texts, with its whole cache and behind attention sinks and a window.
 
-Hardware: any; for SmolLM2-135M on 2 CPU cores about a quarter of an hour.
-Command:  python recipes/long_context.py --target smollm2 --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/long-context
-Expected: a table on the screen and OUTPUT/metrics.json: tau by length for every window, with 95 % intervals over prompts, and the
-difference to the whole cache prompt by prompt. A prompt is read once, for all windows.
+A prompt is read by the target once, for all windows.
+
+Hardware: any.
+Duration: for SmolLM2-135M on 2 CPU cores about a quarter of an hour.
+Command:  python recipes/long_context.py --target smollm2 \\
+              --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/long-context
+Expected: a table on the screen and OUTPUT/metrics.json: tau by length for every window, with 95 %
+          intervals over prompts, and the difference to the whole cache prompt by prompt.
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import torch
 from trl import TrlParser
 
-from eagle_hf import DecodingStats, Eagle3DraftHead, default_device, load_target, write_run
-from eagle_hf.data.suites import long_prompts
-from eagle_hf.decoding.dispatch import check_target
-from eagle_hf.measuring.clock import Prompt, Started, run_on
-from eagle_hf.measuring.intervals import tau_difference, tau_interval
+from eagle_hf import DecodingStats, Eagle3DraftHead
+from eagle_hf.data import long_prompts, write_run
+from eagle_hf.evaluation import open_head, open_target
+from eagle_hf.measuring import Prompt, Started, check_target, run_on, tau_difference, tau_interval
+
+SINKS = 4
+Window = tuple[int, int] | None  # (sinks, newest tokens), None for the whole cache
 
 
 @dataclass
@@ -40,63 +48,87 @@ class LongContextArguments:
     max_steps: int = field(default=-1, metadata={"help": "Only this many prompts (smoke tests)."})
 
 
-def behind(prompt: Prompt, head, window: tuple[int, int] | None, new_tokens: int) -> DecodingStats:
-    """What the head did after a prompt, seeing this much of it."""
+def windows_at(length: int, arguments: LongContextArguments) -> list[Window]:
+    """The whole cache, and every window that is shorter than the text."""
+    windows: list[Window] = [None]
+    for size in arguments.windows:
+        if size < length:
+            windows.append((SINKS, size - SINKS))
+    return windows
+
+
+def decode(prompt: Prompt, head: Eagle3DraftHead, window: Window, new_tokens: int) -> DecodingStats:
+    """Decode after a prompt, with the head behind a window."""
     head.window = window
     run = Started(prompt, head, new_tokens).run
     run_on(run)
     return run.statistics()
 
 
-def main():
-    (arguments,) = TrlParser((LongContextArguments,)).parse_args_and_config()
-    device = default_device()
-    target, tokenizer = load_target(arguments.target, dtype=arguments.dtype, device=device)
-    head = (
-        Eagle3DraftHead.from_pretrained(arguments.head, dtype=target.dtype, tree="saved")
-        .to(device)
-        .eval()
-    )
-    check_target(target, head)
-    count, found = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts, []
+def measure_length(
+    target: Any,
+    head: Eagle3DraftHead,
+    prompts: torch.Tensor,
+    windows: list[Window],
+    new_tokens: int,
+) -> list[list[DecodingStats]]:
+    """Decode after prompts [P, S] behind every window; for each window a list over the prompts."""
+    by_window: list[list[DecodingStats]] = [[] for _ in windows]
+    for ids in prompts:
+        prompt = Prompt(target, head, ids[None])
+        for window, stats in zip(windows, by_window, strict=True):
+            stats.append(decode(prompt, head, window, new_tokens))
+    return by_window
+
+
+def summarise(
+    length: int, window: Window, stats: list[DecodingStats], whole: list[DecodingStats]
+) -> dict[str, Any]:
+    """One line of the table; whole: the same prompts with the whole cache."""
+    return {
+        "length": length,
+        "window": window,
+        "tau": sum(stats, DecodingStats(rows=0)).tau,
+        "interval": tau_interval(stats),
+        "difference": tau_difference(stats, whole) if window else None,
+    }
+
+
+def print_line(line: dict[str, Any]) -> None:
+    """Print one line of the table."""
+    low, high = line["interval"]
+    size: int | str = "all"
+    against = ""
+    if line["window"]:
+        size = sum(line["window"])
+        worst, best = line["difference"]
+        against = f"{worst:+.3f} to {best:+.3f}"
     print(
-        "| length | window | tau | 95 % | against the whole cache, 95 % |\n|---|---|---|---|---|",
+        f"| {line['length']} | {size} | {line['tau']:.2f} | {low:.2f}-{high:.2f} | {against} |",
         flush=True,
     )
+
+
+def main() -> None:
+    (arguments,) = TrlParser((LongContextArguments,)).parse_args_and_config()
+    target, tokenizer = open_target(arguments.target, dtype=arguments.dtype)
+    head = open_head(arguments.head, target, tree="saved")
+    check_target(target, head)
+    count = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts
+    lines = []
+    print("| length | window | tau | 95 % | against the whole cache, 95 % |")
+    print("|---|---|---|---|---|", flush=True)
     for length in arguments.lengths:
-        windows = [None, *((4, size - 4) for size in arguments.windows if size < length)]
-        prompts = (
-            Prompt(target, head, ids[None])
-            for ids in long_prompts(tokenizer, length, count).to(device)
-        )
-        columns = list(
-            zip(
-                *(
-                    [behind(prompt, head, window, arguments.max_new_tokens) for window in windows]
-                    for prompt in prompts
-                )
-            )
-        )
-        for window, runs in zip(windows, columns):
-            entry = {
-                "length": length,
-                "window": window,
-                "tau": sum(runs, DecodingStats(rows=0)).tau,
-                "interval": tau_interval(runs),
-            }
-            entry["difference"] = tau_difference(runs, columns[0]) if window else None
-            found.append(entry)
-            low, high = entry["difference"] or ("", "")
-            against = f"{low:+.3f} to {high:+.3f}" if window else ""
-            print(
-                f"| {length} | {sum(window) if window else 'all'} | {entry['tau']:.2f} | {entry['interval'][0]:.2f}-{entry['interval'][1]:.2f} | {against} |",
-                flush=True,
-            )
-    write_run(
-        arguments.output_dir,
-        asdict(arguments),
-        {"trained_length": head.config.eagle_hf.get("trained_length"), "rows": found},
-    )
+        windows = windows_at(length, arguments)
+        prompts = long_prompts(tokenizer, length, count).to(target.device)  # [P, S]
+        by_window = measure_length(target, head, prompts, windows, arguments.max_new_tokens)
+        for window, stats in zip(windows, by_window, strict=True):
+            line = summarise(length, window, stats, by_window[0])
+            lines.append(line)
+            print_line(line)
+    own_config = head.config.eagle_hf or {}
+    metrics = {"trained_length": own_config.get("trained_length"), "rows": lines}
+    write_run(arguments.output_dir, asdict(arguments), metrics)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,31 @@
-"""Assemble a head's Hub folder: weights in bf16, tree, metrics.json, plots and the card built from them; upload it where asked to.
+"""Assemble a head's Hub folder: weights in bfloat16, tree, metrics, plots, card; then upload it.
 
-Hardware: any, seconds. First: train.py, evaluate.py and, for the scaling plot, ablations.py and scaling.py.
-Command:  python recipes/publish.py --config recipes/configs/smollm2_publish.yaml [--push_to user/name]
-Expected: OUTPUT with config.json, model.safetensors, metrics.json, acceptance.png, scaling.png, README.md, custom_generate/ and the
-tokenizer files that lie beside the head. Nothing leaves the machine without --push_to; who pushes is `hf auth login` or HF_TOKEN.
+First: train.py, evaluate.py and, for the scaling plot, ablations.py and scaling.py. Nothing leaves
+the machine without --push_to. `hf auth login` or HF_TOKEN says who pushes.
+
+Hardware: any.
+Duration: seconds.
+Command:  python recipes/publish.py --config recipes/configs/smollm2_publish.yaml
+          with --push_to user/name to upload
+Expected: OUTPUT with config.json, model.safetensors, metrics.json, acceptance.png, scaling.png,
+          README.md, custom_generate/ and the tokenizer files that lie beside the head.
 """
 
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from trl import TrlParser
 
-from eagle_hf import Eagle3DraftHead, TreeConfig, write_run
-from eagle_hf.evaluation.offline import Summary
-from eagle_hf.evaluation.report import plot
-from eagle_hf.hub.cards import results_of, write_card
-from eagle_hf.hub.publish import add_custom_generate, check_name, push_folder
-from eagle_hf.provenance import weights_fingerprint
+from eagle_hf import Eagle3DraftHead, TreeConfig
+from eagle_hf.data import write_run
+from eagle_hf.evaluation import Summary, draw_acceptance, read_metrics, weights_fingerprint
+from eagle_hf.hub import add_custom_generate, check_name, push_folder, results_of, write_card
+
+TRAINED = ("conversations", "response_tokens", "steps", "epoch")
 
 
 @dataclass
@@ -53,36 +59,63 @@ class PublishArguments:
     revision: str | None = field(
         default=None, metadata={"help": "Branch to push to, made where it is new; default: main."}
     )
-    max_steps: int = field(default=-1, metadata={"help": "Nothing here takes steps."})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.push_to is not None:
             check_name(self.push_to)
 
 
-def collect_metrics(arguments: PublishArguments, sha256: str) -> dict:
-    """metrics.json of the published folder, from those of the steps before; ValueError where they are of a head with another fingerprint."""
+def collect_metrics(arguments: PublishArguments, fingerprint: str) -> dict[str, Any]:
+    """metrics.json of the published folder, from those of the earlier steps.
+
+    Args:
+        arguments: names their folders.
+        fingerprint: of the head that is published.
+
+    Returns:
+        `trained`, the content of the evaluation's file, and `scaling` where there is one.
+
+    Raises:
+        ValueError: where another head was evaluated.
+    """
     run = json.loads(Path(arguments.head, "metrics.json").read_text())
-    names = ("conversations", "response_tokens", "steps", "epoch")
-    metrics = {"trained": arguments.trained | {name: run[name] for name in names if name in run}}
-    metrics |= json.loads(Path(arguments.evaluation, "metrics.json").read_text())
-    if metrics["head_sha256"] != sha256:
+    counts = {name: run[name] for name in TRAINED if name in run}
+    metrics = {"trained": arguments.trained | counts}
+    metrics |= read_metrics(arguments.evaluation)
+    if metrics["head_fingerprint"] != fingerprint:
         raise ValueError(
-            f"{arguments.evaluation} measured another head than {arguments.head}; measure this one: recipes/evaluate.py"
+            f"{arguments.evaluation} measured another head than {arguments.head}; measure this "
+            "one: recipes/evaluate.py"
         )
     if arguments.scaling:
         metrics["scaling"] = json.loads(Path(arguments.scaling, "metrics.json").read_text())
     return metrics
 
 
-def main():
+def draw_plots(folder: Path, metrics: dict[str, Any], tree: str, scaling: str | None) -> None:
+    """acceptance.png of the tree in the dtype measured first, and a copy of scaling.png."""
+    by_dtype = results_of(metrics, tree)
+    results = next(iter(by_dtype.values()))
+    summaries = {}
+    for category, result in results.items():
+        summaries[category] = Summary(**result)
+    draw_acceptance(folder / "acceptance.png", summaries)
+    if scaling:
+        shutil.copy(Path(scaling, "scaling.png"), folder)
+
+
+def main() -> None:
     (arguments,) = TrlParser((PublishArguments,)).parse_args_and_config()
     folder = Path(arguments.output_dir)
+
+    # 1) the head, with its tree
     head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.bfloat16)
     if arguments.tree:
         head.tree = TreeConfig.parse(arguments.tree)
     metrics = collect_metrics(arguments, weights_fingerprint(head))
     head.save_pretrained(folder)
+
+    # 2) what was measured, and the card that shows it
     write_run(folder, asdict(arguments), metrics)
     add_custom_generate(folder)
     write_card(
@@ -93,12 +126,9 @@ def main():
         license=arguments.license,
         datasets=arguments.datasets,
     )
-    summaries = next(iter(results_of(metrics, str(head.tree)).values()))
-    plot(
-        folder / "acceptance.png", {name: Summary(**summary) for name, summary in summaries.items()}
-    )
-    if arguments.scaling:
-        shutil.copy(Path(arguments.scaling, "scaling.png"), folder)
+    draw_plots(folder, metrics, str(head.tree), arguments.scaling)
+
+    # 3) the upload
     if arguments.push_to:
         commit = push_folder(
             folder, arguments.push_to, private=arguments.private, revision=arguments.revision

@@ -1,8 +1,13 @@
 """Fit and draw tau against the amount of training data.
 
-Hardware: any, seconds. First: python recipes/ablations.py --config recipes/configs/smollm2_scaling.yaml (heads on growing data)
+First: python recipes/ablations.py --config recipes/configs/smollm2_scaling.yaml (heads on growing
+data).
+
+Hardware: any.
+Duration: seconds.
 Command:  python recipes/scaling.py --runs outputs/scaling --output_dir outputs/scaling-curve
-Expected: OUTPUT/scaling.png and OUTPUT/metrics.json: the points, tau per doubling, and the extrapolation, marked as such.
+Expected: OUTPUT/scaling.png and OUTPUT/metrics.json: the points, tau per doubling, and the
+          extrapolation, marked as such.
 """
 
 import json
@@ -11,9 +16,9 @@ from pathlib import Path
 
 from trl import TrlParser
 
-from eagle_hf import DecodingStats, write_run
-from eagle_hf.evaluation.report import read_acceptance
-from eagle_hf.evaluation.scaling import draw_scaling, fit_scaling
+from eagle_hf import DecodingStats
+from eagle_hf.data import write_run
+from eagle_hf.evaluation import draw_scaling, fit_scaling, read_acceptance
 
 
 @dataclass
@@ -32,27 +37,36 @@ class ScalingArguments:
     )
 
 
-def read_run(folder: Path, first: Path) -> tuple[int, list[DecodingStats]]:
-    """Response tokens that a run's head was trained on, and its rounds on every prompt, the same as the first run's."""
-    tokens = json.loads((folder / "metrics.json").read_text())["response_tokens"]
-    return tokens, read_acceptance(folder / "tau.json", like=first / "tau.json")
-
-
-def main():
-    (arguments,) = TrlParser((ScalingArguments,)).parse_args_and_config()
+def find_runs(arguments: ScalingArguments) -> list[Path]:
+    """The folders of finished runs, in order."""
     folders = sorted(path.parent for path in Path(arguments.runs).glob("*/tau.json"))
-    folders = folders[: arguments.max_steps] if arguments.max_steps > 0 else folders
+    if arguments.max_steps > 0:
+        folders = folders[: arguments.max_steps]
     if not folders:
         raise ValueError(
             f"{arguments.runs} holds no run with a tau.json; run recipes/ablations.py first"
         )
-    tokens, runs = zip(*(read_run(folder, folders[0]) for folder in folders))
+    return folders
+
+
+def main() -> None:
+    (arguments,) = TrlParser((ScalingArguments,)).parse_args_and_config()
+    folders = find_runs(arguments)
+
+    # 1) response tokens of every run, and its rounds on every prompt
+    tokens: list[int] = []
+    runs: list[list[DecodingStats]] = []
+    for folder in folders:
+        tokens.append(json.loads((folder / "metrics.json").read_text())["response_tokens"])
+        # the runs must have been measured on the same prompts
+        runs.append(read_acceptance(folder / "tau.json", like=folders[0] / "tau.json"))
+
+    # 2) the line
     scaling = fit_scaling(tokens, runs, arguments.times)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     draw_scaling(Path(arguments.output_dir, "scaling.png"), scaling)
-    write_run(
-        arguments.output_dir, asdict(arguments), asdict(scaling) | {"summary": scaling.summary}
-    )
+    metrics = asdict(scaling) | {"summary": scaling.summary}
+    write_run(arguments.output_dir, asdict(arguments), metrics)
 
 
 if __name__ == "__main__":

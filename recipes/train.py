@@ -1,32 +1,43 @@
-"""Train a draft head for a target on conversations that the target wrote, or on features captured from them.
+"""Train a draft head for a target, on conversations that the target wrote or on their features.
 
-Hardware: any that holds the target; the head needs about 16 bytes a parameter on top (10 M parameters for SmolLM2).
+The head is written to OUTPUT_DIR in the layout that vLLM, SGLang and `from_pretrained` read.
+`--resume_from_checkpoint last` goes on from the newest whole checkpoint, to the same bits on the
+same machine.
+
+Hardware: any that holds the target; the head needs about 16 bytes a parameter on top (10 M
+          parameters for SmolLM2).
+Duration: smollm2_cpu.yaml trains for 5 minutes on 2 CPU cores.
 Command:  accelerate launch recipes/train.py --config recipes/configs/smollm2_cpu.yaml
-Expected: smollm2_cpu.yaml trains for 5 minutes on 2 CPU cores; the measured tau is in the README.
-The head is written to OUTPUT_DIR in the layout that vLLM, SGLang and `from_pretrained` read. `--resume_from_checkpoint last`
-goes on from the newest whole checkpoint, to the same bits on the same machine.
+Expected: the measured tau is in the README.
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
 from eagle_hf import (
     Eagle3DraftHead,
     Eagle3Trainer,
     Eagle3TrainingArguments,
-    Features,
-    eos_token_ids,
-    evenly_spread,
-    load_conversations,
     load_target,
     new_head,
-    shard_target,
-    tokenize_conversations,
+)
+from eagle_hf.data import (
+    Example,
+    Features,
+    evenly_spread,
+    load_conversations,
+    prepare_examples,
     write_run,
 )
-from eagle_hf.measuring.plans import held_out_acceptance, save_acceptance
+from eagle_hf.measuring import held_out_acceptance, save_acceptance
+from eagle_hf.training import shard_target
+
+# of the Trainer's log: how long it took, which says nothing about the head
+TIMINGS = ("runtime", "per_second")
 
 
 @dataclass
@@ -37,7 +48,8 @@ class ScriptArguments:
     dataset: list[str] | None = field(
         default=None,
         metadata={
-            "help": "conversations.jsonl, its folder, or a hub dataset with a messages column; or several."
+            "help": "conversations.jsonl, its folder, or a hub dataset with a messages column; "
+            "or several."
         },
     )
     features: str | None = field(
@@ -105,17 +117,93 @@ class ScriptArguments:
         metadata={"help": "The head's layers that get one."},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.dataset is None) == (self.features is None):
             raise ValueError(
                 f"dataset is {self.dataset!r} and features {self.features!r}; give one of the two"
             )
 
 
-def make_head(arguments: ScriptArguments, target, examples):
-    """(head, share of the response tokens it can draft): an old one with its own vocabulary, or a new one."""
+@dataclass
+class Datasets:
+    """What a run reads.
+
+    counted: examples that the draft vocabulary and the counts come from; of a stream, the first.
+    trained, held_out: what the Trainer takes.
+    """
+
+    counted: list[Example]
+    trained: Any
+    held_out: Any
+
+
+def open_datasets(
+    arguments: ScriptArguments,
+    training: Eagle3TrainingArguments,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Datasets:
+    """Open features, a stream, or conversations in memory."""
+    if arguments.features:
+        return from_features(arguments.features, arguments)
+    assert arguments.dataset is not None, "the arguments hold one of the two"
+    rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
+    if arguments.streaming:
+        return from_stream(arguments, training, target, tokenizer, rows)
+    examples, _ = prepare_examples(
+        target, tokenizer, rows, max_length=training.max_length, verbose=True
+    )
+    trained_indices, held_out_indices = split(len(examples), arguments)
+    trained = [examples[index] for index in trained_indices]
+    held_out = [examples[index] for index in held_out_indices]
+    return Datasets(trained, trained, held_out or None)
+
+
+def from_features(folder: str, arguments: ScriptArguments) -> Datasets:
+    """Split what capture_features.py wrote."""
+    features = Features(folder)
+    trained_indices, held_out_indices = split(len(features), arguments)
+    trained = features.select(trained_indices)
+    held_out = features.select(held_out_indices) if held_out_indices else None
+    return Datasets(list(trained.examples()), trained, held_out)
+
+
+def from_stream(
+    arguments: ScriptArguments,
+    training: Eagle3TrainingArguments,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Any,
+) -> Datasets:
+    """Hold the first rows of a stream out; the Trainer tokenizes the others as they come."""
+    held_out = list(rows.take(arguments.eval_conversations))
+    rows = rows.skip(arguments.eval_conversations)
+    if arguments.max_conversations is not None:
+        rows = rows.take(arguments.max_conversations)
+    first = rows.take(arguments.vocabulary_conversations)
+    counted, _ = prepare_examples(
+        target, tokenizer, first, max_length=training.max_length, verbose=True
+    )
+    return Datasets(counted, rows, held_out or None)
+
+
+def split(count: int, arguments: ScriptArguments) -> tuple[list[int], list[int]]:
+    """Which of `count` conversations are trained on and which are held out.
+
+    Both are evenly spread, because files may be sorted by length.
+    """
+    held_out = evenly_spread(range(count), min(arguments.eval_conversations, count // 2))
+    others = sorted(set(range(count)) - set(held_out))
+    return evenly_spread(others, arguments.max_conversations), held_out
+
+
+def make_head(
+    arguments: ScriptArguments, target: Any, examples: list[Example]
+) -> tuple[Eagle3DraftHead, float | None]:
+    """(head, share of the response tokens it can draft): an old one, None, or a new one."""
+    covered = None
     if arguments.head:
-        head, covered = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32), None
+        head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32)
     else:
         head, covered = new_head(
             target,
@@ -126,61 +214,14 @@ def make_head(arguments: ScriptArguments, target, examples):
             norm_output=arguments.norm_output,
         )
         print(
-            f"the draft vocabulary of {head.config.draft_vocab_size} covers {covered:.2%} of the response tokens"
+            f"the draft vocabulary of {head.config.draft_vocab_size} covers {covered:.2%} of the "
+            "response tokens"
         )
     head.set_attn_implementation(arguments.attn_implementation)
     return head, covered
 
 
-def datasets(arguments: ScriptArguments, training, target, tokenizer):
-    """(examples for vocabulary and counts, what is trained on, what is held out)."""
-    if arguments.features:
-        features = Features(arguments.features)
-        trained, held_out = split(len(features), arguments)
-        trained = features.select(trained)
-        return list(trained.examples()), trained, features.select(held_out) if held_out else None
-    rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
-    if arguments.streaming:
-        held_out, rows = (
-            list(rows.take(arguments.eval_conversations)),
-            rows.skip(arguments.eval_conversations),
-        )
-        rows = (
-            rows if arguments.max_conversations is None else rows.take(arguments.max_conversations)
-        )
-        return (
-            tokenised(rows.take(arguments.vocabulary_conversations), training, target, tokenizer),
-            rows,
-            held_out or None,
-        )
-    examples = tokenised(rows, training, target, tokenizer)
-    trained, held_out = split(len(examples), arguments)
-    trained = [examples[i] for i in trained]
-    return trained, trained, [examples[i] for i in held_out] or None
-
-
-def split(count: int, arguments: ScriptArguments) -> tuple[list[int], list[int]]:
-    """Which of `count` conversations are trained on, and which are held out: evenly spread, files may be sorted by length."""
-    held_out = evenly_spread(range(count), min(arguments.eval_conversations, count // 2))
-    return evenly_spread(
-        sorted(set(range(count)) - set(held_out)), arguments.max_conversations
-    ), held_out
-
-
-def tokenised(rows, training, target, tokenizer) -> list[dict]:
-    """The usable conversations as examples; how many were skipped is printed."""
-    limit = training.max_length or target.config.get_text_config().max_position_embeddings
-    ends = eos_token_ids(target, tokenizer)
-    examples, skipped = tokenize_conversations(
-        rows, tokenizer, eos_token_ids=ends, max_length=limit
-    )
-    print(
-        f"{len(examples)} conversations, {len(skipped)} skipped{', the first: ' + skipped[0].reason if skipped else ''}"
-    )
-    return examples
-
-
-def lora(arguments: ScriptArguments):
+def lora(arguments: ScriptArguments) -> Any:
     """The PEFT configuration asked for, None for all weights."""
     if not arguments.lora_rank:
         return None
@@ -193,60 +234,74 @@ def lora(arguments: ScriptArguments):
     )
 
 
-def main():
+def target_device(training: Eagle3TrainingArguments) -> torch.device | str:
+    """Where the target is opened: beside the head on a CUDA GPU, else on the CPU."""
+    if training.use_cpu or not torch.cuda.is_available():
+        return "cpu"
+    # of a sharded target only this process's share moves to the GPU
+    return "cpu" if training.shard_target else training.device
+
+
+def collect_metrics(
+    trainer: Eagle3Trainer,
+    arguments: ScriptArguments,
+    covered: float | None,
+    examples: list[Example],
+) -> dict[str, Any]:
+    """The newest losses and acceptance, the steps, and what was trained on."""
+    metrics: dict[str, Any] = {}
+    for log in trainer.state.log_history:
+        if "loss" not in log and "eval_loss" not in log:
+            continue
+        for name, value in log.items():
+            if not name.endswith(TIMINGS):
+                metrics[name] = value
+    metrics["steps"] = trainer.state.global_step
+    metrics["epoch"] = trainer.state.epoch
+    metrics["coverage"] = covered
+    if not arguments.streaming:  # a stream's length is not known
+        metrics["conversations"] = len(examples)
+        metrics["response_tokens"] = sum(sum(example["loss_mask"]) for example in examples)
+    return metrics
+
+
+def main() -> None:
     parser = TrlParser((ScriptArguments, Eagle3TrainingArguments))
     arguments, training = parser.parse_args_and_config()
-    on_cpu = (
-        training.use_cpu or not torch.cuda.is_available() or training.shard_target
-    )  # a share moves, not the whole
-    device = "cpu" if on_cpu else training.device
+
+    # 1) the frozen target, and what it is trained on
     target, tokenizer = load_target(
         arguments.target,
         arguments.adapter,
         dtype=arguments.target_dtype,
-        device=device,
+        device=target_device(training),
         work="prefill",
     )
     shard_target(target, training.shard_target, training.device)
-    examples, train_dataset, eval_dataset = datasets(arguments, training, target, tokenizer)
+    datasets = open_datasets(arguments, training, target, tokenizer)
+
+    # 2) training
     torch.manual_seed(training.seed)
-    head, covered = make_head(arguments, target, examples)
+    head, covered = make_head(arguments, target, datasets.counted)
     trainer = Eagle3Trainer(
         model=head,
         target=target,
         args=training,
         processing_class=tokenizer,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
+        train_dataset=datasets.trained,
+        eval_dataset=datasets.held_out,
         peft_config=lora(arguments),
     )
     resume = training.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+
+    # 3) the head, how often it is accepted, and the metrics
     trainer.save_head(training.output_dir)
     if trainer.is_world_process_zero():
         save_acceptance(training.output_dir, held_out_acceptance(trainer))
-        logs = [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log]
-        measured = {
-            name: value
-            for log in logs
-            for name, value in log.items()
-            if not name.endswith(("runtime", "per_second"))
-        }
-        counts = {
-            "steps": trainer.state.global_step,
-            "epoch": trainer.state.epoch,
-            "coverage": covered,
-        }
-        if not arguments.streaming:  # a stream's length is not known
-            counts |= {
-                "conversations": len(examples),
-                "response_tokens": sum(sum(example["loss_mask"]) for example in examples),
-            }
-        write_run(
-            training.output_dir,
-            {"script": asdict(arguments), "training": training.to_dict()},
-            measured | counts,
-        )
+        settings = {"script": asdict(arguments), "training": training.to_dict()}
+        metrics = collect_metrics(trainer, arguments, covered, datasets.counted)
+        write_run(training.output_dir, settings, metrics)
 
 
 if __name__ == "__main__":

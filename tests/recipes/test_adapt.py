@@ -1,4 +1,4 @@
-"""recipes/adapt.py on a tiny target: held-out prompts stay held out, a rerun goes on, the head is plain."""
+"""recipes/adapt.py on a tiny target: prompts stay held out, a rerun goes on."""
 
 import json
 import os
@@ -20,22 +20,21 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "adapt.py"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A tiny target with a tokenizer and an adapter, a head for it, and prompts of which two are asked twice."""
+    """A tiny target with an adapter, a head, and prompts of which two are asked twice."""
     target = tiny_target(dtype=torch.float32)
     target.save_pretrained(tmp_path / "target")
     word_tokenizer().save_pretrained(tmp_path / "target")
     head = tiny_head(target)
     head.tree = TreeConfig(depth=2, top_k=3, nodes=4)
     head.to(torch.bfloat16).save_pretrained(tmp_path / "head")
-    get_peft_model(
-        target, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
-    ).save_pretrained(tmp_path / "adapter")
-    turns = [f"w{5 + i} w{7 + i % 7}" for i in range(12)]
-    rows = [
-        {"id": str(i), "turns": [turn], "category": "words"}
-        for i, turn in enumerate(turns + turns[:2])
-    ]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(target, lora).save_pretrained(tmp_path / "adapter")
+    turns = [f"w{5 + number} w{7 + number % 7}" for number in range(12)]
+    lines = []
+    for number, turn in enumerate(turns + turns[:2]):
+        row = {"id": str(number), "turns": [turn], "category": "words"}
+        lines.append(json.dumps(row) + "\n")
+    (tmp_path / "asked.jsonl").write_text("".join(lines))
     config = dict(
         target="target",
         head="head",
@@ -73,36 +72,35 @@ def run(folder, *flags, status=0):
 def test_tau_is_measured_before_and_after_and_a_rerun_goes_on(folder):
     out = run(folder, "--max_steps", "2", "--lora_rank", "4")
     first = json.loads(out.splitlines()[-1])
-    assert (
-        first["steps"] == 2
-        and 0 < first["held_out"] <= 3
-        and "| tau | " in out
-        and "trained: 10 answered now" in out
-    )
+    assert first["steps"] == 2
+    assert 0 < first["held_out"] <= 3
+    assert "| tau | " in out
+    assert "trained: 10 answered now" in out
+    assert first["loss_after"] < first["loss_before"]
     out = run(folder, "--max_steps", "4", "--lora_rank", "4")
     second = json.loads(out.splitlines()[-1])
-    assert second["steps"] == 4 and "trained: 0 answered now, 10 before" in out
-    assert (
-        second["tau_before"] == first["tau_before"]
-        and second["loss_after"] != first["loss_after"] < first["loss_before"]
-    )
-    assert (folder / "out" / "checkpoint-2" / "adapter_model.safetensors").is_file() and (
-        folder / "out" / "checkpoint-4"
-    ).is_dir()
-    head, old = (Eagle3DraftHead.from_pretrained(folder / name) for name in ("out/head", "head"))
-    assert torch.equal(head.draft_to_target, old.draft_to_target) and head.tree == old.tree
-    assert (
-        json.loads((folder / "out" / "run.json").read_text())["settings"]["script"]["lora_rank"]
-        == 4
-    )
+    assert second["steps"] == 4
+    assert "trained: 0 answered now, 10 before" in out
+    assert second["tau_before"] == first["tau_before"]
+    assert second["loss_after"] != first["loss_after"]
+    assert (folder / "out" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+    assert (folder / "out" / "checkpoint-4").is_dir()
+    head = Eagle3DraftHead.from_pretrained(folder / "out" / "head")
+    old = Eagle3DraftHead.from_pretrained(folder / "head")
+    assert torch.equal(head.draft_to_target, old.draft_to_target)
+    assert head.tree == old.tree
+    made_by = json.loads((folder / "out" / "run.json").read_text())
+    assert made_by["settings"]["script"]["lora_rank"] == 4
 
 
 def test_a_head_is_adapted_to_a_target_with_an_adapter(folder):
     plain = json.loads(run(folder, "--max_steps", "2", "--output_dir", "plain").splitlines()[-1])
     tuned = json.loads(run(folder, "--max_steps", "2", "--adapter", "adapter").splitlines()[-1])
     assert tuned["loss_before"] != pytest.approx(plain["loss_before"], rel=1e-3)
-    head, old = (Eagle3DraftHead.from_pretrained(folder / name) for name in ("out/head", "head"))
-    assert not torch.equal(head.norm.weight, old.norm.weight.float())  # all weights were trained
+    # all weights were trained
+    head = Eagle3DraftHead.from_pretrained(folder / "out" / "head")
+    old = Eagle3DraftHead.from_pretrained(folder / "head")
+    assert not torch.equal(head.norm.weight, old.norm.weight.float())
 
 
 @pytest.fixture(scope="module")
@@ -119,27 +117,18 @@ def test_held_out_prompts_are_never_trained_on(folder, recipe):
     )
     prompts = recipe.split_prompts(arguments, 3)
     assert [prompt["id"] for prompt in prompts["held_out"]] == ["0", "4", "9"]
-    assert [prompt["id"] for prompt in prompts["trained"]] == [
-        "1",
-        "2",
-        "3",
-        "5",
-        "6",
-        "7",
-        "8",
-        "10",
-        "11",
-        "13",
-    ]  # 12 asks what 0 asks
+    # 12 asks what 0 asks
+    expected = [str(number) for number in (1, 2, 3, 5, 6, 7, 8, 10, 11, 13)]
+    assert [prompt["id"] for prompt in prompts["trained"]] == expected
     for count in (0, 14):
         with pytest.raises(ValueError, match=f"eval_prompts is {count} and there are 14 prompts"):
             recipe.split_prompts(arguments, count)
 
 
 def test_answers_to_other_prompts_are_not_taken_over(folder, recipe):
-    prompts = recipe.split_prompts(
-        recipe.AdaptArguments(target="", head="", prompt_files=[str(folder / "asked.jsonl")]), 3
-    )
+    files = [str(folder / "asked.jsonl")]
+    arguments = recipe.AdaptArguments(target="", head="", prompt_files=files)
+    prompts = recipe.split_prompts(arguments, 3)
     recipe.remember(folder / "kept.jsonl", prompts["trained"])
     recipe.remember(folder / "kept.jsonl", prompts["trained"])
     with pytest.raises(ValueError, match="holds other prompts"):

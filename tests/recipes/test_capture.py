@@ -13,8 +13,7 @@ import yaml
 from tiny import tiny_head, tiny_target, word_tokenizer
 from trl import TrlParser
 
-from eagle_hf import Features
-from eagle_hf.data.template import template_sha256
+from eagle_hf.data import Features, template_sha256
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LENGTHS = [9, 10, 11, 12]  # w3 ask w2 w4 answer... w2
@@ -22,27 +21,20 @@ LENGTHS = [9, 10, 11, 12]  # w3 ask w2 w4 answer... w2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny target with a tokenizer, a head that reads other layers than the default, and four conversations."""
+    """A tiny target, a head that reads other layers than the default, four conversations."""
     folder = tmp_path_factory.mktemp("capture")
     target = tiny_target(dtype=torch.float32, eos_token_id=2)
     target.save_pretrained(folder / "target")
     word_tokenizer().save_pretrained(folder / "target")
     tiny_head(target, eagle_hf={"aux_layer_ids": [1, 3, 5]}).save_pretrained(folder / "head")
-    answers = [" ".join(f"w{5 + word}" for word in range(length - 5)) for length in LENGTHS]
-    rows = [
-        {
-            "id": f"c{i}",
-            "messages": [
-                {"role": "user", "content": "w7"},
-                {"role": "assistant", "content": answer},
-            ],
-        }
-        for i, answer in enumerate(answers)
-    ]
+    lines = []
+    for number, length in enumerate(LENGTHS):
+        words = [f"w{5 + word}" for word in range(length - 5)]
+        question = {"role": "user", "content": "w7"}
+        answer = {"role": "assistant", "content": " ".join(words)}
+        lines.append(json.dumps({"id": f"c{number}", "messages": [question, answer]}) + "\n")
     (folder / "data").mkdir()
-    (folder / "data" / "conversations.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows)
-    )
+    (folder / "data" / "conversations.jsonl").write_text("".join(lines))
     config = dict(
         target="target",
         target_dtype="float32",
@@ -69,45 +61,26 @@ def run(folder, *flags):
 
 def test_recipe_writes_features_that_fit_the_target(folder):
     out = run(folder, "--max_length", "11", "--max_steps", "100")
-    features, target = (
-        Features(folder / "features"),
-        tiny_target(dtype=torch.float32, eos_token_id=2),
-    )
-    features.check(
-        target=target, layer_ids=[2, 3, 4], template_sha256=template_sha256(word_tokenizer())
-    )
+    features = Features(folder / "features")
+    target = tiny_target(dtype=torch.float32, eos_token_id=2)
+    template = template_sha256(word_tokenizer())
+    features.check(target=target, layer_ids=[2, 3, 4], template_sha256=template)
     assert features.lengths == LENGTHS[:3]
     metrics = json.loads(out.splitlines()[-1])
     assert (metrics["written"], metrics["skipped"], metrics["tokens"]) == (3, 1, 30)
-    assert (
-        json.loads((folder / "features" / "run.json").read_text())["settings"]["batch_tokens"] == 20
-    )
-    assert (
-        "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out
-        and "30 tokens, " in out
-    )
+    made_by = json.loads((folder / "features" / "run.json").read_text())
+    assert made_by["settings"]["batch_tokens"] == 20
+    assert "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out
+    assert "30 tokens, " in out
 
 
 def test_recipe_streams_a_bounded_part_with_the_layers_of_a_head(folder):
-    run(
-        folder,
-        "--streaming",
-        "True",
-        "--max_conversations",
-        "2",
-        "--head",
-        "head",
-        "--storage_dtype",
-        "int8",
-        "--output",
-        "few",
-    )
+    flags = "--streaming True --max_conversations 2 --head head --storage_dtype int8 --output few"
+    run(folder, *flags.split())
     features = Features(folder / "few")
-    assert (len(features), features.manifest["layer_ids"], features.manifest["dtype"]) == (
-        2,
-        [1, 3, 5],
-        "int8",
-    )
+    assert len(features) == 2
+    assert features.manifest["layer_ids"] == [1, 3, 5]
+    assert features.manifest["dtype"] == "int8"
 
 
 def test_shipped_configuration_parses_and_max_steps_bounds_the_conversations(folder):
@@ -118,5 +91,7 @@ def test_shipped_configuration_parses_and_max_steps_bounds_the_conversations(fol
         ["--config", str(RECIPES / "configs" / "smollm2_features.yaml")]
     )
     assert (arguments.target, arguments.storage_dtype) == ("smollm2", "bfloat16")
-    arguments.dataset, arguments.max_steps, arguments.max_conversations = str(folder / "data"), 1, 3
+    arguments.dataset = str(folder / "data")
+    arguments.max_steps = 1
+    arguments.max_conversations = 3
     assert len(list(module.conversations(arguments))) == 1

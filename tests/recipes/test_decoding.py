@@ -15,7 +15,9 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder, target = tmp_path_factory.mktemp("decoding"), tiny_target(dtype=torch.float32)
+    """A tiny target with a tokenizer, and a head."""
+    folder = tmp_path_factory.mktemp("decoding")
+    target = tiny_target(dtype=torch.float32)
     target.save_pretrained(folder / "target")
     word_tokenizer().save_pretrained(folder / "target")
     tiny_head(target).save_pretrained(folder / "head")
@@ -31,71 +33,40 @@ def run(folder, recipe, *flags):
 
 
 def test_self_speculation_is_measured_by_batch_length_and_gamma(folder):
-    flags = [
-        "--gammas",
-        "1",
-        "2",
-        "--sinks",
-        "2",
-        "--window",
-        "9",
-        "--batches",
-        "1",
-        "2",
-        "--lengths",
-        "40",
-        "--new_tokens",
-        "12",
-        "--repeats",
-        "1",
-    ]
-    rows = run(folder, "benchmark_decoding.py", "--output_dir", "self", *flags)["rows"]
+    flags = (
+        "--gammas 1 2 --sinks 2 --window 9 --batches 1 2 --lengths 40 --new_tokens 12 --repeats 1 "
+        "--output_dir self"
+    )
+    rows = run(folder, "benchmark_decoding.py", *flags.split())["rows"]
     assert [(row["batch"], row["way"]) for row in rows] == [
-        (b, w) for b in (1, 2) for w in ("gamma 1", "gamma 2")
+        (1, "gamma 1"),
+        (1, "gamma 2"),
+        (2, "gamma 1"),
+        (2, "gamma 2"),
     ]
-    assert all(row["tau"] >= 1 and row["over_plain"] > 0 and row["promised"] > 0 for row in rows)
+    for row in rows:
+        assert row["tau"] >= 1
+        assert row["over_plain"] > 0
+        assert row["promised"] > 0
 
 
 def test_tau_is_measured_by_length_and_window(folder):
-    flags = [
-        "--head",
-        "head",
-        "--lengths",
-        "60",
-        "90",
-        "--windows",
-        "70",
-        "--prompts",
-        "2",
-        "--max_new_tokens",
-        "8",
-    ]
-    rows = run(folder, "long_context.py", "--output_dir", "long", *flags)["rows"]
-    assert [(row["length"], row["window"]) for row in rows] == [
-        (60, None),
-        (90, None),
-        (90, [4, 66]),
-    ]
-    assert rows[2]["difference"] and all(
-        row["interval"][0] <= row["tau"] <= row["interval"][1] for row in rows
+    flags = (
+        "--head head --lengths 60 90 --windows 70 --prompts 2 --max_new_tokens 8 --output_dir long"
     )
+    rows = run(folder, "long_context.py", *flags.split())["rows"]
+    cells = [(row["length"], row["window"]) for row in rows]
+    assert cells == [(60, None), (90, None), (90, [4, 66])]
+    assert rows[2]["difference"]
+    for row in rows:
+        low, high = row["interval"]
+        assert low <= row["tau"] <= high
 
 
 def test_reading_in_place_is_timed_beside_the_copies(folder):
-    rows = run(
-        folder,
-        "benchmark_reading.py",
-        "--output_dir",
-        "reading",
-        "--batches",
-        "1",
-        "2",
-        "--lengths",
-        "40",
-        "--tokens",
-        "3",
-        "--repeats",
-        "1",
-    )["rows"]
+    flags = "--batches 1 2 --lengths 40 --tokens 3 --repeats 1 --output_dir reading"
+    rows = run(folder, "benchmark_reading.py", *flags.split())["rows"]
     assert [(row["batch"], row["length"]) for row in rows] == [(1, 40), (2, 40)]
-    assert all(row["in_place"] > 0 and row["copied"] > 0 for row in rows)
+    for row in rows:
+        assert row["in_place"] > 0
+        assert row["copied"] > 0

@@ -11,6 +11,8 @@ import torch
 import yaml
 from tiny import tiny_head, tiny_target, word_tokenizer
 
+from eagle_hf.evaluation import weights_fingerprint
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"
 
 
@@ -30,9 +32,13 @@ def test_every_setting_is_measured_once_and_kept(tmp_path):
     target = tiny_target(dtype=torch.float32, eos_token_id=2)
     target.save_pretrained(tmp_path / "target")
     word_tokenizer().save_pretrained(tmp_path / "target")
-    tiny_head(target).save_pretrained(tmp_path / "head")
-    prompts = [{"id": str(i), "turns": [f"w{5 + i} w7"], "category": "chat"} for i in range(6)]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    head = tiny_head(target)
+    head.save_pretrained(tmp_path / "head")
+    lines = []
+    for number in range(6):
+        prompt = {"id": str(number), "turns": [f"w{5 + number} w7"], "category": "chat"}
+        lines.append(json.dumps(prompt) + "\n")
+    (tmp_path / "asked.jsonl").write_text("".join(lines))
     config = dict(
         target="target",
         head="head",
@@ -46,18 +52,28 @@ def test_every_setting_is_measured_once_and_kept(tmp_path):
     (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    settings = json.loads(done.stdout.splitlines()[-1])["settings"]
-    assert [(s["tree"], s["temperature"]) for s in settings] == [
-        (t, k) for t in ("dynamic:4:6:24", "chain:2:1:2") for k in (0.0, 1.0)
+    metrics = json.loads(done.stdout.splitlines()[-1])
+    assert metrics["head_fingerprint"] == weights_fingerprint(head)
+    settings = metrics["settings"]
+    assert [(setting["tree"], setting["temperature"]) for setting in settings] == [
+        ("dynamic:4:6:24", 0.0),
+        ("dynamic:4:6:24", 1.0),
+        ("chain:2:1:2", 0.0),
+        ("chain:2:1:2", 1.0),
     ]
-    assert all(
-        s["results"]["all"]["prompts"] == 3 and s["results"]["chat"]["identical"] == 1.0
-        for s in settings
-    )
+    for setting in settings:
+        assert setting["results"]["all"]["prompts"] == 3
+        assert setting["results"]["chat"]["identical"] == 1.0
+        assert setting["left_out"] == 3
+
+    # what an older version kept is gone on with
+    kept = json.loads((tmp_path / "out" / "measured.json").read_text())
+    kept["asked"]["head_sha256"] = kept["asked"].pop("head_fingerprint")
+    (tmp_path / "out" / "measured.json").write_text(json.dumps(kept))
     again = run(tmp_path)
-    assert (
-        json.loads(again.stdout.splitlines()[-1])["settings"] == settings
-        and "| chat |" not in again.stdout
-    )
+    assert json.loads(again.stdout.splitlines()[-1])["settings"] == settings
+    assert "| chat |" not in again.stdout
+
     other = run(tmp_path, "--max_new_tokens", "9")
-    assert other.returncode and "measured with other arguments" in other.stderr
+    assert other.returncode
+    assert "measured with other arguments" in other.stderr

@@ -24,13 +24,12 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     tiny_target(dtype=torch.float32, eos_token_id=2).save_pretrained(folder / "target")
     word_tokenizer().save_pretrained(folder / "target")
-    rows = [
-        {"id": str(i), "turns": [f"w{5 + i % 20} w{6 + i % 7}"], "category": "words"}
-        for i in range(12)
-    ]
-    (folder / "asked.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows) + "not json\n"
-    )
+    lines = []
+    for number in range(12):
+        turn = f"w{5 + number} w{6 + number % 7}"
+        row = {"id": str(number), "turns": [turn], "category": "words"}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "asked.jsonl").write_text("".join(lines) + "not json\n")
     return folder
 
 
@@ -56,23 +55,18 @@ def conversations(folder):
         batch_size=4,
     )
     (folder / "data.yaml").write_text(yaml.safe_dump(config))
-    out = run(
-        [sys.executable, RECIPES / "prepare_data.py", "--config", "data.yaml", "--max_steps", "10"],
-        folder,
-    )
+    flags = ["--config", "data.yaml", "--max_steps", "10"]
+    out = run([sys.executable, RECIPES / "prepare_data.py", *flags], folder)
     return out, folder / "data" / "responses"
 
 
 def test_prepare_data_writes_conversations_and_reports_bad_lines(conversations):
     out, responses = conversations
-    rows = [
-        json.loads(line) for line in (responses / "conversations.jsonl").read_text().splitlines()
-    ]
+    lines = (responses / "conversations.jsonl").read_text().splitlines()
     metrics = json.loads(out.splitlines()[-1])
-    assert metrics["written"] == len(rows) > 5 and [m["role"] for m in rows[0]["messages"]] == [
-        "user",
-        "assistant",
-    ]
+    assert metrics["written"] == len(lines) > 5
+    roles = [message["role"] for message in json.loads(lines[0])["messages"]]
+    assert roles == ["user", "assistant"]
     assert "1 lines skipped, the first: line 13, not JSON" in out
 
 
@@ -93,40 +87,17 @@ def test_accelerate_launch_trains_from_yaml_and_flags(folder, conversations):
         disable_tqdm=True,
     )
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--cpu",
-    ]
-    out = run(
-        [
-            *launch,
-            RECIPES / "train.py",
-            "--config",
-            "train.yaml",
-            "--max_steps",
-            "3",
-            "--logging_steps",
-            "1",
-        ],
-        folder,
+    launch = (
+        "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no "
+        "--dynamo_backend no --cpu"
     )
+    flags = ["--config", "train.yaml", "--max_steps", "3", "--logging_steps", "1"]
+    out = run([sys.executable, *launch.split(), RECIPES / "train.py", *flags], folder)
     assert json.loads(out.splitlines()[-1])["steps"] == 3
     head = Eagle3DraftHead.from_pretrained(folder / "head")
     assert head.config.draft_vocab_size == 20
-    assert (
-        json.loads((folder / "head" / "run.json").read_text())["settings"]["script"]["target"]
-        == "target"
-    )
+    made_by = json.loads((folder / "head" / "run.json").read_text())
+    assert made_by["settings"]["script"]["target"] == "target"
 
 
 def recipe_module(name):
@@ -138,20 +109,20 @@ def recipe_module(name):
 
 
 def test_the_naked_loop_is_the_trainer(tmp_path):
-    target, generator = tiny_target(dtype=torch.float32), torch.Generator().manual_seed(0)
-    rows = [
-        {
-            "input_ids": torch.randint(3, 31, (14 + i,), generator=generator).tolist(),
-            "loss_mask": [0] * 4 + [1] * (10 + i),
-        }
-        for i in range(12)
-    ]
+    # 1) the same examples, the same head
+    target = tiny_target(dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(12):
+        ids = torch.randint(3, 31, (14 + number,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "loss_mask": [0] * 4 + [1] * (10 + number)})
     head = tiny_head(target)
-    naked = list(
-        recipe_module("naked_loop").train(
-            target, head, rows, steps=5, batch_size=4, learning_rate=3e-3, ttt_length=3
-        )
+
+    # 2) five steps of each
+    naked = recipe_module("naked_loop").train(
+        target, head, rows, steps=5, batch_size=4, learning_rate=3e-3, ttt_length=3
     )
+    naked_losses = list(naked)
     args = Eagle3TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=4,
@@ -168,44 +139,35 @@ def test_the_naked_loop_is_the_trainer(tmp_path):
     )
     trainer = Eagle3Trainer(model=tiny_head(target), target=target, args=args, train_dataset=rows)
     trainer.train()
-    assert naked == pytest.approx(
-        [log["loss"] for log in trainer.state.log_history if "loss" in log], rel=1e-6
-    )
-    assert all(
-        torch.allclose(a, b, atol=1e-6)
-        for a, b in zip(head.parameters(), trainer.model.parameters())
-    )
+
+    # 3) the same losses, the same weights
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert naked_losses == pytest.approx(losses, rel=1e-6)
+    for ours, theirs in zip(head.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_the_naked_loop_runs_alone(folder, conversations):
-    command = [
-        sys.executable,
-        RECIPES / "naked_loop.py",
-        "--target",
-        "target",
-        "--dataset",
-        str(conversations[1]),
-        "--output_dir",
-        "naked",
-    ]
-    out = run(
-        [
-            *command,
-            "--draft_vocab_size",
-            "20",
-            "--batch_size",
-            "2",
-            "--max_steps",
-            "2",
-            "--ttt_length",
-            "2",
-        ],
-        folder,
+    flags = (
+        "--target target --output_dir naked --draft_vocab_size 20 --batch_size 2 --max_steps 2 "
+        "--ttt_length 2"
     )
-    assert (
-        json.loads(out.splitlines()[-1])["steps"] == 2
-        and Eagle3DraftHead.from_pretrained(folder / "naked").config.draft_vocab_size == 20
+    command = [sys.executable, RECIPES / "naked_loop.py", "--dataset", str(conversations[1])]
+    out = run([*command, *flags.split()], folder)
+    assert json.loads(out.splitlines()[-1])["steps"] == 2
+    head = Eagle3DraftHead.from_pretrained(folder / "naked")
+    assert head.config.draft_vocab_size == 20
+
+
+def test_a_training_step_is_measured_beside_its_matrix_products(folder):
+    flags = (
+        "--one --length 24 --hidden 64 --vocabulary 40 --drafted 24 --ttt_length 2 --steps 1 "
+        "--online --target_layers 6"
     )
+    out = run([sys.executable, RECIPES / "benchmark_training.py", *flags.split()], folder)
+    measured = json.loads(out.splitlines()[-1])
+    assert measured["tokens_per_second"] > 0
+    assert measured["share_of_limit"] > 0
 
 
 COMMON = dict(
@@ -236,54 +198,30 @@ def train_with(folder, **config):
 
 @pytest.mark.slow
 def test_a_run_on_features_goes_on_and_is_adapted_with_lora(folder, conversations):
-    capture = [
-        sys.executable,
-        RECIPES / "capture_features.py",
-        "--target",
-        "target",
-        "--dataset",
-        str(conversations[1]),
-        "--output",
-        "features",
-    ]
-    run([*capture, "--target_dtype", "float32"], folder)
-    metrics, head, _ = train_with(
-        folder, features="features", output_dir="offline", draft_vocab_size=0
-    )
-    assert (
-        metrics["steps"] == 4
-        and metrics["eval_tau"] >= 1
-        and metrics["coverage"] == 1.0
-        and head.config.draft_vocab_size == 31
-    )
-    metrics, longer, _ = train_with(
-        folder,
-        features="features",
-        output_dir="offline",
-        draft_vocab_size=0,
-        resume_from_checkpoint="last",
-        max_steps=6,
-    )
+    flags = "--target target --output features --target_dtype float32"
+    capture = [sys.executable, RECIPES / "capture_features.py", "--dataset", str(conversations[1])]
+    run([*capture, *flags.split()], folder)
+    offline = dict(features="features", output_dir="offline", draft_vocab_size=0)
+
+    # 1) a run on features
+    metrics, head, _ = train_with(folder, **offline)
+    assert metrics["steps"] == 4
+    assert metrics["eval_tau"] >= 1
+    assert metrics["coverage"] == 1.0
+    assert head.config.draft_vocab_size == 31
+
+    # 2) it goes on
+    metrics, longer, _ = train_with(folder, **offline, resume_from_checkpoint="last", max_steps=6)
     assert metrics["steps"] == 6
-    metrics, adapted, _ = train_with(
-        folder,
-        features="features",
-        output_dir="lora",
-        head="offline",
-        lora_rank=2,
-        learning_rate=1e-2,
-    )
+
+    # 3) a LoRA of it moves the matrices alone
+    lora = dict(output_dir="lora", head="offline", lora_rank=2, learning_rate=1e-2)
+    metrics, adapted, _ = train_with(folder, features="features", **lora)
     assert metrics["coverage"] is None
-    moved = {
-        name
-        for (name, a), b in zip(longer.named_parameters(), adapted.parameters())
-        if not torch.equal(a, b)
-    }
-    assert moved == {
-        name
-        for name, _ in longer.named_parameters()
-        if "norm" not in name and "lm_head" not in name
-    }
+    after = dict(adapted.named_parameters())
+    for name, parameter in longer.named_parameters():
+        is_matrix_of_a_layer = "norm" not in name and "lm_head" not in name
+        assert torch.equal(parameter, after[name]) != is_matrix_of_a_layer, name
 
 
 @pytest.mark.slow
@@ -299,7 +237,9 @@ def test_a_streamed_dataset_trains(folder, conversations):
         loss_type="lk_hybrid",
         attn_implementation="eager",
     )
-    assert metrics["steps"] == 4 and "covers" in out and head.config.draft_vocab_size == 20
+    assert metrics["steps"] == 4
+    assert "covers" in out
+    assert head.config.draft_vocab_size == 20
 
 
 def test_training_takes_what_is_not_held_out_evenly_spread():
@@ -312,16 +252,13 @@ def test_training_takes_what_is_not_held_out_evenly_spread():
     assert recipe.split(12, arguments) == ([1, 2, 3, 5, 6, 7, 9, 10, 11], [0, 4, 8])
 
 
+TRAINING = ("train", ["ScriptArguments", "Eagle3TrainingArguments"])
 RECIPE_OF = {
     "data": ("prepare_data", ["DataArguments"]),
     "features": ("capture_features", ["CaptureArguments"]),
     "adapt": ("adapt", ["AdaptArguments", "Eagle3TrainingArguments"]),
-}
-RECIPE_OF |= {
     "ablations": ("ablations", ["AblationArguments"]),
     "scaling": ("ablations", ["AblationArguments"]),
-}
-RECIPE_OF |= {
     "evaluation": ("evaluate", ["EvaluationArguments"]),
     "publish": ("publish", ["PublishArguments"]),
 }
@@ -329,14 +266,13 @@ RECIPE_OF |= {
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))
 def test_every_shipped_configuration_parses(name):
-    recipe, names = RECIPE_OF.get(
-        Path(name).stem.rsplit("_", 1)[-1],
-        ("train", ["ScriptArguments", "Eagle3TrainingArguments"]),
-    )
+    kind = Path(name).stem.rsplit("_", 1)[-1]
+    recipe, names = RECIPE_OF.get(kind, TRAINING)
     module = recipe_module(recipe)
-    classes = tuple(getattr(module, name) for name in names)
+    classes = tuple(getattr(module, class_name) for class_name in names)
     path = RECIPES / "configs" / name
-    parsed = TrlParser(classes).parse_args_and_config(["--config", str(path)])
-    merged = {key: value for part in parsed for key, value in vars(part).items()}
+    merged = {}
+    for part in TrlParser(classes).parse_args_and_config(["--config", str(path)]):
+        merged |= vars(part)
     for key, value in yaml.safe_load(path.read_text()).items():
         assert merged[key] == value or key == "report_to"

@@ -1,9 +1,16 @@
-"""Imports point down, never up, and never through the package root."""
+"""Imports point down, never up, and never through the package root; recipes use the public API."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "eagle_hf"
+import pytest
+
+import eagle_hf
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "eagle_hf"
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 FLOORS = {
     "compat": 0,
     "head": 0,
@@ -19,15 +26,45 @@ FLOORS = {
     "quickstart": 7,
     "cli": 8,
 }
+ROOT_NAMES = {
+    "DecodingStats",
+    "Eagle3Config",
+    "Eagle3DraftHead",
+    "Eagle3Trainer",
+    "Eagle3TrainingArguments",
+    "Plan",
+    "SelfSpeculation",
+    "TreeConfig",
+    "WindowedDraft",
+    "__version__",
+    "load_target",
+    "new_head",
+}
+PUBLIC = ("data", "evaluation", "head", "hub", "measuring", "target", "training")
+
+
+def name_of(path):
+    """What a test is called by."""
+    return path.stem
 
 
 def imports(path):
+    """The names of all modules that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             yield node.module
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield alias.name
+
+
+def imported_names(path):
+    """(module, name) of everything that a file imports from this package."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "eagle_hf":
+            for alias in node.names:
+                yield node.module, alias.name
 
 
 def test_no_import_goes_up_or_through_the_root():
@@ -44,3 +81,37 @@ def test_no_import_goes_up_or_through_the_root():
                 )
                 seen += 1
     assert seen > 20
+
+
+def test_the_root_has_a_dozen_names():
+    assert set(eagle_hf.__all__) == ROOT_NAMES
+
+
+@pytest.mark.parametrize("room", PUBLIC)
+def test_every_public_name_exists(room):
+    module = import_module(f"eagle_hf.{room}")
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), f"eagle_hf.{room} has no {name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_uses_the_public_api_alone(path):
+    rooms = {"eagle_hf"} | {f"eagle_hf.{room}" for room in PUBLIC}
+    for module, name in imported_names(path):
+        assert module in rooms, f"{path.name} imports {name} from {module}"
+        assert name in import_module(module).__all__, f"{module} does not export {name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_no_recipe_imports_another(path):
+    others = {recipe.stem for recipe in RECIPES} | {"recipes"}
+    for name in imports(path):
+        assert name.split(".")[0] not in others, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_says_what_it_needs_and_how_it_is_run(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    for heading in ("Hardware:", "Duration:", "Command:", "Expected:"):
+        assert heading in text, f"{path.name} has no {heading}"

@@ -36,6 +36,6 @@ __all__ = [
 ]
 
 warn_untested()
-register()
+register(automatic.decode)
 # set here: the floor of the head must not import that of the Hub
 Eagle3DraftHead.push_to_hub = push_to_hub

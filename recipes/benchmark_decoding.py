@@ -1,13 +1,13 @@
-"""Decoding speed by batch and length, against plain decoding and against the cost table's promise.
+"""Decoding speed by batch and length, against plain decoding and against the cost table's prediction.
 
 With a head: the best fixed tree for the cell (sequoia) and `adaptive`, by the plan beside the head
 (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
 length x gamma); with --plan FOLDER also by the policies of `eagle-hf plan --self-speculation
 --window 240 --out FOLDER`.
 
-Prompts are read once a cell, and all ways take turns. Speeds are medians, intervals are
+Prompts are read once a cell, and all methods take turns. Speeds are medians, intervals are
 bootstrapped over repetitions. Plain decoding is measured twice: `generate`, and a loop over the
-target's forwards alone. `generate` copies its cache with every token; the promise is relative to
+target's forwards alone. `generate` copies its cache with every token; the prediction is relative to
 one forward, so it is held against the loop.
 
 Hardware: any, with nothing else running.
@@ -29,7 +29,7 @@ from trl import TrlParser
 from eagle_hf import Plan, SelfSpeculation, TreeConfig
 from eagle_hf.data import long_prompts, write_run
 from eagle_hf.evaluation import machine, open_head, open_target
-from eagle_hf.measuring import HEADER, TREES, Speed, identity, measure_cell, measure_costs
+from eagle_hf.measuring import HEADER, TREES, Speed, fingerprint, measure_cell, measure_costs
 
 Trees = dict[str, TreeConfig]
 
@@ -68,7 +68,7 @@ class BenchmarkArguments:
     new_tokens: int = field(
         default=64, metadata={"help": "Tokens decoded after them, until the first row has so many."}
     )
-    repeats: int = field(default=7, metadata={"help": "Times that every way decodes."})
+    repeats: int = field(default=7, metadata={"help": "Times that every method decodes."})
     dtype: str = field(
         default="auto", metadata={"help": "Of target and head; auto: the fastest here."}
     )
@@ -94,21 +94,21 @@ def open_drafter(arguments: BenchmarkArguments, target: Any) -> tuple[Any, Trees
 def load_plan(folder: str, target: Any, assistant: Any) -> Plan:
     """A saved plan; a ValueError where it was made for other models or another machine."""
     plan = Plan.load(folder)
-    plan.costs.check(identity(target, assistant))
+    plan.costs.check(fingerprint(target, assistant))
     return plan
 
 
 def print_shares(speeds: list[Speed]) -> None:
-    """How much of the promise every way kept, over all cells."""
-    for way in dict.fromkeys(speed.way for speed in speeds):
+    """What was measured as a share of what was predicted, over all cells."""
+    for method in dict.fromkeys(speed.method for speed in speeds):
         shares = []
         upper_bounds = []
         for speed in speeds:
-            if speed.way == way:
+            if speed.method == method:
                 shares.append(speed.achieved)
-                upper_bounds.append(speed.interval[1] / speed.promised)
+                upper_bounds.append(speed.interval[1] / speed.predicted)
         print(
-            f"{way}: {statistics.median(shares):.2f} of the promise in the median cell; in the "
+            f"{method}: {statistics.median(shares):.2f} of the prediction in the median cell; in the "
             f"worst at most {min(upper_bounds):.2f}",
             flush=True,
         )
@@ -125,7 +125,7 @@ def main() -> None:
     print(HEADER, flush=True)
     for batch, length in cells:
         prompts = long_prompts(tokenizer, length, batch).to(target.device)  # [B, S]
-        # without a plan, a short cost table of this cell gives the promise
+        # without a plan, a short cost table of this cell gives the prediction
         if assistant.plan:
             costs = assistant.plan.costs
         else:

@@ -21,7 +21,7 @@ from trl import TrlParser
 
 from eagle_hf.data import write_run
 from eagle_hf.evaluation import machine, open_target
-from eagle_hf.measuring import noise_cache, reading_tree, target_forward, timed
+from eagle_hf.measuring import noise_cache, target_forward, timed, tree_attention
 
 
 @dataclass
@@ -48,7 +48,7 @@ def measure_cell(
     cache = noise_cache(target, batch, length)
     tokens = arguments.tokens
     forwards = {
-        "in_place": target_forward(target, cache, batch, length, tokens, reading_tree),
+        "in_place": target_forward(target, cache, batch, length, tokens, tree_attention),
         "copied": target_forward(target, cache.plain(), batch, length, tokens, nullcontext),
     }
     seconds: dict[str, list[float]] = {"in_place": [], "copied": []}

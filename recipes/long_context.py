@@ -19,7 +19,14 @@ from trl import TrlParser
 from eagle_hf import DecodingStats, Eagle3DraftHead
 from eagle_hf.data import long_prompts, write_run
 from eagle_hf.evaluation import open_head, open_target
-from eagle_hf.measuring import Prompt, Started, check_target, run_on, tau_difference, tau_interval
+from eagle_hf.measuring import (
+    PrefilledPrompt,
+    TimedRun,
+    check_target,
+    finish,
+    tau_difference,
+    tau_interval,
+)
 
 SINKS = 4
 Window = tuple[int, int] | None  # (sinks, newest tokens), None for the whole cache
@@ -57,11 +64,13 @@ def windows_at(length: int, arguments: LongContextArguments) -> list[Window]:
     return windows
 
 
-def decode(prompt: Prompt, head: Eagle3DraftHead, window: Window, new_tokens: int) -> DecodingStats:
+def decode(
+    prompt: PrefilledPrompt, head: Eagle3DraftHead, window: Window, new_tokens: int
+) -> DecodingStats:
     """Decode after a prompt, with the head behind a window."""
     head.window = window
-    run = Started(prompt, head, new_tokens).run
-    run_on(run)
+    run = TimedRun(prompt, None, new_tokens).start()
+    finish(run)
     return run.statistics()
 
 
@@ -75,7 +84,7 @@ def measure_length(
     """Decode after prompts [P, S] behind every window; for each window a list over the prompts."""
     by_window: list[list[DecodingStats]] = [[] for _ in windows]
     for ids in prompts:
-        prompt = Prompt(target, head, ids[None])
+        prompt = PrefilledPrompt(target, head, ids[None])
         for window, stats in zip(windows, by_window, strict=True):
             stats.append(decode(prompt, head, window, new_tokens))
     return by_window

@@ -7,9 +7,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.cli.command import Command
-from eagle_hf.decoding.dispatch import check_target
-from eagle_hf.decoding.timing import check_lengths, given_tree
-from eagle_hf.decoding.windowed import SelfSpeculation
+from eagle_hf.decoding.assistants import SelfSpeculation
+from eagle_hf.decoding.checks import check_target
 from eagle_hf.evaluation import (
     SettingArguments,
     open_draft_model,
@@ -18,15 +17,16 @@ from eagle_hf.evaluation import (
     sampling_at,
 )
 from eagle_hf.head.configuration import TreeConfig
-from eagle_hf.measuring.clock import draw_speeds
+from eagle_hf.measuring.acceptance import DEPTH
+from eagle_hf.measuring.costs import check_lengths
 from eagle_hf.measuring.plans import (
-    DEPTH,
     describe,
     make_plan,
     measure_plan,
     questions,
     record_answers,
 )
+from eagle_hf.measuring.speeds import draw_speeds
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ class PlanArguments(SettingArguments):
     repeats: int = field(
         default=3,
         metadata={
-            "help": "Afterwards decode so many times in every cell, promised against measured; "
+            "help": "Afterwards decode so many times in every cell, predicted against measured; "
             "0: do not."
         },
     )
@@ -119,13 +119,12 @@ class PlanArguments(SettingArguments):
 
 
 def run(arguments: PlanArguments) -> None:
-    """Make a plan, and measure what it promises."""
+    """Make a plan, and measure what it predicts."""
     # 1) open both models; refuse what no plan can be made for
     target, tokenizer = open_target(arguments.target, arguments.adapter, dtype=arguments.dtype)
     assistant = open_assistant(arguments, target, tokenizer)
     check_lengths(target, arguments.lengths)
-    with given_tree(assistant, TreeConfig()):
-        check_target(target, assistant)
+    check_target(target, assistant, TreeConfig())  # its own tree may need the plan
 
     # 2) how often the drafter is accepted, along the target's own answers
     starts = questions(

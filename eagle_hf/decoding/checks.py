@@ -7,7 +7,7 @@ changes anything.
 from transformers import MaxLengthCriteria, StaticCache
 
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
-from eagle_hf.decoding.assistants import Assistant
+from eagle_hf.decoding.assistants import Assistant, as_assistant
 from eagle_hf.decoding.support import check_trees, layer_kinds
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.target import unwrap
@@ -97,11 +97,15 @@ def _refused_arguments(mode_kwargs: dict, foreign_tokenizer_remedy: str) -> list
     ]
 
 
-def check_target(target, assistant: Assistant, tree: TreeConfig | None = None) -> None:
+def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
     """Refuse a target that cannot verify trees, or not this assistant's.
 
-    tree: in place of the assistant's own.
+    Args:
+        target: the model that verifies.
+        assistant: a draft head, a WindowedDraft or a SelfSpeculation.
+        tree: in place of the assistant's own.
     """
+    assistant = as_assistant(assistant)
     model = unwrap(target)
     check_trees(model)
     _check_adapter(model)

@@ -12,7 +12,7 @@ import numpy
 
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.plotting import open_pyplot
-from eagle_hf.measuring.intervals import middle, resampled_tau
+from eagle_hf.measuring.intervals import percentile_interval, resampled_tau
 
 Interval = tuple[float, float]
 
@@ -96,14 +96,14 @@ def fit_scaling(
     end = numpy.log2(times * counts[-1])
     points = []
     for count, tau, draws in zip(counts, taus, resampled, strict=True):
-        points.append((count, tau, middle(draws)))
+        points.append((count, tau, percentile_interval(draws)))
     return Scaling(
         points=points,
         tau_per_doubling=float(slope),
-        doubling_interval=middle(slopes),
+        doubling_interval=percentile_interval(slopes),
         times=times,
         extrapolated_tau=float(intercept + slope * end),
-        extrapolated_interval=middle(intercepts + slopes * end),
+        extrapolated_interval=percentile_interval(intercepts + slopes * end),
     )
 
 

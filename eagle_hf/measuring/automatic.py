@@ -20,8 +20,8 @@ from eagle_hf.compat import AssistedCall, decode_plainly
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.stats import PHASES, DecodingStats
-from eagle_hf.head.configuration import Acceptance, TreeConfig
-from eagle_hf.measuring.machine_costs import machine_costs
+from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.measuring.machine_costs import TYPICAL, machine_costs
 from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import AdaptivePolicy
@@ -33,7 +33,6 @@ DEPTH = 6  # levels that are drafted at most
 WIDTH = 8  # nodes run at each
 NODES = 15  # read at most by quickly measured costs: 16 tokens with the root
 PLANNED_NODES = 63  # by a saved plan, whose costs reach that far
-TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 
 # head -> {rows: (plan, policy) of the last call, where drafting lost in it}
 _lost: WeakKeyDictionary = WeakKeyDictionary()
@@ -101,7 +100,7 @@ def find_plan(target, assistant: EagleAssistant, rows: int) -> tuple[Plan, int]:
         return plan, PLANNED_NODES
     acceptance = assistant.head.acceptance or TYPICAL
     calibration = Calibration(acceptance.slopes, acceptance.offsets)
-    costs = machine_costs(target, assistant.head, rows, acceptance)
+    costs = machine_costs(target, assistant.head, rows)
     return Plan(costs, acceptance.shares, calibration), NODES
 
 

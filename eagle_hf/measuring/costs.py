@@ -41,6 +41,11 @@ OVERHEAD_TOKENS = 16  # decoded to measure a round outside the forwards
 TREE = TreeConfig()  # bounds of the drafters that are measured; any tree costs the same a forward
 
 
+def fingerprint(target, assistant) -> dict:
+    """The facts that a cost table of these two holds for here, see `CostTable.check`."""
+    return as_assistant(assistant).fingerprint(target)
+
+
 def quiet(text: str) -> None:
     """Progress that nobody reads."""
 

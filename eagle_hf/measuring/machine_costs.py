@@ -24,13 +24,14 @@ from eagle_hf.target.gguf import cache_folder
 logger = logging.get_logger(__name__)
 
 BATCH_LIMIT = 64  # rows; larger batches are taken to cost what these do
+TYPICAL = Acceptance()  # of a head that does not say how often it is accepted
 TOLD_DEPTH = 6  # levels of the tree that the notice speaks of
 
 _lock = threading.Lock()
 _known: WeakKeyDictionary = WeakKeyDictionary()  # target -> {setting: CostTable}
 
 
-def machine_costs(target, head, rows: int, acceptance: Acceptance) -> CostTable:
+def machine_costs(target, head, rows: int = 1) -> CostTable:
     """What 1 to 16 tokens cost in each of `rows` rows, or of the next power of two.
 
     Measured at the first call, and kept for other processes.
@@ -39,7 +40,6 @@ def machine_costs(target, head, rows: int, acceptance: Acceptance) -> CostTable:
         target: the model that verifies.
         head: the draft head.
         rows: of the batch.
-        acceptance: of the head, for the notice that tells what follows from the costs.
     """
     batch = min(BATCH_LIMIT, 1 << (rows - 1).bit_length())
     model = unwrap(target)
@@ -60,7 +60,7 @@ def machine_costs(target, head, rows: int, acceptance: Acceptance) -> CostTable:
             facts = description(target, head, batch)
             table = _saved(facts)
             if table is None:
-                table = _measure(target, head, batch, facts, acceptance)
+                table = _measure(target, head, batch, facts)
             tables[setting] = table
         return tables[setting]
 
@@ -97,7 +97,7 @@ def _saved(facts: dict) -> CostTable | None:
     return table if table.facts == facts else None
 
 
-def _measure(target, head, batch: int, facts: dict, acceptance: Acceptance) -> CostTable:
+def _measure(target, head, batch: int, facts: dict) -> CostTable:
     """Measure, keep, and say so once: it takes seconds of somebody's call of generate."""
     started = time.perf_counter()
     table = measure_quickly(target, head, batch, facts)
@@ -111,7 +111,7 @@ def _measure(target, head, batch: int, facts: dict, acceptance: Acceptance) -> C
         kept = f"not kept, for {folder} cannot be written ({error}): set EAGLE_HF_CACHE"
     logger.warning(
         f"{seconds:.1f} s of this call went into measuring this machine ({kept}): "
-        f"{_costs_text(table)}. {_consequence(table, acceptance)}; "
+        f"{_costs_text(table)}. {_consequence(table, head.acceptance or TYPICAL)}; "
         'from_pretrained(..., tree="saved") and head.tree = TreeConfig(...) leave this out'
     )
     return table

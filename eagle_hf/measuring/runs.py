@@ -82,30 +82,31 @@ class TimedRun:
         prompt: the prompts.
         tree: what the assistant drafts; None for its own.
         new_tokens: of the longest row.
-
-    Raises:
-        ValueError: where a row ends with the first round.
     """
 
     def __init__(self, prompt: PrefilledPrompt, tree: TreeConfig | None, new_tokens: int):
         self.prompt = prompt
         self.tree = tree
         self.new_tokens = new_tokens
-        if self._has_ended(self.start()):
-            raise ValueError(
-                f"new_tokens is {new_tokens}, and a row ended with the first round: there is "
-                "nothing left to time; decode more"
-            )
 
     @torch.no_grad()
     def start(self) -> Run:
-        """A run behind the prompts' first round, in which the drafter reads them too."""
+        """A run behind the prompts' first round, in which the drafter reads them too.
+
+        Raises:
+            ValueError: where a row ends with that round.
+        """
         prompt = self.prompt
         call = greedy_call(prompt.ids, self.new_tokens)
         run = Run(prompt.target, prompt.assistant, call, self.tree)
         run.prefill({"attention_mask": prompt.attention_mask}, prompt.read)
         if not self._has_ended(run):
             run.round()
+        if self._has_ended(run):
+            raise ValueError(
+                f"new_tokens is {self.new_tokens}, and a row ended with the first round: there is "
+                "nothing left to time; decode more"
+            )
         return run
 
     def decode(self) -> Timing:

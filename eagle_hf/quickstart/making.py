@@ -23,7 +23,7 @@ from eagle_hf.data import (
 )
 from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.measuring.plans import measure_acceptance, save_acceptance
+from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
 from eagle_hf.quickstart.budget import BATCH, MAGPIE_TOKENS, RESPONSE_TOKENS, affordable_prompts
 from eagle_hf.quickstart.screens import LOOK, print_heading
 from eagle_hf.quickstart.targets import Targets

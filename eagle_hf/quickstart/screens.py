@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.data.suites import load_suite
-from eagle_hf.decoding import automatic
 from eagle_hf.evaluation import (
     Answer,
     Summary,
@@ -23,6 +22,7 @@ from eagle_hf.evaluation import (
     write_report,
 )
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.measuring.machine_costs import machine_costs
 from eagle_hf.provenance import dtype_name
 from eagle_hf.quickstart.targets import TARGET, Targets
 
@@ -220,7 +220,7 @@ def why_it_does_not_pay(target: Any, head: Eagle3DraftHead, tau: float) -> str:
     Returns:
         One sentence.
     """
-    costs = automatic.costs(target, head, rows=1)
+    costs = machine_costs(target, head)
     cell = costs.at(1, 0)
     eight = cell.target[7] / cell.target[0]
     return (

@@ -58,7 +58,7 @@ def test_a_started_run_goes_on_to_generates_tokens_again_and_again(target, train
         with pytest.raises(
             ValueError, match=f"new_tokens is {few}, and a row ended with the first round"
         ):
-            TimedRun(prompt, None, few)
+            TimedRun(prompt, None, few).start()
 
 
 def test_a_table_promises_its_own_seconds_for_the_rounds_that_were_run(target, trained_head):

@@ -3,8 +3,9 @@
     python docs/file_tree.py            # prints the tree
     python docs/file_tree.py --write    # writes it into the page
 
-Order and descriptions are the page's own. A new file comes last in its folder, described by the first
-sentence of its docstring; move and rewrite its line there. A file that is gone leaves the tree.
+Order and descriptions are the page's own. A new file comes last in its folder, described by the
+first sentence of its docstring; move and rewrite its line there. A file that is gone leaves the
+tree.
 """
 
 import argparse
@@ -26,7 +27,8 @@ UNKNOWN = 10_000  # the place of an entry that the page does not know yet
 def is_listed(path: Path) -> bool:
     """Whether a file or folder of the package has a line of its own."""
     if path.is_dir():
-        return path.name != "__pycache__" and any(path.rglob("*.py")) or path.name in WHOLE_FOLDERS
+        has_code = path.name != "__pycache__" and any(path.rglob("*.py"))
+        return has_code or path.name in WHOLE_FOLDERS
     if path.name == "__init__.py":
         return path.parent.name == PACKAGE  # the others only name what their room exports
     return path.suffix in ENDINGS
@@ -93,11 +95,8 @@ def tree_lines(folder: Path, known: dict[str, str], depth: int = 0) -> list[str]
 def format_line(name: str, description: str, depth: int) -> str:
     """One line: the name, indented by its depth, and its description in a column."""
     start = " " * (INDENT * depth) + name
-    return (
-        f"{start:<{COLUMN}}{description}".rstrip()
-        if len(start) < COLUMN
-        else (f"{start} {description}".rstrip())
-    )
+    width = max(COLUMN, len(start) + 1)
+    return f"{start:<{width}}{description}".rstrip()
 
 
 def current_tree() -> str:

@@ -1,0 +1,87 @@
+"""Figures of README and docs are those that were measured; pictures and trees are up to date."""
+
+import json
+import sys
+from importlib import util
+
+import pytest
+from pages import DOCS, ROOT, Page, all_pages
+
+from eagle_hf.hub.cards import results_table
+
+CARD = ROOT / "model_cards" / "smollm2-135m-instruct-eagle3"
+TREE = "dynamic:4:4:12"
+README_LINES = 125
+SOURCES = [*(ROOT / "eagle_hf").rglob("*.py")]
+
+
+def script(name: str):
+    """A script of docs/ as a module."""
+    path = DOCS / name
+    spec = util.spec_from_file_location(path.stem, path)
+    module = util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    return json.loads((CARD / "metrics.json").read_text())
+
+
+def measured(metrics: dict, dtype: str) -> dict:
+    """The greedy results of the head's own tree in one dtype, by category."""
+    for setting in metrics["settings"]:
+        is_greedy = setting["temperature"] == 0.0
+        if setting["dtype"] == dtype and setting["tree"] == TREE and is_greedy:
+            return setting["results"]
+    raise AssertionError(f"no greedy {dtype} results of {TREE}")
+
+
+def test_the_picture_is_drawn_from_the_metrics():
+    drawing = script("images/speed_by_category.py")
+    assert drawing.PICTURE.read_text() == drawing.draw(drawing.read_bars())
+
+
+def test_the_readmes_rows_are_the_measured_ones(metrics):
+    readme = Page(ROOT / "README.md").text
+    fast, exact = measured(metrics, "bfloat16"), measured(metrics, "float32")
+    labels = {"chat": "chat (MT-Bench)", "code": "code (HumanEval)", "math": "maths (GSM8K)"}
+    for category, label in labels.items():
+        result = fast[category]
+        low, high = result["tau_interval"]
+        row = (
+            f"| {label} | {result['tau']:.2f} ({low:.2f}-{high:.2f}) "
+            f"| {result['speedup']:.2f}x | {exact[category]['identical']:.0%} |"
+        )
+        assert row in readme
+
+
+def test_the_benchmarks_table_is_the_model_cards(metrics):
+    assert results_table(metrics, TREE) in (DOCS / "benchmarks.md").read_text()
+
+
+def test_the_readme_fits_on_a_screen_and_a_half():
+    assert len(Page(ROOT / "README.md").text.splitlines()) <= README_LINES
+
+
+def test_the_file_tree_holds_the_files_that_exist():
+    file_tree = script("file_tree.py")
+    shown = file_tree.read_block(file_tree.PAGE.read_text())
+    assert shown == file_tree.current_tree(), "run: python docs/file_tree.py --write"
+
+
+def test_messages_in_troubleshooting_are_those_of_the_package():
+    words = " ".join(" ".join(path.read_text().split()) for path in SOURCES)
+    joined = words.replace('" f"', "").replace('" "', "")
+    for heading in Page(DOCS / "troubleshooting.md").headings:
+        if heading.startswith('"'):
+            assert heading.strip('"') in joined, heading
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=[page.name for page in all_pages()])
+def test_lines_of_prose_have_at_most_100_columns(page):
+    for line in page.prose.splitlines():
+        is_table = line.startswith("|")
+        assert is_table or len(line) <= 100, f"{page.name}: {line}"

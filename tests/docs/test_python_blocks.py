@@ -1,0 +1,124 @@
+"""Every Python block of README and docs runs, on tiny models that lie where the pages say.
+
+A page's blocks run in order, in one namespace, in a folder of their own. Names such as
+`you/your-model` are folders there. `"smollm2"` opens the tiny target too.
+"""
+
+import contextlib
+import io
+import json
+
+import pytest
+import torch
+from pages import all_pages
+from peft import LoraConfig, get_peft_model
+from tiny import quickly_trained, tiny_head, tiny_target, word_tokenizer
+
+import eagle_hf
+from eagle_hf import Eagle3DraftHead
+from eagle_hf.hub.publish import add_custom_generate
+
+VOCABULARY = 8200  # more than the 8,192 draft tokens of the pages
+USED_TOKENS = 40  # those that the tiny target really emits
+HEADS = ("model_cards/smollm2-135m-instruct-eagle3", "outputs/head", "user/name")
+PAGES = [page for page in all_pages() if any(b.language == "python" for b in page.blocks)]
+
+
+def talkative_target(layers: int = 7):
+    """A tiny target with a large vocabulary that keeps to its first tokens, the end of turn too."""
+    target = tiny_target(
+        vocab_size=VOCABULARY,
+        layers=layers,
+        dtype=torch.float32,
+        max_position_embeddings=2048,
+    )
+    with torch.no_grad():
+        target.lm_head.weight[:USED_TOKENS] *= 4
+        target.lm_head.weight[USED_TOKENS:] = 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The folder in which all models of the pages lie; made once."""
+    folder = tmp_path_factory.mktemp("docs")
+    target = talkative_target()
+    tokenizer = word_tokenizer(VOCABULARY)
+    target.save_pretrained(folder / "you/your-model")
+    tokenizer.save_pretrained(folder / "you/your-model")
+    talkative_target(layers=3).save_pretrained(folder / "you/small-model")
+    tokenizer.save_pretrained(folder / "you/small-model")
+    adapted = get_peft_model(talkative_target(), LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(folder / "you/your-adapter")
+    head = quickly_trained(target, tiny_head(target), steps=20)
+    for name in HEADS:
+        head.save_pretrained(folder / name)
+    add_custom_generate(folder / "user/name")
+    write_lines(folder / "my_prompts.jsonl", [{"prompt": f"w{i} w9 w7"} for i in range(5, 17)])
+    conversations = []
+    for number in range(12):
+        question = {"role": "user", "content": f"w{number + 5} w9"}
+        answer = {"role": "assistant", "content": f"w{number + 6} w8 w7 w{number + 9}"}
+        conversations.append({"id": str(number), "messages": [question, answer]})
+    write_lines(folder / "outputs/data/responses/conversations.jsonl", conversations)
+    return folder
+
+
+def write_lines(path, rows: list[dict]) -> None:
+    """Write rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def workplace(models, tmp_path, monkeypatch):
+    """A working directory with links to the models and room for what the blocks write."""
+    for entry in models.iterdir():
+        if entry.name != "outputs":
+            (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "head").symlink_to(models / "outputs" / "head")
+    monkeypatch.chdir(tmp_path)
+    modules = str(tmp_path / "modules")  # of remote code
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)
+    open_target = eagle_hf.load_target
+
+    def open_tiny_target(name, *args, **kwargs):
+        return open_target("you/your-model" if name == "smollm2" else name, *args, **kwargs)
+
+    monkeypatch.setattr(eagle_hf, "load_target", open_tiny_target)
+    return tmp_path
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """Where heads were pushed to; nothing leaves the machine."""
+    repositories = []
+
+    def remember(head, repository):
+        repositories.append(repository)
+
+    monkeypatch.setattr(Eagle3DraftHead, "push_to_hub", remember)
+    return repositories
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models, pushed):
+    if page.name != "docs/data.md":  # which writes the conversations itself
+        (workplace / "outputs" / "data").symlink_to(models / "outputs" / "data")
+    if "trainer.train()" in page.text:  # which makes the head itself
+        (workplace / "outputs" / "head").unlink()
+    namespace: dict = {"__name__": page.name}
+    printed = ""
+    for block in page.blocks:
+        if block.is_output:
+            assert printed == block.code, f"{page.name}, line {block.line}"
+        if block.language != "python":
+            continue
+        padding = "\n" * block.line  # so that a traceback names the page's own line
+        screen = io.StringIO()
+        with contextlib.redirect_stdout(screen):
+            exec(compile(padding + block.code, page.name, "exec"), namespace)
+        printed = screen.getvalue()
+    code = "".join(block.code for block in page.blocks if block.language == "python")
+    assert pushed == (["user/name"] if "push_to_hub(" in code else [])

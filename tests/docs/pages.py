@@ -1,8 +1,11 @@
 """The documentation as data: pages, their code blocks, code spans, headings and links."""
 
 import re
+import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -96,3 +99,14 @@ def site_anchor(heading: str) -> str:
     """The anchor that the documentation site makes of a heading."""
     kept = re.sub(r"[^\w\s-]", "", heading).strip().lower()
     return re.sub(r"[-\s]+", "-", kept)
+
+
+def open_script(path: Path) -> ModuleType:
+    """A script as a module of its own, its `main` not run."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -4,10 +4,9 @@ import argparse
 import re
 import shlex
 import sys
-from importlib import util
 
 import pytest
-from pages import ROOT, all_pages
+from pages import ROOT, all_pages, open_script
 from trl import TrlParser
 
 from eagle_hf.cli import parser
@@ -79,10 +78,7 @@ def check_recipe(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         parse_plainly(self, *args, **kwargs)
         raise Parsed
 
-    spec = util.spec_from_file_location(path.stem, path)
-    module = util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, path.stem, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = open_script(path)
     monkeypatch.setattr(TrlParser, "parse_args_and_config", parse_and_stop)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_plainly_and_stop)
     monkeypatch.setattr(sys, "argv", words)

@@ -1,11 +1,9 @@
 """Figures of README and docs are those that were measured; pictures and trees are up to date."""
 
 import json
-import sys
-from importlib import util
 
 import pytest
-from pages import DOCS, ROOT, Page, all_pages
+from pages import DOCS, ROOT, Page, all_pages, open_script
 
 from eagle_hf.hub.cards import results_table
 
@@ -13,16 +11,6 @@ CARD = ROOT / "model_cards" / "smollm2-135m-instruct-eagle3"
 TREE = "dynamic:4:4:12"
 README_LINES = 125
 SOURCES = [*(ROOT / "eagle_hf").rglob("*.py")]
-
-
-def script(name: str):
-    """A script of docs/ as a module."""
-    path = DOCS / name
-    spec = util.spec_from_file_location(path.stem, path)
-    module = util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +28,7 @@ def measured(metrics: dict, dtype: str) -> dict:
 
 
 def test_the_picture_is_drawn_from_the_metrics():
-    drawing = script("images/speed_by_category.py")
+    drawing = open_script(DOCS / "images" / "speed_by_category.py")
     assert drawing.PICTURE.read_text() == drawing.draw(drawing.read_bars())
 
 
@@ -67,7 +55,7 @@ def test_the_readme_fits_on_a_screen_and_a_half():
 
 
 def test_the_file_tree_holds_the_files_that_exist():
-    file_tree = script("file_tree.py")
+    file_tree = open_script(DOCS / "file_tree.py")
     shown = file_tree.read_block(file_tree.PAGE.read_text())
     assert shown == file_tree.current_tree(), "run: python docs/file_tree.py --write"
 

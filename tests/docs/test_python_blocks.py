@@ -44,6 +44,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     target = talkative_target()
     tokenizer = word_tokenizer(VOCABULARY)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # as those of LLMs
     target.save_pretrained(folder / "you/your-model")
     tokenizer.save_pretrained(folder / "you/your-model")
     talkative_target(layers=3).save_pretrained(folder / "you/small-model")

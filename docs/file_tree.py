@@ -10,6 +10,7 @@ tree.
 
 import argparse
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ ENDINGS = (".py", ".jinja")
 WHOLE_FOLDERS = ("bundled", "custom_generate")  # described as a folder, their files are not listed
 INDENT = 2
 COLUMN = 28  # where descriptions begin
+LONGEST = 70  # characters of a description that is taken from a docstring
 UNKNOWN = 10_000  # the place of an entry that the page does not know yet
 
 
@@ -48,7 +50,10 @@ def first_sentence(path: Path) -> str:
         return ""
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     paragraph = " ".join(docstring.split("\n\n")[0].split())
-    return paragraph.split(". ")[0].removesuffix(".")
+    sentence = paragraph.split(". ")[0].removesuffix(".")
+    if len(sentence) > LONGEST:
+        sentence = re.split(r"[:;] ", sentence)[0]
+    return sentence
 
 
 def read_block(page: str) -> str:
@@ -70,25 +75,41 @@ def parse_tree(block: str) -> dict[str, str]:
     return descriptions
 
 
+def known_name(path: Path, known: dict[str, str]) -> str | None:
+    """The entry of the page that a file or folder continues, None where it is new.
+
+    A module that became a folder keeps the place and the description of the module.
+    """
+    name = entry_name(path)
+    module = name.removesuffix("/") + ".py"
+    for candidate in (name, module):
+        if candidate in known:
+            return candidate
+    return None
+
+
+def describe(path: Path, known: dict[str, str]) -> str:
+    """The page's description of a file or folder, else its own."""
+    name = known_name(path, known)
+    return (known[name] if name else "") or first_sentence(path)
+
+
 def tree_lines(folder: Path, known: dict[str, str], depth: int = 0) -> list[str]:
     """The lines of a folder and of everything below it."""
-    names = list(known)
+    order = list(known)
 
     def place(path: Path) -> tuple[int, str]:
-        name = entry_name(path)
-        return (names.index(name) if name in known else UNKNOWN, name)
+        name = known_name(path, known)
+        return (order.index(name) if name else UNKNOWN, entry_name(path))
 
-    name = entry_name(folder)
-    description = known.get(name) or first_sentence(folder)
-    lines = [format_line(folder.name + "/", description, depth)]
+    lines = [format_line(folder.name + "/", describe(folder, known), depth)]
     if folder.name in WHOLE_FOLDERS:
         return lines
     for path in sorted(filter(is_listed, folder.iterdir()), key=place):
         if path.is_dir():
             lines += tree_lines(path, known, depth + 1)
         else:
-            description = known.get(entry_name(path)) or first_sentence(path)
-            lines.append(format_line(path.name, description, depth + 1))
+            lines.append(format_line(path.name, describe(path, known), depth + 1))
     return lines
 
 

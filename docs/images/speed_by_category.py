@@ -17,11 +17,11 @@ CATEGORIES = {"chat": "chat (MT-Bench)", "code": "code (HumanEval)", "math": "ma
 
 # the layout, in pixels
 WIDTH = 720
-LEFT = 150  # where bars begin
+LEFT = 165  # where bars begin
 BAR = 22  # height of a bar
 GROUP = 66  # distance from one category to the next
 TOP = 84  # where the first category begins
-PIXELS_PER_TOKEN = 5.4  # of one token per second
+PIXELS_PER_TOKEN = 5.2  # of one token per second
 PLAIN_COLOUR = "#b4bcc8"
 HEAD_COLOUR = "#e8710a"
 INK = "#1f2328"
@@ -96,11 +96,11 @@ def draw(bars: list[Bars]) -> str:
         # 2) generate alone
         plain_end = LEFT + group.plain * PIXELS_PER_TOKEN
         parts.append(bar(top, group.plain, PLAIN_COLOUR))
-        plain_name = "  generate" if number == 0 else ""
+        plain_name = ", generate alone" if number == 0 else ""
         parts.append(text(plain_end + 8, top + 16, f"{group.plain:.1f}{plain_name}"))
         # 3) generate with the head, and how many times as fast it is
         head_end = LEFT + group.with_head * PIXELS_PER_TOKEN
-        head_name = "  generate(assistant_model=head)" if number == 0 else ""
+        head_name = ", with the head" if number == 0 else ""
         speedup = f"{group.with_head:.1f}  ({group.speedup:.2f}x){head_name}"
         parts.append(bar(top + BAR + 4, group.with_head, HEAD_COLOUR))
         parts.append(text(head_end + 8, top + BAR + 20, speedup, font_weight="600"))

@@ -60,6 +60,19 @@ def test_the_file_tree_holds_the_files_that_exist():
     assert shown == file_tree.current_tree(), "run: python docs/file_tree.py --write"
 
 
+def test_the_drawing_of_slots_follows_its_rule():
+    concepts = Page(DOCS / "concepts.md")
+    drawing = next(block.code for block in concepts.blocks if "aux hidden states of" in block.code)
+    rows = {}
+    for line in drawing.splitlines():
+        name, _, cells = line.partition("  ")
+        rows[name] = cells.split()
+    for slot in map(int, rows["slot"]):
+        assert rows["aux hidden states of"][slot] == f"t{slot}"
+        assert rows["embedding of"][slot] == f"t{slot + 1}"
+        assert rows["predicts"][slot] == f"t{slot + 2}"
+
+
 def test_messages_in_troubleshooting_are_those_of_the_package():
     words = " ".join(" ".join(path.read_text().split()) for path in SOURCES)
     joined = words.replace('" f"', "").replace('" "', "")

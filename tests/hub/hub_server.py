@@ -1,7 +1,9 @@
-"""A hub in a thread: the part of the Hub's HTTP API that pushing and loading a model needs, with branches, private repositories and tokens.
+"""A hub in a thread: the part of the Hub's HTTP API that pushing and loading a model needs.
 
-Everything is in memory. A commit is a dictionary of files by path; large files live in a store of their own and are committed by their sha256,
-as on the Hub. `LocalHub.fail` lets the next requests of a kind fail, for uploads that are cut off.
+It knows branches, private repositories and tokens. Everything is in memory. A commit is a
+dictionary of files by path. Large files live in a store of their own and are committed by their
+sha256, as on the Hub. `LocalHub.fail` lets the next requests of a kind fail, for uploads that are
+cut off.
 """
 
 import base64
@@ -22,7 +24,9 @@ class Refused(Exception):
     """An answer that is no success: status, X-Error-Code, text."""
 
     def __init__(self, status: int, code: str = "", text: str = ""):
-        self.status, self.code, self.text = status, code, text or code
+        self.status = status
+        self.code = code
+        self.text = text or code
 
 
 @dataclass
@@ -37,7 +41,8 @@ class Repository:
         """Put a new state of all files at the head of a branch."""
         self.messages.append(message)
         oid = hashlib.sha1(f"{len(self.messages)} {message}".encode()).hexdigest()
-        self.commits[oid], self.branches[branch] = files, oid
+        self.commits[oid] = files
+        self.branches[branch] = oid
         return oid
 
     def find(self, revision: str) -> str:
@@ -52,17 +57,20 @@ class LocalHub:
     """`with LocalHub() as hub:` serves at `hub.url`; `tokens` are who may log in, token -> user."""
 
     def __init__(self):
-        self.tokens, self.repositories, self.store = {"hf_alice": "alice", "hf_bob": "bob"}, {}, {}
-        self.requests, self.failures, self.lock = [], [], threading.RLock()
-        self.server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self})
-        )
+        self.tokens = {"hf_alice": "alice", "hf_bob": "bob"}
+        self.repositories = {}  # "user/name" -> Repository
+        self.store = {}  # sha256 -> content of a large file
+        self.requests = []  # (method, path) of all that arrived
+        self.failures = []  # (method, part of the path, status) of those that will fail
+        self.lock = threading.RLock()
+        # Handlers are made by the server, so their class has to know the hub.
+        handler = type("Handler", (Handler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self):
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
+        settings = {"poll_interval": 0.01}
+        threading.Thread(target=self.server.serve_forever, kwargs=settings, daemon=True).start()
         return self
 
     def __exit__(self, *error):
@@ -86,9 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self):
-        """Read the request, find its route, answer in JSON or bytes; every failure carries the Hub's error headers."""
+        """Read the request, find its route, and answer; failures carry the Hub's error headers."""
         address = urlsplit(self.path)
-        self.path, self.recursive = unquote(address.path), "recursive=true" in address.query.lower()
+        self.path = unquote(address.path)
+        self.recursive = "recursive=true" in address.query.lower()
         self.body = self.read_body()
         with self.hub.lock:
             self.hub.requests.append((self.command, self.path))
@@ -101,10 +110,10 @@ class Handler(BaseHTTPRequestHandler):
                         return route(self, **found.groupdict())
                 raise Refused(404, "", f"no route {self.command} {self.path}")
             except Refused as error:
-                headers = {"X-Error-Code": error.code} if error.code else {}
-                self.reply(
-                    {"error": error.text}, error.status, headers | {"X-Error-Message": error.text}
-                )
+                headers = {"X-Error-Message": error.text}
+                if error.code:
+                    headers["X-Error-Code"] = error.code
+                self.reply({"error": error.text}, error.status, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
 
@@ -112,9 +121,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = b""
-        while size := int(self.rfile.readline(), 16):
+        size = int(self.rfile.readline(), 16)
+        while size:
             body += self.rfile.read(size)
-            self.rfile.readline()
+            self.rfile.readline()  # the end of the chunk's line
+            size = int(self.rfile.readline(), 16)
         self.rfile.readline()
         return body
 
@@ -126,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refused(status, "", "the storage is out of order")
 
     def log_in(self) -> str | None:
-        """The user; None without a token. A wrong one is repeated in the answer, as careless servers do."""
+        """The user; None without a token. The answer repeats a wrong one, as some servers do."""
         if self.path.startswith("/store/"):
             return None  # an address that was handed out
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -163,11 +174,12 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403 if self.user else 401, "", "you may not create this repository")
         exists = repo_id in self.hub.repositories
         if not exists:
+            # Releases of huggingface_hub say it in either way.
             private = asked.get("visibility") == "private" or bool(asked.get("private"))
-            self.hub.repositories[repo_id] = Repository(self.user, private)
-            self.hub.repositories[repo_id].commit(
-                "main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit"
-            )
+            repository = Repository(self.user, private)
+            files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+            repository.commit("main", files, "initial commit")
+            self.hub.repositories[repo_id] = repository
         self.reply({"url": f"{self.hub.url}/{repo_id}"}, 409 if exists else 200)
 
     def validate_yaml(self):
@@ -202,10 +214,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, repo_id, revision):
         repository = self.repository(repo_id, write=True)
-        there, answers = repository.commits[repository.find(revision)], []
+        stored = repository.commits[repository.find(revision)]
+        answers = []
         for asked in json.loads(self.body)["files"]:
-            path, mode = asked["path"], "lfs" if asked["path"].endswith(LARGE) else "regular"
-            oid = (sha256 if mode == "lfs" else git_oid)(there[path]) if path in there else None
+            path = asked["path"]
+            is_large = path.endswith(LARGE)
+            mode = "lfs" if is_large else "regular"
+            oid = None
+            if path in stored:
+                oid = sha256(stored[path]) if is_large else git_oid(stored[path])
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self.reply({"files": answers})
 
@@ -213,8 +230,11 @@ class Handler(BaseHTTPRequestHandler):
         self.repository(repo_id, write=True)
         objects = []
         for asked in json.loads(self.body)["objects"]:
-            upload = {"actions": {"upload": {"href": f"{self.hub.url}/store/{asked['oid']}"}}}
-            objects.append(asked | ({} if asked["oid"] in self.hub.store else upload))
+            answer = dict(asked)
+            if asked["oid"] not in self.hub.store:
+                address = f"{self.hub.url}/store/{asked['oid']}"
+                answer["actions"] = {"upload": {"href": address}}
+            objects.append(answer)
         self.reply({"objects": objects, "transfer": "basic"})
 
     def put(self, oid):
@@ -239,17 +259,17 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"commitUrl": f"{self.hub.url}/{repo_id}/commit/{oid}", "commitOid": oid})
 
     def tree(self, repo_id, revision, folder):
-        repository, entries, above = self.repository(repo_id), [], f"{folder}/" if folder else ""
+        repository = self.repository(repo_id)
+        above = f"{folder}/" if folder else ""
+        entries = []
         for path, data in repository.commits[repository.find(revision)].items():
-            if path.startswith(above) and (self.recursive or "/" not in path.removeprefix(above)):
-                large = (
-                    {"lfs": {"size": len(data), "oid": sha256(data), "pointerSize": 134}}
-                    if path.endswith(LARGE)
-                    else {}
-                )
-                entries.append(
-                    {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)} | large
-                )
+            is_direct = "/" not in path.removeprefix(above)
+            if not path.startswith(above) or not (self.recursive or is_direct):
+                continue
+            entry = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
+            if path.endswith(LARGE):
+                entry["lfs"] = {"size": len(data), "oid": sha256(data), "pointerSize": 134}
+            entries.append(entry)
         self.reply(entries)
 
     def resolve(self, repo_id, revision, path):

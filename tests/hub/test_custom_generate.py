@@ -1,8 +1,9 @@
-"""The file that goes to the Hub with a head: the target's own tokens with transformers alone, or a refusal."""
+"""custom_generate: the target's own tokens with transformers alone, or a refusal."""
 
 import ast
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,100 +36,101 @@ def publish(tmp_path):
     return save
 
 
-def counted(target, **assistant):
+def count_forwards(target, **assistant):
     """(40 greedy tokens, how many forwards of the target they took)."""
     forwards = []
-    counter = (
-        target.get_decoder().layers[0].register_forward_pre_hook(lambda *_: forwards.append(1))
-    )
+
+    def note_forward(*_):
+        forwards.append(1)
+
+    first_layer = target.get_decoder().layers[0]
+    counter = first_layer.register_forward_pre_hook(note_forward)
     tokens = target.generate(PROMPT, max_new_tokens=40, eos_token_id=None, **assistant)
     counter.remove()
     return tokens, len(forwards)
 
 
-OTHER_LAYERS = {"eagle_hf": {"aux_layer_ids": [1, 2, 6]}}
-FLAGS = [
-    {},
-    {"fc_norm": True},
-    {"norm_output": True},
-    {"norm_before_residual": True},
-    {"draft_vocab_size": 31},
-    OTHER_LAYERS,
-]
-
-
-@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"fc_norm": True},
+        {"norm_output": True},
+        {"norm_before_residual": True},
+        {"draft_vocab_size": 31},
+        {"eagle_hf": {"aux_layer_ids": [1, 2, 6]}},
+    ],
+    ids=str,
+)
 def test_greedy_tokens_and_drafts_are_those_of_eagle_hf(target, publish, flags):
     head = tiny_head(target, **flags)
     head.tree = TreeConfig("chain", depth=3)
-    ours, forwards = counted(target, **publish(head))
-    assert (
-        torch.equal(ours, counted(target)[0])
-        and forwards == counted(target, assistant_model=head)[1]
-    )
+    tokens, forwards = count_forwards(target, **publish(head))
+    plain_tokens, _ = count_forwards(target)
+    _, own_forwards = count_forwards(target, assistant_model=head)
+    assert torch.equal(tokens, plain_tokens)
+    assert forwards == own_forwards
 
 
 def test_drafts_of_a_trained_head_are_accepted(target, trained_head, publish):
     head = deepcopy(trained_head)
     head.tree = TreeConfig("chain", depth=4)
-    tokens, forwards = counted(target, **publish(head))
-    assert (
-        torch.equal(tokens, counted(target)[0])
-        and forwards == counted(target, assistant_model=head)[1] < 40
-    )
+    tokens, forwards = count_forwards(target, **publish(head))
+    plain_tokens, _ = count_forwards(target)
+    _, own_forwards = count_forwards(target, assistant_model=head)
+    assert torch.equal(tokens, plain_tokens)
+    assert forwards == own_forwards
+    assert forwards < 40
 
 
-SAMPLING = [
-    {},
-    {"temperature": 0.6, "top_k": 5},
-    {"repetition_penalty": 1.3, "top_p": 0.9},
-    {"eos_token_id": [7, 12]},
-]
-
-
-@pytest.mark.parametrize("settings", SAMPLING, ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.6, "top_k": 5},
+        {"repetition_penalty": 1.3, "top_p": 0.9},
+        {"eos_token_id": [7, 12]},
+    ],
+    ids=str,
+)
 def test_sampled_tokens_are_those_of_the_same_seed(target, trained_head, publish, settings):
     assistant = publish(trained_head)
+    sampling = dict(do_sample=True, max_new_tokens=30, **settings)
     for seed in range(3):
-        answers = []
-        for arguments in ({}, assistant):
-            torch.manual_seed(seed)
-            answers.append(
-                target.generate(PROMPT, do_sample=True, max_new_tokens=30, **settings, **arguments)
-            )
-        assert torch.equal(*answers)
+        torch.manual_seed(seed)
+        plain = target.generate(PROMPT, **sampling)
+        torch.manual_seed(seed)
+        assert torch.equal(target.generate(PROMPT, **sampling, **assistant), plain)
 
 
 def test_a_target_with_a_sliding_window_is_served(publish):
-    settings = dict(
+    config = MistralConfig(
         vocab_size=31,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=7,
         num_attention_heads=4,
         num_key_value_heads=2,
+        sliding_window=8,
+        initializer_range=0.25,
     )
     torch.manual_seed(0)
-    target = (
-        MistralForCausalLM(MistralConfig(**settings, sliding_window=8, initializer_range=0.25))
-        .double()
-        .eval()
-    )
-    assert torch.equal(counted(target, **publish(tiny_head(target)))[0], counted(target)[0])
+    target = MistralForCausalLM(config).double().eval()
+    tokens, _ = count_forwards(target, **publish(tiny_head(target)))
+    plain_tokens, _ = count_forwards(target)
+    assert torch.equal(tokens, plain_tokens)
 
 
-def test_it_streams_and_takes_another_length_of_chain(target, trained_head, publish, capsys):
-    assistant, streamer = publish(trained_head), TextStreamer(word_tokenizer())
-    plain = target.generate(PROMPT, max_new_tokens=10, streamer=streamer)
+@pytest.mark.parametrize("length", [1, 7])
+def test_it_streams_and_takes_another_length_of_chain(
+    target, trained_head, publish, capsys, length
+):
+    settings = dict(max_new_tokens=10, streamer=TextStreamer(word_tokenizer()))
+    plain = target.generate(PROMPT, **settings)
     expected = capsys.readouterr().out
-    for length in (1, 7):
-        assert torch.equal(
-            target.generate(
-                PROMPT, max_new_tokens=10, streamer=streamer, draft_tokens=length, **assistant
-            ),
-            plain,
-        )
-        assert capsys.readouterr().out == expected
+    tokens = target.generate(PROMPT, draft_tokens=length, **settings, **publish(trained_head))
+    assert torch.equal(tokens, plain)
+    assert capsys.readouterr().out == expected
 
 
 def test_without_the_flag_no_code_runs(target, head, publish):
@@ -150,8 +152,9 @@ def test_without_the_flag_no_code_runs(target, head, publish):
     ids=str,
 )
 def test_what_it_cannot_do_is_refused(target, head, publish, call, needs):
+    settings = {"input_ids": PROMPT, "max_new_tokens": 4} | publish(head)
     with pytest.raises(ValueError, match=needs):
-        target.generate(**{"input_ids": PROMPT, "max_new_tokens": 4} | publish(head) | call)
+        target.generate(**settings | call)
 
 
 @pytest.mark.parametrize(
@@ -164,21 +167,19 @@ def test_what_it_cannot_do_is_refused(target, head, publish, call, needs):
 )
 def test_a_head_of_another_target_or_kind_is_refused(target, head, publish, key, value, needs):
     assistant = publish(head)
-    config = f"{assistant['custom_generate']}/config.json"
-    with open(config) as file:
-        written = json.load(file)
-    with open(config, "w") as file:
-        json.dump(written | {key: value}, file)
+    file = Path(assistant["custom_generate"], "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises((ValueError, RuntimeError), match=needs):
         target.generate(PROMPT, max_new_tokens=4, **assistant)
 
 
 def test_it_needs_no_eagle_hf():
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(OWN_GENERATE.read_text()))
-        for name in names(node)
-    }
+    imported = set()
+    for node in ast.walk(ast.parse(OWN_GENERATE.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            imported.update(alias.name.split(".")[0] for alias in node.names)
     assert imported <= {
         "functools",
         "importlib",
@@ -191,9 +192,3 @@ def test_it_needs_no_eagle_hf():
         "safetensors",
         "transformers",
     }
-
-
-def names(node):
-    if isinstance(node, ast.ImportFrom):
-        return [node.module]
-    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,6 +1,7 @@
-"""Every engine gets a folder in which it finds the layers that the head was trained on, or an error."""
+"""Every engine gets a folder in which it finds the layers the head was trained on, or an error."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,50 +11,46 @@ from tiny import tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.head.layouts import LAYER_IDS_KEY
-from eagle_hf.hub.export import (
-    ENGINES,
-    LAYOUTS,
-    engine_layer_ids,
-    export_head,
-    layout_config,
-    named_target,
-    other_layers,
-    speculators_config,
-)
+from eagle_hf.hub.engines import SERVERS, SGLANG
+from eagle_hf.hub.export import LAYOUTS, export_head, named_target
+from eagle_hf.hub.export.layer_ids import engine_layer_ids, other_layers
+from eagle_hf.hub.export.layouts import layout_config, speculators_config
 
 OTHER = {"aux_layer_ids": [1, 3, 6]}
 
 
-def read(folder):
+def read_config(folder):
     return json.loads(Path(folder, "config.json").read_text())
 
 
-def same_logits(head, other):
+def is_same_head(head, other):
+    """Whether two heads compute the same logits, of the same tokens."""
     torch.manual_seed(0)
-    embeddings, aux = torch.randn(1, 12, 32).to(head.dtype), torch.randn(1, 12, 96).to(head.dtype)
-    ours, theirs = (h.logits(h(embeddings, aux, ttt_length=2)[1]) for h in (head, other))
-    return torch.equal(ours, theirs) and torch.equal(head.draft_to_target, other.draft_to_target)
+    embeddings = torch.randn(1, 12, 32).to(head.dtype)
+    aux = torch.randn(1, 12, 96).to(head.dtype)
+    logits = []
+    for each in (head, other):
+        outputs = each(embeddings, aux, ttt_length=2)
+        logits.append(each.logits(outputs[1]))
+    return torch.equal(*logits) and torch.equal(head.draft_to_target, other.draft_to_target)
 
 
-@pytest.mark.parametrize(
-    "to, flags",
-    [
-        (to, flags)
-        for to in LAYOUTS
-        for flags in ({}, {"draft_vocab_size": 31}, {"eagle_hf": OTHER})
-        if to != "openvino" or "eagle_hf" not in flags
-    ],
-    ids=str,
-)
+# OpenVINO reads the default layers alone.
+EXPORTS = [
+    (to, flags)
+    for to, flags in product(LAYOUTS, ({}, {"draft_vocab_size": 31}, {"eagle_hf": OTHER}))
+    if to != "openvino" or "eagle_hf" not in flags
+]
+
+
+@pytest.mark.parametrize("to, flags", EXPORTS, ids=str)
 def test_an_exported_head_drafts_as_before(target, tmp_path, to, flags):
     head = tiny_head(target, **flags)
     export_head(head, tmp_path / "out", to, "me/target", target.config)
     again = Eagle3DraftHead.from_pretrained(tmp_path / "out", dtype="auto")
-    assert (
-        same_logits(head, again)
-        and again.dtype == head.dtype
-        and other_layers(again.config, target.config) == other_layers(head.config)
-    )
+    assert is_same_head(head, again)
+    assert again.dtype == head.dtype
+    assert other_layers(again.config, target.config) == other_layers(head.config)
 
 
 @pytest.mark.parametrize(
@@ -69,42 +66,44 @@ def test_the_speculators_format_keeps_every_variant(target, tmp_path, flags):
     head = tiny_head(target, **flags)
     export_head(head, tmp_path / "out", "speculators", "me/target")
     again = Eagle3DraftHead.from_pretrained(tmp_path / "out", dtype="auto")
-    assert same_logits(head, again) and again.config.rope_parameters == head.config.rope_parameters
+    assert is_same_head(head, again)
+    assert again.config.rope_parameters == head.config.rope_parameters
 
 
-def test_the_speculators_config_is_what_vllm_reads(target):
+@pytest.fixture
+def speculators(target):
+    """The config of a head in the speculators format."""
     head = tiny_head(target)
     head.tree = TreeConfig("chain", depth=3)
-    config = speculators_config(head.config, "me/target", target.config)
-    assert (
-        "model_type" not in config
-        and config["speculators_model_type"] == "eagle3"
-        and LAYER_IDS_KEY not in config
-    )
-    assert config["speculators_config"]["algorithm"] == "eagle3"
-    assert [
-        method["speculative_tokens"] for method in config["speculators_config"]["proposal_methods"]
-    ] == [3]
-    assert (
-        config["speculators_config"]["default_proposal_method"]
-        == config["speculators_config"]["proposal_methods"][0]["proposal_type"]
-    )
-    assert config["speculators_config"]["verifier"]["name_or_path"] == "me/target"
-    flags = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
-    assert [config[flag] for flag in flags] == [False] * 4 and (
-        config["draft_vocab_size"],
-        config["target_hidden_size"],
-    ) == (24, 32)
-    layer = config["transformer_layer_config"]
-    assert layer["model_type"] == "llama" and (
-        layer["vocab_size"],
-        layer["num_hidden_layers"],
-        layer["num_aux_hidden_states"],
-    ) == (31, 1, 3)
-    assert (
-        layer["rope_theta"] == layer["rope_parameters"]["rope_theta"] == 10000.0
-        and layer["rope_scaling"] is None
-    )
+    return speculators_config(head.config, "me/target", target.config)
+
+
+def test_the_speculators_config_is_what_vllm_reads(speculators):
+    assert "model_type" not in speculators
+    assert speculators["speculators_model_type"] == "eagle3"
+    assert LAYER_IDS_KEY not in speculators
+    for flag in ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output"):
+        assert speculators[flag] is False
+    assert speculators["draft_vocab_size"] == 24
+    assert speculators["target_hidden_size"] == 32
+
+
+def test_the_speculators_config_proposes_a_chain_and_names_the_target(speculators):
+    plan = speculators["speculators_config"]
+    assert plan["algorithm"] == "eagle3"
+    assert [method["speculative_tokens"] for method in plan["proposal_methods"]] == [3]
+    assert plan["default_proposal_method"] == plan["proposal_methods"][0]["proposal_type"]
+    assert plan["verifier"]["name_or_path"] == "me/target"
+
+
+def test_the_speculators_config_holds_the_whole_layer(speculators):
+    layer = speculators["transformer_layer_config"]
+    assert layer["model_type"] == "llama"
+    assert layer["vocab_size"] == 31
+    assert layer["num_hidden_layers"] == 1
+    assert layer["num_aux_hidden_states"] == 3
+    assert layer["rope_theta"] == layer["rope_parameters"]["rope_theta"] == 10000.0
+    assert layer["rope_scaling"] is None
     assert {
         "head_dim",
         "hidden_act",
@@ -117,26 +116,23 @@ def test_the_speculators_config_is_what_vllm_reads(target):
 
 
 def test_the_speculators_weights_have_its_names_and_no_map_at_full_vocabulary(target, tmp_path):
+    whole = tiny_head(target, draft_vocab_size=31)
     export_head(tiny_head(target), tmp_path / "some", "speculators", "me/target")
-    export_head(
-        tiny_head(target, draft_vocab_size=31), tmp_path / "all", "speculators", "me/target"
-    )
-    some, full = (load_file(tmp_path / name / "model.safetensors") for name in ("some", "all"))
-    assert "layers.0.self_attn.q_proj.weight" in some and not any(
-        name.startswith("midlayer") for name in some
-    )
-    assert (
-        some["d2t"].dtype == torch.int64
-        and some["t2d"].sum() == 24
-        and set(some) - set(full) == {"d2t", "t2d"}
-    )
+    export_head(whole, tmp_path / "all", "speculators", "me/target")
+    some = load_file(tmp_path / "some" / "model.safetensors")
+    full = load_file(tmp_path / "all" / "model.safetensors")
+    assert "layers.0.self_attn.q_proj.weight" in some
+    assert not any(name.startswith("midlayer") for name in some)
+    assert some["d2t"].dtype == torch.int64
+    assert some["t2d"].sum() == 24
+    assert set(some) - set(full) == {"d2t", "t2d"}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_head_of_the_default_layers_is_exported_as_it_is_saved(target, tmp_path, engine):
+@pytest.mark.parametrize("to", [engine.key for engine in SERVERS])
+def test_a_head_of_the_default_layers_is_exported_as_it_is_saved(target, tmp_path, to):
     head = tiny_head(target)
     head.save_pretrained(tmp_path / "saved")
-    export_head(head, tmp_path / "out", engine)
+    export_head(head, tmp_path / "out", to)
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "saved" / file).read_bytes()
 
@@ -144,18 +140,15 @@ def test_a_head_of_the_default_layers_is_exported_as_it_is_saved(target, tmp_pat
 @pytest.mark.parametrize("to", ["vllm", "llamacpp", "speculators"])
 def test_other_layers_stand_at_the_top_as_they_are(target, to):
     config = layout_config(tiny_head(target, eagle_hf=OTHER).config, to, "me/target")
-    assert config[LAYER_IDS_KEY] == [1, 3, 6] and LAYER_IDS_KEY not in config.get(
-        "eagle_config", {}
-    )
+    assert config[LAYER_IDS_KEY] == [1, 3, 6]
+    assert LAYER_IDS_KEY not in config.get("eagle_config", {})
 
 
 def test_other_layers_stand_one_lower_in_sglangs_place(target, tmp_path):
     export_head(tiny_head(target, eagle_hf=OTHER), tmp_path / "out", "sglang", target=target.config)
-    assert LAYER_IDS_KEY not in read(tmp_path / "out")
-    assert read(tmp_path / "out")["eagle_config"] == {
-        "use_aux_hidden_state": True,
-        LAYER_IDS_KEY: [0, 2, 5],
-    }
+    written = read_config(tmp_path / "out")
+    assert LAYER_IDS_KEY not in written
+    assert written["eagle_config"] == {"use_aux_hidden_state": True, LAYER_IDS_KEY: [0, 2, 5]}
 
 
 @pytest.mark.parametrize(
@@ -164,30 +157,37 @@ def test_other_layers_stand_one_lower_in_sglangs_place(target, tmp_path):
         ([2, 3, 6], "DeepseekV3ForCausalLM", [2, 3, 6]),
         ([2, 3, 6], "Glm4MoeLiteForCausalLM", [2, 3, 6]),
         ([2, 3, 6], "GptOssForCausalLM", [1, 2, 5]),
-        ([1, 3, 6], "DeepseekV3ForCausalLM", None),
-        ([0, 3, 6], "LlamaForCausalLM", None),
     ],
 )
 def test_sglang_counts_by_the_kind_of_target(target, ids, architecture, expected):
-    config, kind = tiny_head(target, eagle_hf={"aux_layer_ids": ids}).config, tiny_target().config
+    config = tiny_head(target, eagle_hf={"aux_layer_ids": ids}).config
+    kind = tiny_target().config
     kind.architectures = [architecture]
-    if expected is None:
-        with pytest.raises(ValueError, match="SGLang .*serve it with vLLM or llama.cpp$"):
-            engine_layer_ids(config, "sglang", kind)
-    else:
-        assert engine_layer_ids(config, "sglang", kind) == {
-            "eagle_config": {LAYER_IDS_KEY: expected}
-        }
+    written = engine_layer_ids(config, SGLANG, kind)
+    assert written == {"eagle_config": {LAYER_IDS_KEY: expected}}
+
+
+@pytest.mark.parametrize(
+    "ids, architecture",
+    [([1, 3, 6], "DeepseekV3ForCausalLM"), ([0, 3, 6], "LlamaForCausalLM")],
+)
+def test_what_sglang_cannot_count_is_refused(target, ids, architecture):
+    config = tiny_head(target, eagle_hf={"aux_layer_ids": ids}).config
+    kind = tiny_target().config
+    kind.architectures = [architecture]
+    with pytest.raises(ValueError, match="SGLang .*serve it with vLLM or llama.cpp$"):
+        engine_layer_ids(config, SGLANG, kind)
 
 
 def test_layers_of_a_head_that_does_not_know_its_target_are_compared_with_the_target_given(target):
     config = tiny_head(target).config
     config.eagle_hf = {"aux_layer_ids": [2, 3, 4]}
-    assert other_layers(config) == [2, 3, 4] and other_layers(config, target.config) is None
+    assert other_layers(config) == [2, 3, 4]
+    assert other_layers(config, target.config) is None
 
 
 @pytest.mark.parametrize(
-    "engine, settings, what",
+    "to, settings, what",
     [
         (
             "sglang",
@@ -214,22 +214,31 @@ def test_layers_of_a_head_that_does_not_know_its_target_are_compared_with_the_ta
     ],
 )
 def test_what_an_engine_would_get_wrong_is_refused_and_nothing_written(
-    target, tmp_path, engine, settings, what
+    target, tmp_path, to, settings, what
 ):
     with pytest.raises(ValueError, match=what):
-        export_head(tiny_head(target, **settings), tmp_path / "out", engine)
+        export_head(tiny_head(target, **settings), tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
+
+
+def lose_a_weight(head):
+    head.fc.weight.data[0].fill_(float("nan"))
+
+
+def invert_t2d(head):
+    head.t2d.logical_not_()
+
+
+def leave_the_vocabulary(head):
+    head.d2t.add_(30)
 
 
 @pytest.mark.parametrize(
     "change, what",
     [
-        (
-            lambda head: head.fc.weight.data[0].fill_(float("nan")),
-            "1 weights hold NaN or infinity, fc.weight first",
-        ),
-        (lambda head: head.t2d.logical_not_(), "d2t and t2d name different tokens"),
-        (lambda head: head.d2t.add_(30), "the target has ids 0..30"),
+        (lose_a_weight, "1 weights hold NaN or infinity, fc.weight first"),
+        (invert_t2d, "d2t and t2d name different tokens"),
+        (leave_the_vocabulary, "the target has ids 0..30"),
     ],
 )
 def test_broken_weights_are_refused(target, tmp_path, change, what):
@@ -240,15 +249,10 @@ def test_broken_weights_are_refused(target, tmp_path, change, what):
 
 
 def test_another_target_is_refused(target, tmp_path):
-    with pytest.raises(
-        ValueError, match="its vocab_size is 40, not 31; its num_hidden_layers is 9, not 7"
-    ):
-        export_head(
-            tiny_head(target),
-            tmp_path / "out",
-            "vllm",
-            target=tiny_target(vocab_size=40, layers=9).config,
-        )
+    other = tiny_target(vocab_size=40, layers=9).config
+    refusal = "its vocab_size is 40, not 31; its num_hidden_layers is 9, not 7"
+    with pytest.raises(ValueError, match=refusal):
+        export_head(tiny_head(target), tmp_path / "out", "vllm", target=other)
 
 
 def test_nothing_is_overwritten(target, tmp_path):
@@ -259,12 +263,11 @@ def test_nothing_is_overwritten(target, tmp_path):
 
 def test_the_target_is_the_one_that_the_folder_names(target, tmp_path):
     head = tiny_head(target)
-    head.save_pretrained(tmp_path / "plain")
+    plain = tmp_path / "plain"
+    head.save_pretrained(plain)
     with pytest.raises(ValueError, match="names no target; name it: --target"):
-        named_target(tmp_path / "plain")
-    (tmp_path / "plain" / "README.md").write_text("---\nbase_model: me/target\n---\n# A head\n")
+        named_target(plain)
+    (plain / "README.md").write_text("---\nbase_model: me/target\n---\n# A head\n")
+    assert named_target(plain) == "me/target"
     export_head(head, tmp_path / "exported", "speculators", "their/target")
-    assert (named_target(tmp_path / "plain"), named_target(tmp_path / "exported")) == (
-        "me/target",
-        "their/target",
-    )
+    assert named_target(tmp_path / "exported") == "their/target"

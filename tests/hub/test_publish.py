@@ -22,13 +22,18 @@ from eagle_hf import Eagle3DraftHead, TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, push_folder
 from eagle_hf.provenance import weights_fingerprint
 
-ALICE, BOB, WRONG = "hf_alice", "hf_bob", "hf_wrong"
-NEW = {".gitattributes"}  # what a repository holds that was just made
+ALICE = "hf_alice"
+BOB = "hf_bob"
+WRONG = "hf_wrong"
+NEW = {".gitattributes"}  # what a new repository holds
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub that huggingface_hub of this process talks to, as nobody: what HF_ENDPOINT and its kin set at import."""
+    """A hub that huggingface_hub of this process talks to, as nobody.
+
+    HF_ENDPOINT and its kin are read at import, so what they set is patched.
+    """
     with LocalHub() as hub:
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         settings = dict(
@@ -41,9 +46,8 @@ def hub(monkeypatch, tmp_path):
             AGENT_HARNESSES_PATH=str(tmp_path / "agents"),
         )
         for name, value in settings.items():
-            monkeypatch.setattr(
-                constants, name, value, raising=name != "AGENT_HARNESSES_PATH"
-            )  # huggingface_hub 1 has none
+            must_exist = name != "AGENT_HARNESSES_PATH"  # huggingface_hub 1 has none
+            monkeypatch.setattr(constants, name, value, raising=must_exist)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -93,36 +97,35 @@ def test_a_pushed_head_comes_back_by_its_id(hub, saved):
         "tokenizer_config.json",
         "chat_template.jinja",
     }
-    assert (
-        b"Open alice/head in head." in files["README.md"]
-        and files["custom_generate/generate.py"] == OWN_GENERATE.read_bytes()
-    )
+    assert b"Open alice/head in head." in files["README.md"]
+    assert files["custom_generate/generate.py"] == OWN_GENERATE.read_bytes()
     again = Eagle3DraftHead.from_pretrained("alice/head")
-    assert (
-        all(
-            torch.equal(tensor, again.state_dict()[name])
-            for name, tensor in head.state_dict().items()
-        )
-        and again.tree == head.tree
-    )
+    weights = again.state_dict()
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    assert again.tree == head.tree
 
 
 def test_people_without_eagle_hf_try_it_by_its_id(hub, saved, target):
     push_folder(saved, "alice/head", token=ALICE, private=True, revision="v1")
     prompt = torch.tensor([[5, 9, 11]])
-    place = dict(custom_generate="alice/head", trust_remote_code=True, revision="v1", token=ALICE)
-    assert torch.equal(
-        target.generate(prompt, max_new_tokens=12, **place),
-        target.generate(prompt, max_new_tokens=12),
+    plain = target.generate(prompt, max_new_tokens=12)
+    by_id = target.generate(
+        prompt,
+        max_new_tokens=12,
+        custom_generate="alice/head",
+        trust_remote_code=True,
+        revision="v1",
+        token=ALICE,
     )
+    assert torch.equal(by_id, plain)
 
 
 def test_the_same_push_again_makes_no_commit(hub, saved):
     first = push_folder(saved, "alice/head", token=ALICE)
     assert push_folder(saved, "alice/head", token=ALICE).oid == first.oid
-    Eagle3DraftHead.from_pretrained("alice/head").push_to_hub(
-        "alice/head", token=ALICE
-    )  # as downloaded: without its card
+    downloaded = Eagle3DraftHead.from_pretrained("alice/head")  # without its card
+    downloaded.push_to_hub("alice/head", token=ALICE)
     assert hub.repositories["alice/head"].messages == ["initial commit", "Upload draft head"]
 
 
@@ -133,11 +136,9 @@ def test_branches_and_commits_open_by_revision(hub, saved):
     head.push_to_hub("alice/head", token=ALICE, revision="v2")
     head.tree = TreeConfig("chain", depth=7)
     head.push_to_hub("alice/head", token=ALICE)
-    depths = [
-        Eagle3DraftHead.from_pretrained("alice/head", revision=revision).tree.depth
-        for revision in (first.oid, "v2", "main")
-    ]
-    assert depths == [4, 2, 7]
+    for revision, depth in ((first.oid, 4), ("v2", 2), ("main", 7)):
+        opened = Eagle3DraftHead.from_pretrained("alice/head", revision=revision)
+        assert opened.tree.depth == depth
     with pytest.raises(OSError, match="v3 is not a valid git identifier"):
         Eagle3DraftHead.from_pretrained("alice/head", revision="v3")
 
@@ -154,26 +155,27 @@ def test_a_private_head_opens_with_its_owners_token_alone(hub, saved, tmp_path):
 
 def test_what_was_to_be_private_is_not_pushed_to_a_public_repository(hub, saved):
     push_folder(saved, "alice/head", token=ALICE)
+    changed = change(Eagle3DraftHead.from_pretrained(saved))
     with pytest.raises(ValueError, match="there already and private=False"):
-        change(Eagle3DraftHead.from_pretrained(saved)).push_to_hub(
-            "alice/head", token=ALICE, private=True
-        )
+        changed.push_to_hub("alice/head", token=ALICE, private=True)
     assert len(hub.repositories["alice/head"].messages) == 2
 
 
 @pytest.mark.parametrize(
-    "request_, stored",
-    [(("POST", "/preupload/"), 0), (("PUT", "/store/"), 1), (("POST", "/commit/"), 2)],
-    ids=str,
+    "method, part, stored",
+    [("POST", "/preupload/", 0), ("PUT", "/store/", 1), ("POST", "/commit/", 2)],
 )
-def test_a_push_cut_off_shows_nothing_and_goes_on_when_repeated(hub, saved, request_, stored):
-    hub.fail(*request_, status=400)
+def test_a_push_cut_off_shows_nothing_and_goes_on_when_repeated(hub, saved, method, part, stored):
+    hub.fail(method, part, status=400)
     with pytest.raises(ValueError, match="nothing of it is visible .*out of order.*push again"):
         push_folder(saved, "alice/head", token=ALICE)
-    assert set(hub.files("alice/head")) == NEW and len(hub.store) == stored
+    assert set(hub.files("alice/head")) == NEW
+    assert len(hub.store) == stored
     push_folder(saved, "alice/head", token=ALICE)
-    uploads = [path for method, path in hub.requests if method == "PUT"]
-    assert len(hub.files("alice/head")) == 10 and len(uploads) == 2 + (request_[0] == "PUT")
+    assert len(hub.files("alice/head")) == 10
+    # Two large files, and once more the one whose upload failed.
+    uploads = [path for sent, path in hub.requests if sent == "PUT"]
+    assert len(uploads) == 2 + (method == "PUT")
     assert hub.repositories["alice/head"].messages == ["initial commit", "Upload draft head"]
 
 
@@ -191,13 +193,12 @@ def test_a_push_cut_off_shows_nothing_and_goes_on_when_repeated(hub, saved, requ
 def test_who_may_not_push_is_told_what_to_do(hub, saved, repo_id, token, remedy):
     with pytest.raises(ValueError, match=remedy) as caught:
         push_folder(saved, repo_id, token=token)
-    assert (
-        hub.repositories == {}
-        and "hf_" not in "".join(traceback.format_exception(caught.value)).split("ValueError: ")[-1]
-    )
-    assert (
-        caught.value.__cause__ is None and caught.value.__context__ is None
-    )  # where the server's words would stand
+    assert hub.repositories == {}
+    message = "".join(traceback.format_exception(caught.value)).split("ValueError: ")[-1]
+    assert "hf_" not in message
+    # Where the server's words would stand.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
 
 
 def test_a_missing_repository_a_wrong_token_and_a_hub_out_of_reach_are_clear_errors(
@@ -224,6 +225,7 @@ def test_offline_a_head_opens_once_it_was_downloaded(hub, saved, monkeypatch):
         push_folder(saved, "alice/head", token=ALICE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     Eagle3DraftHead.from_pretrained("alice/head")
+    # In a process of its own, where the variable is read at import.
     code = (
         "import eagle_hf; print(eagle_hf.Eagle3DraftHead.from_pretrained('alice/head').tree.depth)"
     )
@@ -254,19 +256,17 @@ def test_a_token_is_nowhere_but_in_requests(hub, saved, tmp_path, monkeypatch, c
     head.push_to_hub("alice/head", token=ALICE, private=True)
     Eagle3DraftHead.from_pretrained("alice/head", token=ALICE).save_pretrained(tmp_path / "again")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 20 and not any(ALICE.encode() in path.read_bytes() for path in written)
+    assert len(written) > 20
+    assert not any(ALICE.encode() in path.read_bytes() for path in written)
     assert not any(ALICE.encode() in data for data in hub.files("alice/head").values())
-    assert (
-        "authorization: <TOKEN>" in caplog.text
-        and ALICE not in caplog.text
-        and ALICE not in "".join(capfd.readouterr())
-    )
+    assert "authorization: <TOKEN>" in caplog.text
+    assert ALICE not in caplog.text
+    assert ALICE not in "".join(capfd.readouterr())
 
 
 def test_the_recipe_pushes_as_whoever_is_logged_in(hub, saved, tmp_path, monkeypatch, capfd):
-    measured = METRICS | {
-        "head_sha256": weights_fingerprint(Eagle3DraftHead.from_pretrained(tmp_path / "head"))
-    }
+    fingerprint = weights_fingerprint(Eagle3DraftHead.from_pretrained(saved))
+    measured = METRICS | {"head_sha256": fingerprint}
     for folder, metrics in (("head", {"steps": 9}), ("evaluation", measured)):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "metrics.json").write_text(json.dumps(metrics))
@@ -279,35 +279,23 @@ def test_the_recipe_pushes_as_whoever_is_logged_in(hub, saved, tmp_path, monkeyp
         limits="Only for tests.",
     )
     (tmp_path / "publish.yaml").write_text(yaml.safe_dump(settings))
+    command = "publish.py --config publish.yaml --push_to alice/head --private true --revision v1"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", ALICE)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "publish.py",
-            "--config",
-            "publish.yaml",
-            "--push_to",
-            "alice/head",
-            "--private",
-            "true",
-            "--revision",
-            "v1",
-        ],
-    )
+    monkeypatch.setattr(sys, "argv", command.split())
     runpy.run_path(str(RECIPE), run_name="__main__")
     out, errors = capfd.readouterr()
     assert json.loads(out.splitlines()[-1])["pushed"].startswith(hub.url)
-    assert not any(
-        ALICE in text for text in (out, errors, (tmp_path / "out" / "run.json").read_text())
-    )
-    assert hub.repositories["alice/head"].private and set(hub.files("alice/head")) == NEW
+    for text in (out, errors, (tmp_path / "out" / "run.json").read_text()):
+        assert ALICE not in text
+    assert hub.repositories["alice/head"].private
+    assert set(hub.files("alice/head")) == NEW
     published = hub.files("alice/head", "v1")
     assert {
         "README.md",
         "acceptance.png",
         "custom_generate/generate.py",
         "chat_template.jinja",
-    } < set(published) and "run.json" not in published
+    } < set(published)
+    assert "run.json" not in published
     assert b'from_pretrained("alice/head"' in published["README.md"]

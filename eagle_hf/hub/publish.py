@@ -170,6 +170,7 @@ def _content(name: str, path: Path, repo_id: str) -> bytes | Path:
     """What is uploaded of a file: the card names its repository, the rest is as it lies there."""
     if name != "README.md":
         return path
+    # First the whole name: the second half is a part of it.
     card = path.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
     stem = PLACEHOLDER.split("/")[1]
     return card.replace(stem, repo_id.split("/")[1]).encode()
@@ -209,11 +210,13 @@ def _find_outdated(
     for entry in api.list_repo_tree(repo_id, revision=revision):
         if isinstance(entry, RepoFile):
             stored[entry.path] = entry
+    # A new repository, or one without a head.
     if WEIGHTS not in stored:
         return []
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     large_file = stored[WEIGHTS].lfs
+    # The Hub knows the sha256 of large files, so nothing is downloaded.
     if large_file is not None and large_file.sha256 == digest:
         return []
     return [name for name in stored if name not in files and _is_figure(name)]

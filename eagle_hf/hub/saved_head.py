@@ -84,6 +84,7 @@ class SavedHead:
         size = self.size("num_aux_hidden_states")
         if size is not None:
             return size
+        # Without the key engines count the nested list, or take EAGLE-3's three.
         nested = self.table("eagle_config").get(LAYER_IDS_KEY)
         return len(nested) if isinstance(nested, list) and nested else 3
 
@@ -104,6 +105,7 @@ def open_saved_head(source: str | Path, **hub_kwargs: Any) -> Generator[SavedHea
     """
     hub = check_hub_options(hub_kwargs)
     raw = read_config(source, hub)
+    # The files stay open, because tensors are read when a rule asks for them.
     with ExitStack() as files:
         stored: dict[str, Stored] = {}
         tensors: dict[str, Stored] = {}
@@ -113,6 +115,7 @@ def open_saved_head(source: str | Path, **hub_kwargs: Any) -> Generator[SavedHea
             stored = stored_tensors(source, hub, files)
             on_disk = _our_names(stored)
             tensors = {own: stored[name] for own, name in on_disk.items()}
+        # A head without readable weights still has a config to check.
         except (ValueError, EOFError, OSError, SafetensorError) as error:
             unreadable = str(error)
         dialect, refusal = _try_to_open(source, raw, stored, hub)

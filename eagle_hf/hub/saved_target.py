@@ -101,6 +101,7 @@ def _from_object(target: Any) -> Target:
         )
     name = config.name_or_path or type(target).__name__
     text_config = config.get_text_config().to_dict()
+    # A config alone has no tensors.
     if config is target:
         return Target(name, text_config)
 

@@ -8,7 +8,7 @@ metrics.json of a head's folder holds
   with results by category;
 - `scaling`: where it was measured.
 
-Text that comes from there, or from whoever writes the card, can neither end the metadata nor become
+Text that comes from there, or from the card's author, can neither end the metadata nor become
 HTML.
 """
 

@@ -4,7 +4,9 @@ import html
 import re
 from typing import Any
 
+# Characters that begin code, emphasis, links or a cell of a table.
 MARKUP = re.compile(r"([\\`*\[\]|])")
+# A `<` that begins a tag, a comment or a declaration.
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
@@ -21,7 +23,7 @@ def escape(value: Any) -> Any:
 
 def escape_text(text: str) -> str:
     """Text as one line that Markdown shows as it is."""
-    one_line = " ".join(text.split())
+    one_line = " ".join(text.split())  # a line break could end the metadata
     return MARKUP.sub(r"\\\1", html.escape(one_line, quote=False))
 
 

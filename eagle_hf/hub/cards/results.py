@@ -80,6 +80,7 @@ def _cells(
 def speed(results: dict[str, Results], dtype: str, category: str) -> float:
     """Tokens per second with the head, over those of plain `generate` in its fastest dtype."""
     fast = results[dtype][category]["fast_tokens_per_second"]
+    # Of the fastest dtype, even if it is another: without a head one would take that.
     plain = max(result[category]["plain_tokens_per_second"] for result in results.values())
     return fast / plain
 
@@ -125,6 +126,7 @@ def eval_results(metrics: Metrics, tree: str) -> list[EvalResult]:
     dtype = next(iter(results))  # the one that was measured first
     found = []
     for category, result in results[dtype].items():
+        # The mean of all categories is no benchmark.
         if category == "all" or result["tau"] is None:
             continue
         found.append(_eval_result(category, "tau", "tokens per round", result["tau"]))

@@ -21,6 +21,7 @@ def describe_serving(config: Eagle3Config, base_model: str) -> str:
             reason = escape_text(str(error))
             parts.append(f"### {engine.full_name}\n\nNot with this head: {reason}.")
     sources_of = _collect_caveats(list(commands.values()))
+    # As many sources as engines: the caveat holds on all of them.
     shared = []
     if len(commands) > 1:
         shared = [text for text, sources in sources_of.items() if len(sources) == len(commands)]
@@ -55,6 +56,7 @@ def _describe_shared(shared: list[str], sources_of: dict[str, list[str]]) -> str
     """The caveats that every engine has, each with all its sources."""
     caveats = []
     for text in shared:
+        # Engines of one source are cited once.
         sources = "; ".join(dict.fromkeys(sources_of[text]))
         caveats.append(f"- {escape_text(text)} ({sources})")
     listed = "\n".join(caveats)

@@ -66,6 +66,7 @@ def check_speculators_format(head: SavedHead, target: Target | None) -> Findings
             remedy="write proposal_methods[0].speculative_tokens and verifier.name_or_path: "
             "eagle-hf export HEAD --to speculators",
         )
+    # Two defaults: the head is right on one of the two engines at most.
     if "norm_before_residual" not in head.raw:
         yield warning(
             "norm_before_residual",
@@ -78,6 +79,7 @@ def check_speculators_format(head: SavedHead, target: Target | None) -> Findings
 def _has_proposal(plan: dict[str, Any]) -> bool:
     """Whether the first proposal method says how many tokens are drafted."""
     methods = plan.get("proposal_methods")
+    # Nothing in a folder is trusted to be of the right type.
     if not isinstance(methods, list) or not methods:
         return False
     first = methods[0]

@@ -27,6 +27,7 @@ Rule = Callable[[SavedHead, Target | None], Findings]
 
 # The order is that of findings of one level: what a reader should look at first.
 RULES: tuple[Rule, ...] = (
+    # the weight files
     weights.check_opening,
     weights.check_files,
     weights.check_names,
@@ -36,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     weights.check_values,
     embeddings.check_embeddings,
     vocabulary.check_vocabulary_map,
+    # config.json: class and format, sizes, variants
     architecture.check_architecture,
     architecture.check_speculators_format,
     sizes.check_layer_count,
@@ -46,11 +48,13 @@ RULES: tuple[Rule, ...] = (
     variants.check_biases,
     variants.check_activation,
     variants.check_tied_embeddings,
+    # how it is launched
     launching.check_window,
     launching.check_tree,
     variants.check_quantization,
     architecture.check_remote_code,
     launching.check_launch_flags,
+    # which layers are read, and what must be the target's
     layer_ids.check_layer_ids,
     target_fit.check_fit,
     rope.check_rope_schemas,
@@ -93,6 +97,7 @@ def run_rules(head: SavedHead, target: Target | None) -> list[Finding]:
         findings += rule(head, target)
     if head.dialect != "speculators":
         return findings
+    # Engines that do not load the format have one finding, about the format.
     concerned = []
     for finding in findings:
         engines = _loading_engines(finding)

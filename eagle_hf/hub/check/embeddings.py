@@ -15,6 +15,7 @@ def check_lm_head(head: SavedHead, target: Target | None) -> Findings:
         return
     rows = head.draft_vocab_size
     full = head.size("vocab_size")
+    # A borrowed LM head has a row for every token of the target.
     if rows != full:
         yield error(
             LM_HEAD,
@@ -82,6 +83,7 @@ def are_same_embeddings(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Whether two tables [V, H] are the same, as far as the coarser of their dtypes tells."""
     if ours.shape != theirs.shape or ours.dtype not in FLOATS or theirs.dtype not in FLOATS:
         return False
+    # A copy that was rounded to another dtype is still the target's.
     ours_is_coarser = torch.finfo(ours.dtype).eps >= torch.finfo(theirs.dtype).eps
     coarser = ours.dtype if ours_is_coarser else theirs.dtype
     return torch.equal(ours.to(coarser), theirs.to(coarser))

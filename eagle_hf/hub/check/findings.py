@@ -7,7 +7,7 @@ from typing import Any
 
 from eagle_hf.hub.engines import Engine
 
-LEVELS = ("error", "warning", "note")
+LEVELS = ("error", "warning", "note")  # from the gravest on
 # The commands that remedies name.
 FIX = "eagle-hf check HEAD --fix OUT"
 FIX_WITH_TARGET = "eagle-hf check HEAD --target TARGET --fix OUT"

@@ -18,6 +18,7 @@ def check_window(head: SavedHead, target: Target | None) -> Findings:
             remedy=f"SGLang: --speculative-draft-window-size {shown(size)}; else keep contexts "
             "short, or serve it with vLLM",
         )
+    # Our own key: no engine reads it, so a user has to know.
     trained = head.table("eagle_hf").get("trained_length")
     if trained:
         yield note(
@@ -32,9 +33,11 @@ def check_window(head: SavedHead, target: Target | None) -> Findings:
 
 def _has_window(head: SavedHead) -> bool:
     """Whether the head's attention is windowed, by either of two keys."""
+    # Some configs keep the size of a window that they switch off.
     is_switched_on = head.config.get("use_sliding_window", True) is not False
     if head.size("sliding_window") and is_switched_on:
         return True
+    # Newer configs name the kind of attention of each layer.
     kinds = head.config.get("layer_types")
     return isinstance(kinds, list) and "sliding_attention" in kinds
 
@@ -42,6 +45,7 @@ def _has_window(head: SavedHead) -> bool:
 def check_tree(head: SavedHead, target: Target | None) -> Findings:
     """Check for a tree, which only eagle_hf reads from the config."""
     tree = head.table("eagle_hf").get("tree")
+    # A head without a saved tree drafts the default one, which is no chain.
     is_chain = isinstance(tree, dict) and tree.get("policy", "dynamic") == "chain"
     if not is_chain:
         yield note(

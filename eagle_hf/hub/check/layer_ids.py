@@ -47,6 +47,7 @@ def check_layer_ids(head: SavedHead, target: Target | None) -> Findings:
     layers = find_depth(head, target)
     family = find_family(target)
     trained = trained_layers(head, layers, family)
+    # 1) nothing names the layers: every engine takes the default
     if trained is None:
         yield warning(
             LAYER_IDS_KEY,
@@ -57,8 +58,10 @@ def check_layer_ids(head: SavedHead, target: Target | None) -> Findings:
             source="vllm#50170: 1.2 % of drafts accepted against 58.9 %",
         )
         return
+    # 2) lists that no engine can follow
     yield from _check_possible(head, trained, layers)
     read = read_layers(head, layers, family)
+    # 3) engines that take the default of a target of unknown depth
     unknown = [engine for engine, ids in read.items() if ids is None]
     if unknown:
         yield warning(
@@ -68,6 +71,7 @@ def check_layer_ids(head: SavedHead, target: Target | None) -> Findings:
             "which are the same for some depths of the target only",
             remedy="check it against its target: --target",
         )
+    # 4) engines that read other layers, by the place of their list
     wrong = {}
     for engine, ids in read.items():
         if ids is not None and ids != trained:
@@ -78,11 +82,13 @@ def check_layer_ids(head: SavedHead, target: Target | None) -> Findings:
     yield from _check_older_vllm(head, trained)
     if OPENVINO in wrong:
         yield from _check_openvino(wrong[OPENVINO], trained)
+    # 5) lists that may be one layer off
     yield from _check_one_off(head, layers)
 
 
 def _check_possible(head: SavedHead, trained: Ids, layers: int | None) -> Findings:
     """Check for lists that no engine can follow."""
+    # fc is sized by the number of states, not by the list.
     if len(trained) != head.num_aux:
         yield error(
             LAYER_IDS_KEY,
@@ -102,6 +108,7 @@ def _check_possible(head: SavedHead, trained: Ids, layers: int | None) -> Findin
         )
     for index in trained:
         if index < 0 or (layers is not None and index >= layers):
+            # One finding is enough, so the first such index is shown.
             last = "n-1" if layers is None else layers - 1
             yield error(
                 LAYER_IDS_KEY,
@@ -124,6 +131,7 @@ def _check_engines(
     engines = [engine for engine in group if engine in wrong]
     if not engines:
         return
+    # Each list once, in the order of the engines.
     fed = " or ".join(dict.fromkeys(str(wrong[engine]) for engine in engines))
     yield error(
         key,
@@ -151,7 +159,7 @@ def _check_older_vllm(head: SavedHead, trained: Ids) -> Findings:
 
 
 def _check_openvino(fed: Ids, trained: Ids) -> Findings:
-    """Check how far OpenVINO's layers are from the head's: one layer can be mended by a script."""
+    """Check how far OpenVINO's layers are from the head's: a script can move one layer."""
     happens = f"feeds the states {fed} of any such target; the head was trained on {trained}"
     if trained == [index - 1 for index in fed]:
         yield note(
@@ -177,6 +185,7 @@ def _check_one_off(head: SavedHead, layers: int | None) -> Findings:
     top_level = read_top_level_ids(head)
     nested = read_nested_ids(head)
     default = default_layers(layers)
+    # With both lists there is no doubt left what each was meant to be.
     is_confirmed = bool(top_level and nested)
     if head.table("eagle_hf").get("aux_layer_ids") or is_confirmed:
         return

@@ -41,6 +41,7 @@ class Report:
             what to do.
         """
         lines = [self._headline(), self._counts()]
+        # Name as findings hold it -> heading with the versions behind it.
         headings = {EVERY_ENGINE: EVERY_ENGINE}
         for engine in ENGINES:
             versions = f" ({engine.versions})" if engine.versions else ""
@@ -48,6 +49,7 @@ class Report:
         for name, heading in headings.items():
             lines += ["", heading, *self._rows_below(name)]
         lines += ["", "What to do"]
+        # The numbers are those of the rows above.
         for number, finding in enumerate(self.findings, 1):
             lines.append(_remedy_row(number, finding))
         return _without_control_characters("\n".join(lines))
@@ -100,6 +102,7 @@ def _headings_of(finding: Finding) -> tuple[str, ...]:
 def _row(number: int, finding: Finding) -> str:
     """What happens, behind level and key."""
     key = finding.key
+    # The end of a tensor's name tells more than its start.
     if len(key) > KEY_WIDTH:
         key = "..." + key[3 - KEY_WIDTH :]
     margin = f"  {finding.level:<8} {key:<{KEY_WIDTH}} "

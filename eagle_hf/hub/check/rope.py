@@ -20,6 +20,7 @@ def read_rope(config: dict[str, Any]) -> tuple[Any, Any]:
     Of several kinds of layers, those with full attention count.
     """
     now = _table(config, "rope_parameters")
+    # Targets with two kinds of attention have a table for each.
     now = _table(now, "full_attention") or now
     theta = now.get("rope_theta", config.get("rope_theta"))
     legacy = _table(config, "rope_scaling")
@@ -43,6 +44,7 @@ def check_rope_schemas(head: SavedHead, target: Target | None) -> Findings:
     now = _table(head.config, "rope_parameters")
     type_now = _rope_type(now)
     type_legacy = _rope_type(_table(head.config, "rope_scaling"))
+    # Without today's schema there is only one to believe.
     if now and type_now != type_legacy:
         yield error(
             "rope_scaling",

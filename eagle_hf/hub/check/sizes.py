@@ -47,7 +47,8 @@ def _check_target_width(head: SavedHead) -> Findings:
     """Check target_hidden_size, by which fc is sized."""
     key = "target_hidden_size"
     hidden = head.hidden_size
-    width = head.config.get(key, hidden)
+    width = head.config.get(key, hidden)  # fc reads num_aux states of this width
+    # In the speculators format null is the usual value.
     is_null = key in head.config and width is None
     if is_null and head.dialect != "speculators":
         yield error(
@@ -59,6 +60,7 @@ def _check_target_width(head: SavedHead) -> Findings:
     elif width is not None and width != hidden:
         has_embeddings = "embed_tokens.weight" in head.tensors
         ending = "uses its own" if has_embeddings else "has none of its own"
+        # With embeddings of its own it can be served at another width than its target's.
         make_finding = warning if has_embeddings else error
         yield make_finding(
             key,
@@ -94,6 +96,7 @@ def check_draft_vocabulary_size(head: SavedHead, target: Target | None) -> Findi
     full = head.size("vocab_size")
     if rows is None or full is None:
         return
+    # Drafts beyond the target's vocabulary cannot be verified.
     if rows > full:
         yield error(
             key,
@@ -122,6 +125,7 @@ def check_aux_states(head: SavedHead, target: Target | None) -> Findings:
             remedy="serve it with vLLM or SGLang",
             limit=True,
         )
+    # Without the key engines assume three, or count the nested list.
     states = _states_of_fc(head)
     if key not in head.config and states is not None and states != head.num_aux:
         yield error(

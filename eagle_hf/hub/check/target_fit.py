@@ -22,6 +22,7 @@ def check_fit(head: SavedHead, target: Target | None) -> Findings:
     )
     yield from _check_same_size(
         "target_hidden_size",
+        # Absent, it is the head's own width.
         head.size("target_hidden_size") or head.hidden_size,
         target.config.get("hidden_size"),
         source="vllm#18906",
@@ -90,12 +91,14 @@ def check_special_tokens(head: SavedHead, target: Target | None) -> Findings:
 def _is_beyond(value: Any, full: int) -> bool:
     """Whether a token id, or one of a list of them, lies beyond a vocabulary of `full` tokens."""
     tokens = value if isinstance(value, list) else [value]
+    # By the exact type: True is no token id.
     return any(type(token) is int and token >= full for token in tokens)
 
 
 def check_chat_template(head: SavedHead, target: Target | None) -> Findings:
     """Check the chat template, where both have one."""
     theirs = target.template if target else None
+    # Neither can tell alone, so the user is asked to compare.
     if not head.template or not theirs:
         yield note(
             "chat_template",

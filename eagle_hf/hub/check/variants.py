@@ -20,6 +20,7 @@ def check_norms(head: SavedHead, target: Target | None) -> Findings:
                 remedy=f"serve it with {_supporting_servers(flag)}, or train without",
                 limit=True,
             )
+    # Nothing is lost silently here: the weights cannot be converted at all.
     if head.config.get("fc_norm") is True:
         yield error(
             "fc_norm",
@@ -40,6 +41,7 @@ def _supporting_servers(setting: str) -> str:
 def check_biases(head: SavedHead, target: Target | None) -> Findings:
     """Check for biases in the weights, whatever the config says of them."""
     for part, setting in BIASES.items():
+        # The tensors decide: a config may be silent about them, or wrong.
         if any(part in name and name.endswith("_proj.bias") for name in head.tensors):
             yield error(
                 f"{part}.*.bias",
@@ -89,6 +91,7 @@ def check_quantization(head: SavedHead, target: Target | None) -> Findings:
             remedy="remove it, unless the tensors are quantised",
             source="sglang#28196",
         )
+    # SGLang gives the draft the target's quantisation.
     if target and target.config.get("quantization_config"):
         yield warning(
             "quantization_config",

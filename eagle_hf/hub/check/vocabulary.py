@@ -22,6 +22,7 @@ def check_vocabulary_map(head: SavedHead, target: Target | None) -> Findings:
     full = head.size("vocab_size")
     if head.unreadable or rows is None or full is None:
         return
+    # Draft ids are token ids, so there is nothing to map.
     if rows == full:
         if "d2t" in head.tensors:
             yield error(
@@ -78,6 +79,7 @@ def _check_map(d2t: torch.Tensor, t2d: torch.Tensor | None, rows: int, full: int
             happens=f"is of {d2t.dtype}; engines expect int64",
             remedy=f"write int64: {FIX}",
         )
+    # Fractions, NaN and infinity name no tokens that could be checked.
     if holds_whole_numbers(d2t):
         yield from _check_ids(d2t.long(), t2d, full)
 
@@ -149,6 +151,7 @@ def are_absolute_ids(d2t: torch.Tensor, t2d: torch.Tensor | None, full: int) -> 
     It does when its values are ascending ids, t2d marks them, and as offsets they fit neither t2d
     nor the vocabulary. Without t2d only the vocabulary can tell.
     """
+    # Trainers write ids in ascending order, so another order proves nothing.
     is_ascending = bool((d2t[1:] > d2t[:-1]).all())
     if not is_ascending or d2t[0] < 0 or d2t[-1] >= full:
         return False

@@ -184,6 +184,7 @@ def check_values(head: SavedHead, target: Target | None) -> Findings:
     norms_of_ones = []
     first_of_dtype: dict[torch.dtype, str] = {}
     for name, stored in head.tensors.items():
+        # These have rules of their own, or are not the head's.
         if name in VOCABULARY_MAP or name in NEVER_LOADED:
             continue
         tensor = stored.read()
@@ -193,6 +194,7 @@ def check_values(head: SavedHead, target: Target | None) -> Findings:
             norms_of_ones.append(name_on_disk)
         yield from _check_tensor(name_on_disk, tensor)
     num_norms = sum(_is_norm(name) for name in expected_shapes(head))
+    # A single norm may be 1 after training; all of them hardly are.
     if norms_of_ones and len(norms_of_ones) == num_norms:
         yield warning(
             _first_names(norms_of_ones),

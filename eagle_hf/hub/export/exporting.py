@@ -40,6 +40,7 @@ def export_head(
     """
     if to not in LAYOUTS:
         raise ValueError(f"there is no layout {to!r}; choose one of {', '.join(LAYOUTS)}")
+    # 1) what would be drafted wrong is refused before anything is written
     check_head(head)
     check_target(head.config, target)
     config = layout_config(head.config, to, target_id, target)
@@ -50,6 +51,7 @@ def export_head(
             f"{out} already holds {' and '.join(taken)}; "
             "choose another folder, nothing is overwritten"
         )
+    # 2) the weights, and 3) the config as this engine reads it, over the saved one
     if to == "speculators":
         _save_speculators_weights(head, Path(out))
     else:
@@ -82,6 +84,7 @@ def named_target(head: str | Path) -> str:
     verifier = _read_verifier(read_config(head, {}))
     card = cached_file(head, "README.md", _raise_exceptions_for_missing_entries=False)
     base_model = ModelCard.load(card).data.base_model if card else None
+    # The card first: it stands in every layout, and its owner writes it.
     name = base_model or verifier
     if not isinstance(name, str):
         raise ValueError(f"{head} names no target; name it: --target")

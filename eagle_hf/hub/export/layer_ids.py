@@ -23,6 +23,7 @@ def engine_layer_ids(
     Raises:
         ValueError: The engine cannot be made to read these layers.
     """
+    # The default layers are what every engine reads without a list.
     ids = other_layers(config, target)
     if ids is None:
         return {}
@@ -45,6 +46,7 @@ def engine_layer_ids(
 def _sglang_ids(ids: list[int], target: PretrainedConfig, elsewhere: str) -> list[int]:
     """HF indices as SGLang counts them for this kind of target."""
     if not SGLANG.hf_index_targets.isdisjoint(target.architectures or []):
+        # A list that starts with 1 counts outputs even here.
         if ids[0] == 1:
             raise ValueError(
                 f"SGLang would read one layer further than {ids} in this target, "
@@ -56,6 +58,7 @@ def _sglang_ids(ids: list[int], target: PretrainedConfig, elsewhere: str) -> lis
             f"this head reads the layers {ids}, and SGLang has no id for the embeddings; "
             f"{elsewhere}"
         )
+    # The output of a layer is the input of the next.
     return [index - 1 for index in ids]
 
 
@@ -72,6 +75,7 @@ def other_layers(config: Eagle3Config, target: PretrainedConfig | None = None) -
     Raises:
         ValueError: The layers are not ascending; engines take each layer once and in order.
     """
+    # The depth decides what the default is.
     layers = config.eagle_hf.get("target_num_hidden_layers")
     if not layers and target is not None:
         layers = target.get_text_config().num_hidden_layers

@@ -25,6 +25,7 @@ def unsupported_settings(config: Eagle3Config, engine: Engine) -> list[str]:
     lost = [setting for setting in engine.unsupported if getattr(config, setting)]
     if engine.has_only_silu and config.hidden_act != "silu":
         lost.append(f"hidden_act={config.hidden_act}")
+    # fc is built for any number on the other engines.
     states = config.num_aux_hidden_states
     if engine.num_aux_states not in (None, states):
         lost.append(f"num_aux_hidden_states={states}")
@@ -50,6 +51,7 @@ def check_head(head: Eagle3DraftHead) -> None:
         raise ValueError(
             f"{len(broken)} weights hold NaN or infinity, {min(broken)} first; train the head again"
         )
+    # A whole vocabulary has no map.
     if head.config.draft_vocab_size < head.config.vocab_size:
         # `draft_to_target` is read from d2t, so only t2d can differ.
         _, t2d = vocabulary_buffers(head.draft_to_target, head.config.vocab_size)

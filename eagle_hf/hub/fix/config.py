@@ -35,6 +35,7 @@ LENGTH_FREE_ROPE = ("default", "llama3")
 def fix_config(head: SavedHead, weights: Weights) -> dict[str, Any]:
     """config.json in its own dialect, with the sizes that the weights have."""
     config = deepcopy(head.raw)
+    # The weights are not quantised, and no code is taken along.
     for key in ("quantization_config", "auto_map"):
         config.pop(key, None)
     for key, value in _sizes_of_weights(head, weights).items():

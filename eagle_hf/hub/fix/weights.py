@@ -57,6 +57,7 @@ def _borrow_lm_head(head: SavedHead, target: Target | None, weights: Weights) ->
     if LM_HEAD in weights or not head.has_whole_vocabulary:
         return []
     borrowed = target.read_lm_head() if target else None
+    # Nothing is borrowed that does not fit.
     if borrowed is None or borrowed.shape != (head.size("vocab_size"), head.hidden_size):
         return []
     weights[LM_HEAD] = borrowed.clone()
@@ -85,6 +86,7 @@ def _fix_map(weights: Weights, full: int | None) -> list[str]:
         changes.append("d2t holds offsets instead of ids")
     else:
         ids = draft_to_target_ids(d2t)
+    # Row i of the LM head belongs to draft id i, so both are sorted together.
     order = ids.argsort()
     positions = torch.arange(len(ids))
     if not torch.equal(order, positions):

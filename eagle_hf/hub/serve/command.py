@@ -85,6 +85,7 @@ class Request:
     def num_drafts(self) -> int:
         """Tokens drafted a round; a tree cannot have more than are proposed for it."""
         top_k = self.tree.top_k
+        # top_k nodes below the root, and top_k children of top_k nodes on each further level.
         proposed = top_k + (self.tree.depth - 1) * top_k**2
         return min(self.tree.nodes, proposed)
 

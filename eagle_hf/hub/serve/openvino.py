@@ -33,6 +33,7 @@ def build(request: Request) -> tuple[list[str], list[Caveat]]:
     if is_head:
         lines.append(_as_python(RENAME.format(graph=f"{target_folder}/openvino_model.xml")))
     if request.head is not None:
+        # The class of heads is optimum's own, and no part of transformers.
         trust = ["--trust-remote-code"] if is_head else []
         lines.append(shlex.join([*EXPORT, *trust, "--model", request.head, drafter_folder]))
     lines.append(_as_python(_generate(request, target_folder, drafter_folder)))
@@ -64,6 +65,7 @@ def _generation_options(request: Request) -> dict[str, Any]:
     options = {"num_assistant_tokens": request.num_drafts}
     if request.method == "ngram":
         options["max_ngram_size"] = LOOKUP
+    # A chain needs no more than its length.
     elif tree.top_k > 1:
         options["tree_depth"] = min(tree.depth, request.num_drafts)
         options["branching_factor"] = tree.top_k

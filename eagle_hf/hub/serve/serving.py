@@ -79,13 +79,16 @@ def serve_command(
     Raises:
         ValueError: The engine cannot do what is asked for, or would compute the head otherwise.
     """
+    # 1) refuse what the engine cannot do
     server = _check_engine_and_method(engine, method)
     _check_drafter(head, method, config)
     _check_target_and_tp(target, tp, server)
     if config is not None:
         _check_head(config, server)
+    # 2) the nearest tree
     saved_tree = CHAIN if config is None else config.tree
     fitting_tree, caveats = fit_tree(server, method, tree, saved_tree, config)
+    # 3) another folder, where the engine needs one
     served = None if head is None else str(head)
     lines = []
     if head is not None and config is not None and _needs_export(config, dialect, server):
@@ -93,6 +96,7 @@ def serve_command(
         command = ["eagle-hf", "export", str(head), "--to", engine]
         command += ["--target", str(target), "--out", served]
         lines.append(shlex.join(command))
+    # 4) the engine's own script, and what to know
     request = Request(server, str(target), served, method, fitting_tree, tp, config)
     script, engine_caveats = BUILDERS[server](request)
     caveats += engine_caveats
@@ -147,8 +151,8 @@ def _check_target_and_tp(target: str, tp: int, server: Engine) -> None:
 def _check_head(config: Eagle3Config, server: Engine) -> None:
     """Raise a ValueError for a head that the engine would compute otherwise."""
     check_engine(config, server)
-    ids = other_layers(config)
-    if server.layer_ids is LayerIds.FIXED and ids:
+    ids = other_layers(config) if server.layer_ids is LayerIds.FIXED else None
+    if ids:
         raise ValueError(
             f"OpenVINO GenAI reads the layers (2, n//2, n-3) of any target, this head {ids}; "
             "use another engine"

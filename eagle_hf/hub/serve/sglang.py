@@ -31,6 +31,7 @@ def _list_caveats(request: Request) -> list[Caveat]:
     is_ngram = request.method == "ngram"
     forced = "" if is_ngram else " With top-k 1 it is set to steps + 1, whatever is given."
     texts = [f"--speculative-num-draft-tokens counts the root too.{forced}"]
+    # With branches, not every backend takes pages of several tokens.
     if request.tree.top_k > 1:
         backends = "flashinfer" if is_ngram else "flashinfer, fa3 or triton"
         texts.append(

@@ -31,8 +31,10 @@ def fit_tree(
     """
     tree = asked or saved
     fit = _nearest_tree(engine, method, tree, config)
+    # Trees are compared as they are written: policy, depth, top_k, nodes, acceptance.
     if str(fit) == str(tree):
         return fit, []
+    # What was saved may be replaced, what is asked for may not.
     if asked:
         raise ValueError(
             f"{engine.full_name} cannot draft {asked} with {method}; the nearest it can is {fit}"

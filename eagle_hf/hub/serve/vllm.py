@@ -31,6 +31,7 @@ def _speculative_config(request: Request) -> dict[str, Any]:
     else:
         # A draft model has to be split as its target is; a head is small enough for one GPU.
         settings["draft_tensor_parallel_size"] = 1 if request.method == "eagle3" else request.tp
+    # Drafts are drawn from the head's probabilities.
     if request.tree.acceptance == "rejection":
         settings["draft_sample_method"] = "probabilistic"
     return settings

@@ -1,9 +1,11 @@
 """Figures of README and docs are those that were measured; pictures and trees are up to date."""
 
 import json
+import re
 
 import pytest
 from pages import DOCS, ROOT, Page, all_pages, open_script
+from test_floors import FLOORS
 
 from eagle_hf.hub.cards import results_table
 
@@ -58,6 +60,17 @@ def test_the_file_tree_holds_the_files_that_exist():
     file_tree = open_script(DOCS / "file_tree.py")
     shown = file_tree.read_block(file_tree.PAGE.read_text())
     assert shown == file_tree.current_tree(), "run: python docs/file_tree.py --write"
+
+
+def test_the_floors_are_those_that_imports_keep_to():
+    documented = {}
+    for line in (DOCS / "architecture.md").read_text().splitlines():
+        row = re.fullmatch(r"\| (\d+) \| (.+) \|", line)
+        if row:
+            for room in re.findall(r"`(\w+)`", row[2]):
+                documented[room] = int(row[1]) - 1
+    documented.pop("recipes")  # outside the package
+    assert documented == FLOORS
 
 
 def test_the_drawing_of_slots_follows_its_rule():

@@ -7,14 +7,14 @@ sub-packages: `eagle_hf.data`, `eagle_hf.training`, `eagle_hf.evaluation`, `eagl
 `eagle_hf.hub`, `eagle_hf.head` and `eagle_hf.target`.
 """
 
-from eagle_hf.compat import warn_untested
-from eagle_hf.decoding.dispatch import register
-from eagle_hf.measuring import automatic
-from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.contract import warn_untested
 from eagle_hf.decoding.assistants import SelfSpeculation, WindowedDraft
+from eagle_hf.decoding.dispatch import register
+from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.configuration import Eagle3Config, TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.hub.publish import push_to_hub
+from eagle_hf.measuring import automatic
 from eagle_hf.planning.plan import Plan
 from eagle_hf.target import load_target
 from eagle_hf.training import Eagle3Trainer, Eagle3TrainingArguments, new_head

@@ -115,7 +115,7 @@ class Step:
         arguments = self.arguments
         head = self.head
         # 1) the teacher
-        batch = self.batch | self.states(self.batch)
+        batch = self.batch | self.states.run_target(self.batch)
         if arguments.online:
             # a random target's argmax may lie outside the draft vocabulary
             batch["best"] = batch["best"] % arguments.drafted
@@ -270,7 +270,7 @@ def measure_speed(step: Step) -> dict[str, float]:
         for part in products:
             part.run()
         if arguments.online:
-            step.states(step.batch)
+            step.states.run_target(step.batch)
 
     steps = []
     limits = []

@@ -71,7 +71,7 @@ def train(
         batch = next_batch(examples, step * batch_size, batch_size, target.device)
 
         # 2) the target runs, frozen: aux hidden states [B, S, 3H], final states [B, S, H], argmax
-        batch |= states(batch)
+        batch |= states.run_target(batch)
         teacher = ask_teacher(batch, teacher_logits, head.draft_to_target)
 
         # 3) the head drafts as it will at decoding; slot p sees the embedding of token p + 1

@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 from transformers.utils import logging
 
-from eagle_hf import compat
-from eagle_hf.compat import (
-    CACHE_NAMES,
-    CONTRACT,
-    cache_name,
-    quiet_libraries,
-    take_cache,
-    warn_untested,
-)
+from eagle_hf import compat, contract
+from eagle_hf.compat import CACHE_NAMES, cache_name, quiet_libraries, take_cache
+from eagle_hf.contract import CONTRACT, warn_untested
 
 PACKAGE = Path(compat.__file__).parent
 
@@ -28,20 +22,20 @@ SPELL_THE_CACHE = {
 
 @pytest.mark.parametrize("sentence", CONTRACT)
 def test_transformers_keeps_the_contract(sentence):
-    version = compat.transformers.__version__
+    version = contract.transformers.__version__
     assert CONTRACT[sentence](), f"no longer true of transformers {version}: {sentence}"
 
 
 def test_a_broken_contract_is_named_and_does_not_raise(monkeypatch):
-    monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
-    assert list(compat.broken_contract()) == [
+    monkeypatch.delattr(contract.GenerationMixin, "_supports_logits_to_keep")
+    assert list(contract.broken_contract()) == [
         "models say by _supports_logits_to_keep() whether one token's logits can be asked for"
     ]
 
 
 @pytest.mark.parametrize("version", ["5.17.0", "5.24.3"])
 def test_a_tested_release_causes_no_warning(monkeypatch, version):
-    monkeypatch.setattr(compat.transformers, "__version__", version)
+    monkeypatch.setattr(contract.transformers, "__version__", version)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_untested()
@@ -49,7 +43,7 @@ def test_a_tested_release_causes_no_warning(monkeypatch, version):
 
 @pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
 def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
-    monkeypatch.setattr(compat.transformers, "__version__", version)
+    monkeypatch.setattr(contract.transformers, "__version__", version)
     with pytest.warns(
         UserWarning,
         match=(
@@ -62,8 +56,8 @@ def test_another_release_is_named_with_the_tested_range(monkeypatch, version):
 
 @pytest.mark.parametrize("version", ["5.16.9", "5.25.0", "6.0.0.dev0"])
 def test_another_release_is_named_with_what_it_breaks(monkeypatch, version):
-    monkeypatch.setattr(compat.transformers, "__version__", version)
-    monkeypatch.delattr(compat.GenerationMixin, "_supports_logits_to_keep")
+    monkeypatch.setattr(contract.transformers, "__version__", version)
+    monkeypatch.delattr(contract.GenerationMixin, "_supports_logits_to_keep")
     with pytest.warns(
         UserWarning,
         match="it breaks what the package rests on: models say by _supports_logits_to_keep",
@@ -102,7 +96,7 @@ def test_a_cache_is_found_under_either_name(name):
 
 def test_setup_admits_what_is_tested_and_nothing_newer():
     text = (PACKAGE.parent / "setup.py").read_text()
-    oldest, newest = compat.TESTED
+    oldest, newest = contract.TESTED
     major, minor = newest.split(".")
     assert f'"transformers>={oldest},<{major}.{int(minor) + 1}"' in text
     assert re.search(r'"torch>=2\.11,<2\.\d+"', text)

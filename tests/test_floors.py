@@ -13,6 +13,7 @@ PACKAGE = ROOT / "eagle_hf"
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 FLOORS = {
     "compat": 0,
+    "contract": 0,
     "head": 0,
     "target": 1,
     "provenance": 2,

@@ -34,7 +34,7 @@ from eagle_hf.data.rows import (
     SkippedRow,
     TargetFeatures,
 )
-from eagle_hf.data.suites import load_suite
+from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.viewer import show_mask
 
@@ -52,9 +52,11 @@ __all__ = [
     "capture_features",
     "eos_token_ids",
     "evenly_spread",
+    "first_turn_ids",
     "gather_prompts",
     "load_conversations",
     "load_suite",
+    "long_prompts",
     "magpie_prompts",
     "prepare_examples",
     "prompts_from_dataset",

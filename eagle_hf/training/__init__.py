@@ -1,7 +1,9 @@
 """Training a draft head: the loss, the arguments, the Trainer."""
 
 from eagle_hf.training.arguments import Eagle3TrainingArguments
+from eagle_hf.training.batches import TargetStates, collate
 from eagle_hf.training.checkpoints import last_checkpoint
+from eagle_hf.training.loss import ask_teacher, ttt_loss
 from eagle_hf.training.merging import merge_adapter
 from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.start import new_head
@@ -10,8 +12,12 @@ from eagle_hf.training.trainer import Eagle3Trainer
 __all__ = [
     "Eagle3Trainer",
     "Eagle3TrainingArguments",
+    "TargetStates",
+    "ask_teacher",
+    "collate",
     "last_checkpoint",
     "merge_adapter",
     "new_head",
     "shard_target",
+    "ttt_loss",
 ]

@@ -13,7 +13,7 @@ State: `patch_generate` and `wrap_attention` replace functions of transformers, 
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +125,7 @@ def checkpointing_field(arguments) -> str:
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Generator[None]:
     """Hide progress bars, notes and warnings of transformers inside the block.
 
     Errors, and the bars of other libraries, are shown.

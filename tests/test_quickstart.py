@@ -187,10 +187,10 @@ def slow_machine(monkeypatch):
     """Reading 8 tokens costs 4 times one."""
     table = CostTable((1,), (64,), (1, 8), (1,), (((0.05, 0.2),),), (((0.003,),),), (0.003,), {})
 
-    def costs(target, head, rows):
+    def machine_costs(target, head):
         return table
 
-    monkeypatch.setattr(screens.automatic, "costs", costs)
+    monkeypatch.setattr(screens, "machine_costs", machine_costs)
 
 
 def test_differences_are_not_hidden(target, head, slow_machine, monkeypatch, capsys):

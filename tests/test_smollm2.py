@@ -286,7 +286,9 @@ def test_after_every_round_the_cache_equals_a_fresh_prefill(smollm2, heads, prom
 
     def round_and_compare(run: loop.Run) -> None:
         run_round(run)
-        ids = run.sequences.ids[:, : run.sequences.lengths[0] - 1]  # the newest token is in no cache yet
+        ids = run.sequences.ids[
+            :, : run.sequences.lengths[0] - 1
+        ]  # the newest token is in no cache yet
         fresh, _ = take_cache(target(ids, use_cache=True))
         for ours, theirs in zip(run.cache.layers, fresh.layers, strict=True):
             distances.append(relative_distance(ours.keys, theirs.keys))

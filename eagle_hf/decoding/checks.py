@@ -7,7 +7,7 @@ changes anything.
 from transformers import MaxLengthCriteria, StaticCache
 
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
-from eagle_hf.decoding.assistants import Assistant, as_assistant
+from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.support import check_trees, layer_kinds
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.target import unwrap
@@ -105,7 +105,7 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
         assistant: a draft head, a WindowedDraft or a SelfSpeculation.
         tree: in place of the assistant's own.
     """
-    assistant = as_assistant(assistant)
+    assistant = require_assistant(assistant)
     model = unwrap(target)
     check_trees(model)
     _check_adapter(model)
@@ -129,7 +129,7 @@ def _check_adapter(model) -> None:
     prepare = model.prepare_inputs_for_generation
     owner = getattr(prepare, "__self__", model)  # PEFT puts its own method there
     adapter = getattr(owner, "active_peft_config", None)
-    if getattr(adapter, "is_prompt_learning", False):
+    if adapter is not None and adapter.is_prompt_learning:
         raise ValueError(
             f"the target carries a prompt-learning adapter ({adapter.peft_type}), whose virtual "
             "tokens have no place in a tree; use an adapter that changes weights (LoRA), or "

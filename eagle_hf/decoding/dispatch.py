@@ -5,6 +5,7 @@ whether the assistant is one of ours. Assistants that are not ours go to the ori
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from eagle_hf.compat import AssistedCall, patch_generate
 from eagle_hf.decoding.assistants import Assistant, as_assistant
@@ -12,7 +13,7 @@ from eagle_hf.decoding.checks import check_call, check_inputs
 from eagle_hf.decoding.loop import speculate
 
 
-def register(decode_by_machine: Callable[[object, Assistant, AssistedCall], object]) -> None:
+def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None:
     """Teach `generate` about draft heads; calling it again changes nothing.
 
     Args:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from transformers import Cache
 
 from eagle_hf.compat import cache_inputs, captures_outputs
 from eagle_hf.decoding.caches.drafter import DraftCache
@@ -35,7 +36,7 @@ class TargetForward:
 
     Args:
         target: a causal LM.
-        cache: where its keys and values go.
+        cache: where its keys and values go; a `TargetCache`, or one of transformers that grows.
         aux_layer_ids: the layers whose inputs are captured.
         attention: the block in which nodes are read; `nullcontext` leaves the model's own attention
             as it is, which copies the cache.
@@ -44,7 +45,7 @@ class TargetForward:
     def __init__(
         self,
         target,
-        cache: TargetCache,
+        cache: Cache,
         aux_layer_ids: Sequence[int] = (),
         attention: Callable[[], AbstractContextManager] | None = None,
     ):
@@ -54,7 +55,8 @@ class TargetForward:
         self._cache_inputs = cache_inputs(unwrap(target), cache)
         self._run = partial(run_hooked, target, aux_layer_ids)
         self._run_nodes = self._run
-        if cache.capacity is not None:
+        self._places_nodes = isinstance(cache, TargetCache) and cache.capacity is not None
+        if self._places_nodes:
             self._run_nodes = compiled(partial(run_whole, target, aux_layer_ids), target.device)
 
     def read_prompt(self, input_ids: torch.Tensor, **inputs) -> Output:
@@ -66,7 +68,8 @@ class TargetForward:
 
         mask: what they see, as `masks.MaskFormat` makes it.
         """
-        self.cache.place(base, tokens.shape[1])
+        if self._places_nodes:
+            self.cache.place(base, tokens.shape[1])
         with self._attention():
             return self._run_nodes(
                 input_ids=tokens,

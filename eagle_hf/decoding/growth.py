@@ -134,6 +134,7 @@ def grow_static(
         last = level.first + len(level.ranks)
         tokens[:, level.first : last] = guesses[:, level.parents, level.ranks]
         if level.inner is not None:
+            assert level.seen is not None, "nodes with children see something"
             seen = level.seen.expand(batch, -1, -1)
             outputs = outputs[:, level.inner_parents]
             outputs = drafter.step(tokens[:, level.inner], outputs, number, seen)

@@ -152,7 +152,7 @@ class Run:
         self.masks = TreeMask(self.target, prompts, *masks)
         if prefilled is None:
             prefilled = self._read_prompts(prompts, inputs)
-        else:
+        elif prefilled.cache is not None:
             prefilled.cache.copy_to(self.cache)
         with self.watch.phase("accept"):
             first = self.verifier.first_tokens(prefilled.logits)

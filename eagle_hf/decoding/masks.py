@@ -31,7 +31,7 @@ class MaskFormat:
     def __init__(self, model):
         config = unwrap(model).config.get_text_config()
         self.kinds = layer_kinds(config)
-        self.window = getattr(config, "sliding_window", None)
+        self.window = getattr(config, "sliding_window", None) or 0  # tokens, where layers slide
         # eager attention adds its mask, and would add booleans as numbers
         self.is_additive = config._attn_implementation == "eager"
         self.dtype = model.dtype

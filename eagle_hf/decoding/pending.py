@@ -47,10 +47,10 @@ class Pending:
         order, counts = left_aligned(torch.cat(is_real, dim=1))
         order = order[:, : max(1, int(counts.max()))]  # [B, M]
         tokens = torch.cat([part.tokens for part in parts], dim=1).gather(1, order)
-        aux = None
-        if parts[0].aux is not None:
-            aux = take_slots(torch.cat([part.aux for part in parts], dim=1), order)
-        return cls(counts, tokens, aux)
+        states = [part.aux for part in parts if part.aux is not None]
+        if not states:
+            return cls(counts, tokens)
+        return cls(counts, tokens, take_slots(torch.cat(states, dim=1), order))
 
 
 def left_aligned(visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

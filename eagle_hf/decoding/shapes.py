@@ -65,15 +65,15 @@ def fixed_shape(
     levels = _levels(parents, ranks, depth)
     order = [node for level in levels for node in level]
     number = {node: new for new, node in enumerate(order)}
-    parents = [number[parents[node]] for node in order]
-    ranks = [ranks[node] for node in order]
+    parent_of = [number[parents[node]] for node in order]
+    rank_of = [ranks[node] for node in order]
     depths = []
     for level, nodes in enumerate(levels):
         depths += [level] * len(nodes)
 
     # 2) what is run, and what it sees
-    ancestors = ancestors_of(parents)
-    with_children = set(parents[1:])
+    ancestors = ancestors_of(parent_of)
+    with_children = set(parent_of[1:])
     above = [0]
     run: list[int] = []
     found = []
@@ -82,11 +82,11 @@ def fixed_shape(
         inner = [node for node in level if node in with_children]
         run += inner
         seen = ancestors[inner][:, run].tolist()
-        found.append(_level(level, above, inner, parents, ranks, seen, device))
+        found.append(_level(level, above, inner, parent_of, rank_of, seen, device))
         above = inner
     return Shape(
         levels=found,
-        parents=torch.tensor([parents], device=device),
+        parents=torch.tensor([parent_of], device=device),
         depths=torch.tensor([depths], device=device),
     )
 

@@ -1,7 +1,7 @@
 """What a run did, and where its time went."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,7 +46,7 @@ class Stopwatch:
         return seconds
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         """Count the block's seconds for this phase."""
         outer = self._switch(name)
         try:

@@ -10,7 +10,7 @@ B batch, h query heads, g key heads, S prompt slots, N nodes, T cache slots, D h
 Module state: the two context variables below.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -71,7 +71,7 @@ class QueryRecorder:
 
 
 @contextmanager
-def tree_attention() -> Iterator[None]:
+def tree_attention() -> Generator[None]:
     """Inside the block, forwards of this thread are given masks of trees."""
     wrap_attention("sdpa", with_tree_path)
     token = _masks.set(PackedMasks())
@@ -82,7 +82,7 @@ def tree_attention() -> Iterator[None]:
 
 
 @contextmanager
-def recording_queries(recorder: QueryRecorder) -> Iterator[None]:
+def recording_queries(recorder: QueryRecorder) -> Generator[None]:
     """Inside the block, the one forward of this thread is recorded."""
     wrap_attention("sdpa", with_tree_path)
     token = _recorder.set(recorder)

@@ -116,14 +116,12 @@ def verify_drawn(
     accepted = 0
     while True:
         wanted = target_probs(node)
-        token = child = None
+        kept = None
         if children[node]:
             trials += 1
-            drafts = children[node]
-            wanted, token, child = try_drafts(drafts, wanted, draft_probs(node), uniform)
-        accepted += child is not None
-        if child is None:
-            token = draw(wanted)
+            wanted, kept = try_drafts(children[node], wanted, draft_probs(node), uniform)
+        accepted += kept is not None
+        token, child = kept or (draw(wanted), None)
         finished = emit(token)
         tokens.append(token)
         if finished or child is None:
@@ -137,7 +135,7 @@ def try_drafts(
     wanted: torch.Tensor,
     offered: torch.Tensor,
     uniform: Callable[[], float],
-) -> tuple[torch.Tensor, int | None, int | None]:
+) -> tuple[torch.Tensor, tuple[int, int] | None]:
     """Try the children (token, node) of a node in turn.
 
     Args:
@@ -146,14 +144,14 @@ def try_drafts(
         uniform: draws a number from [0, 1).
 
     Returns:
-        (what the target still wants [V], the accepted token, its node); None for the latter two
-        where all are rejected.
+        What the target still wants [V], and the accepted child (token, node); None for the
+        latter where all are rejected.
     """
     for token, node in drafts:
         # not drawn: a broken drafter, or one with fewer tokens than the tree has places
         if not offered[token] > 0:
             continue
         if uniform() < acceptance(wanted, offered, token):
-            return wanted, token, node
+            return wanted, (token, node)
         wanted, offered = reject(wanted, offered, token)
-    return wanted, None, None
+    return wanted, None

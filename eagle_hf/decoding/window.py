@@ -56,7 +56,8 @@ class SlotMap:
             so that no tensor changes its size; None lets it grow.
 
     Attributes:
-        lengths: committed tokens [B]; None before `start`.
+        has_started: whether a prompt has been taken.
+        lengths: committed tokens [B].
         held: the position in each committed slot [B, C], -1 for none.
         version: a number that changes with `lengths`.
     """
@@ -68,15 +69,22 @@ class SlotMap:
         if fixed is not None and window is not None:
             committed, nodes = fixed
             self.fixed = (min(committed, self._capacity), nodes)
-        self.lengths: torch.Tensor | None = None
-        self.held: torch.Tensor | None = None
+        self.has_started = False
+        self.lengths = torch.empty(0, dtype=torch.long)
+        self.held = torch.empty(0, 0, dtype=torch.long)
         self.version = 0
-        self._keys: torch.Tensor | None = None
+        self._keys = self.held
 
     @property
     def size(self) -> int:
         """All slots of a map whose sizes are fixed."""
+        assert self.fixed is not None, "this map grows"
         return sum(self.fixed)
+
+    @property
+    def committed_slots(self) -> int:
+        """C."""
+        return self.held.shape[1]
 
     def start(self, counts: torch.Tensor) -> torch.Tensor:
         """Begin with prompts of `counts` [B] tokens.
@@ -84,13 +92,14 @@ class SlotMap:
         Returns:
             The number [B, C] of the token that each slot keeps, 0 where it keeps none.
         """
+        self.has_started = True
         self._set_lengths(counts)
         longest = int(counts.max())
-        rolls = self.window is not None and longest > self._capacity
-        slots = torch.arange(self._capacity if rolls else longest, device=counts.device)
         newest = (counts - 1)[:, None]  # [B, 1]
-        if rolls:
+        slots = torch.arange(longest, device=counts.device)
+        if self.window is not None and longest > self._capacity:
             # the newest token that falls on each slot of the ring
+            slots = slots[: self._capacity]
             ring = self._ring
             rolled = slots + (newest - slots).clamp(min=0) // ring * ring
             slots = torch.where(slots < self.window.sinks, slots, rolled)
@@ -180,11 +189,14 @@ class SlotMap:
 
     @property
     def _ring(self) -> int:
+        """Slots of a window for its newest tokens."""
+        assert self.window is not None, "the whole text is kept"
         return self.window.width + self.most_new
 
     @property
     def _capacity(self) -> int:
         """Slots of a window for committed tokens."""
+        assert self.window is not None, "the whole text is kept"
         return self.window.sinks + self._ring
 
     def _set_lengths(self, lengths: torch.Tensor) -> None:
@@ -205,6 +217,7 @@ class SlotMap:
 
     def _slot_of(self, positions: torch.Tensor) -> torch.Tensor:
         """The slot of each position: sinks first, then the ring."""
+        assert self.window is not None, "the whole text is kept"
         sinks = self.window.sinks
         in_ring = sinks + (positions - sinks) % self._ring
         return torch.where(positions < sinks, positions, in_ring)

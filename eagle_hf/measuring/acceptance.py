@@ -61,9 +61,9 @@ def measure_acceptance(
         trace = record(target, head, starts, answers, DEPTH, WIDTH, KEPT_RANKS)
     shares, calibration = fit_trace(trace)
     return Acceptance(
-        shares=[_rounded_down(row) for row in shares],
-        slopes=[round(slope, DECIMALS) for slope in calibration.slopes],
-        offsets=[round(offset, DECIMALS) for offset in calibration.offsets],
+        shares=tuple(_rounded_down(row) for row in shares),
+        slopes=tuple(round(slope, DECIMALS) for slope in calibration.slopes),
+        offsets=tuple(round(offset, DECIMALS) for offset in calibration.offsets),
     )
 
 
@@ -98,7 +98,7 @@ def _padding_token(target) -> int:
     return tokens[0] if isinstance(tokens, list) else tokens
 
 
-def _rounded_down(row: tuple[float, ...]) -> list[float]:
+def _rounded_down(row: tuple[float, ...]) -> tuple[float, ...]:
     """Shares with DECIMALS digits; rounded up, they could add up to more than 1."""
     scale = 10**DECIMALS
-    return [math.floor(scale * share) / scale for share in row]
+    return tuple(math.floor(scale * share) / scale for share in row)

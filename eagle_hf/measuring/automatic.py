@@ -126,7 +126,9 @@ def bounds(target, nodes: int) -> TreeConfig:
 def _policy(head, rows: int, plan: Plan, tree: TreeConfig) -> AdaptivePolicy:
     """The policy of a call; one that goes on where drafting lost in the last by the same plan."""
     former, policy = _lost.get(head, {}).get(rows, (None, None))
-    return policy.copy() if former == plan else plan.policy(tree)
+    if policy is not None and former == plan:
+        return policy.copy()
+    return plan.adaptive_policy(tree)
 
 
 def _remember(head, rows: int, plan: Plan, policy: AdaptivePolicy) -> None:

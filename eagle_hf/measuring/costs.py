@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from eagle_hf.decoding.assistants import Assistant, DraftContext, as_assistant
+from eagle_hf.decoding.assistants import Assistant, DraftContext, require_assistant
 from eagle_hf.decoding.loop import Run
 from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.measuring.runs import greedy_call
@@ -43,7 +43,7 @@ TREE = TreeConfig()  # bounds of the drafters that are measured; any tree costs 
 
 def fingerprint(target, assistant) -> dict:
     """The facts that a cost table of these two holds for here, see `CostTable.check`."""
-    return as_assistant(assistant).fingerprint(target)
+    return require_assistant(assistant).fingerprint(target)
 
 
 def quiet(text: str) -> None:
@@ -76,7 +76,7 @@ def measure_costs(
         ValueError: where a length and the tokens read on top leave the target's context.
     """
     check_lengths(target, lengths, tokens)
-    assistant = as_assistant(assistant)
+    assistant = require_assistant(assistant)
     target_seconds = []
     draft_seconds = []
     overhead = []
@@ -126,7 +126,7 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
     is_slow = timed(widest, target.device) > QUICK_SECONDS / 20
     tokens = (QUICK_TOKENS[0], QUICK_TOKENS[3]) if is_slow else QUICK_TOKENS
 
-    drafter = as_assistant(assistant).drafter(DraftContext.without_run(target, cache, TREE))
+    drafter = require_assistant(assistant).drafter(DraftContext.without_run(target, cache, TREE))
     forwards = []
     for count in tokens:
         forwards.append(target_forward(target, cache, batch, QUICK_CONTEXT, count))

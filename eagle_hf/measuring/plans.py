@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging
 
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
-from eagle_hf.decoding.assistants import as_assistant
+from eagle_hf.decoding.assistants import require_assistant
 from eagle_hf.head.configuration import Acceptance, TreeConfig
 from eagle_hf.measuring.acceptance import (
     DEPTH,
@@ -23,13 +23,15 @@ from eagle_hf.measuring.speeds import HEADER, Speed, measure_cell
 from eagle_hf.measuring.traces import Trace, record
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import FixedPolicy, PlainPolicy
-from eagle_hf.planning.sequoia import best_tree_for, draw
+from eagle_hf.planning.sequoia import best_tree_for
+from eagle_hf.planning.static_tree import StaticTree, draw
 from eagle_hf.target import unwrap
 from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)
 
 NODES = 63  # read at most
+HEADER_LINES = 2  # of a Markdown table
 CHILDREN = 32  # offered of every node that is run
 # The trees that a plan is for.
 TREES = {
@@ -46,7 +48,7 @@ def questions(
     For a model behind a window they are as many texts of `length` tokens made of such turns: in
     short ones it would see all there is.
     """
-    if as_assistant(assistant).reads_window_only:
+    if require_assistant(assistant).reads_window_only:
         count = per_category * len(categories)
         return list(long_prompts(tokenizer, length, count, categories).split(1))
     prompts = load_suite(categories, per_category)
@@ -176,12 +178,13 @@ def describe(plan: Plan) -> str:
     counts = [str(count) for count in costs.tokens[1:]]
     columns = ["batch", "length", "1 token", *counts, "draft", "best tree", "predicted"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    first = None
+    first = StaticTree()
     most = min(NODES, costs.tokens[-1] - 1)
     for batch, length in itertools.product(costs.batches, costs.lengths):
         cell = costs.at(batch, length)
         tree, rate = best_tree_for(shares, cell.rounds, cell.draft_seconds, most, DEPTH)
-        first = first or tree
+        if len(lines) == HEADER_LINES:
+            first = tree
         milliseconds = [f"{1000 * cell.target[count - 1]:.1f}" for count in costs.tokens]
         shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"
         row = [str(batch), str(length), *milliseconds, f"{1000 * cell.draft[0]:.1f}", shape]

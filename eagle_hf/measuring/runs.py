@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, last_logits
-from eagle_hf.decoding.assistants import DraftContext, as_assistant
+from eagle_hf.decoding.assistants import DraftContext, require_assistant
 from eagle_hf.decoding.assistants.base import recorded
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
@@ -46,14 +46,15 @@ class PrefilledPrompt:
     """Prompts [B, S] of one length, as a target has read them for an assistant.
 
     Attributes:
-        read: the target's cache, the logits at the prompts' ends, and what the drafter needs.
+        cache: the target's.
+        read: that cache, the logits at the prompts' ends, and what the drafter needs.
     """
 
     @torch.no_grad()
     def __init__(self, target, assistant, input_ids: torch.Tensor):
         self.target = target
         self.ids = input_ids
-        self.assistant = as_assistant(assistant)
+        self.assistant = require_assistant(assistant)
         cache = TargetCache()
         context = DraftContext.without_run(target, cache, TreeConfig())
         drafter = self.assistant.drafter(context)
@@ -62,6 +63,7 @@ class PrefilledPrompt:
         inputs = {"attention_mask": self.attention_mask} | last_logits(unwrap(target))
         with recorded(selection):
             logits, aux = forward.read_prompt(input_ids, **inputs)
+        self.cache = cache
         self.read = Prefilled(cache, logits[:, -1], aux, selection)
 
     @property
@@ -155,7 +157,7 @@ def hf_generate(prompt: PrefilledPrompt, new_tokens: int) -> Callable[[], Timing
     )
 
     def decode() -> Timing:
-        cache = prompt.read.cache.copy_to(DynamicCache())
+        cache = prompt.cache.copy_to(DynamicCache())
         outputs = []
 
         def generate() -> None:
@@ -176,7 +178,7 @@ def plain_loop(prompt: PrefilledPrompt, new_tokens: int) -> Callable[[], Timing]
     limit = prompt.ids.shape[1] + new_tokens
 
     def decode() -> Timing:
-        cache = prompt.read.cache.copy_to(TargetCache(limit=limit))
+        cache = prompt.cache.copy_to(TargetCache(limit=limit))
         outputs = []
 
         def loop() -> None:

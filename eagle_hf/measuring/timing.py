@@ -100,7 +100,7 @@ def draft_forward(
     ids = random_ids(target, batch, width)
     hidden = _noise((batch, width, config.hidden_size), drafter.model)
     own = torch.eye(width, dtype=torch.bool, device=device).expand(batch, -1, -1)
-    if drafter.slots.lengths is None:
+    if not drafter.slots.has_started:
         _fill(drafter, target, batch, length)
 
     def run() -> None:

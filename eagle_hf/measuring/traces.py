@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from eagle_hf.compat import last_logits
-from eagle_hf.decoding.assistants import DraftContext, Drafter, as_assistant
+from eagle_hf.decoding.assistants import DraftContext, Drafter, require_assistant
 from eagle_hf.decoding.assistants.base import recorded
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
@@ -214,7 +214,7 @@ def _proposals(
     """tokens, log_probs and nodes [X, K] of every position of an answer [n]."""
     cache = TargetCache()
     context = DraftContext.without_run(target, cache, tree)
-    drafter = as_assistant(assistant).drafter(context)
+    drafter = require_assistant(assistant).drafter(context)
     forward = TargetForward(target, cache, drafter.aux_layer_ids)
     visible = torch.ones_like(prompt, dtype=torch.bool)
     selection = drafter.prefill_selection(visible)

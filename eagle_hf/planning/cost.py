@@ -168,7 +168,8 @@ class CostTable:
     def from_saved(cls, saved: dict) -> "CostTable":
         """The table of a JSON object; one of an older release has other names for its facts."""
         facts = {FORMER_NAMES.get(name, name): value for name, value in saved["facts"].items()}
-        return cls(**(saved | {"facts": facts}))
+        others = {name: value for name, value in saved.items() if name != "facts"}
+        return cls(**others, facts=facts)
 
     @classmethod
     def load(cls, path: str | Path) -> "CostTable":
@@ -196,7 +197,7 @@ def _mean(
     table: tuple, rows: list[tuple[int, float]], columns: list[tuple[int, float]]
 ) -> numpy.ndarray:
     """The weighted mean of a table's cells [N]."""
-    mean = 0.0
+    mean = numpy.zeros(len(table[0][0]))
     for row, row_weight in rows:
         for column, column_weight in columns:
             mean = mean + row_weight * column_weight * numpy.asarray(table[row][column], float)

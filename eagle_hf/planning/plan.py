@@ -36,6 +36,11 @@ class Plan:
         shares = numpy.asarray(self.shares)
         if tree.policy == "sequoia":
             return SequoiaPolicy(self.costs, shares, tree.depth, tree.nodes)
+        return self.adaptive_policy(tree)
+
+    def adaptive_policy(self, tree) -> AdaptivePolicy:
+        """The policy that chooses anew every round, within the bounds of a `TreeConfig`."""
+        shares = numpy.asarray(self.shares)
         k = min(tree.top_k, shares.shape[1])
         return AdaptivePolicy(self.costs, shares, self.calibration, tree.depth, k, tree.nodes)
 

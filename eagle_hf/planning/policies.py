@@ -161,7 +161,7 @@ class AdaptivePolicy:
         self.k = k
         self.nodes = min(nodes, table.tokens[-1] - 1)
         self.has_paused = False
-        self.cell = None
+        self.cell = table.at(table.batches[0], table.lengths[0])
         self.rows = 0
         self.pays = False
         self._at: tuple[int, int] | None = None  # rows, and length in GRAINs

@@ -215,7 +215,7 @@ def best_tree(shares: ArrayLike, nodes: int, depth: int) -> StaticTree:
 
 def best_tree_for(
     shares: ArrayLike,
-    target_seconds: CostFunction | Sequence[float],
+    target_seconds: CostFunction | Sequence[float] | numpy.ndarray,
     draft_seconds: float | CostFunction,
     max_nodes: int,
     max_depth: int,
@@ -287,7 +287,9 @@ def _drafting_seconds(tree: StaticTree, draft_seconds: float | CostFunction) -> 
     return sum(seconds)
 
 
-def _target_table(target_seconds: CostFunction | Sequence[float], max_nodes: int) -> numpy.ndarray:
+def _target_table(
+    target_seconds: CostFunction | Sequence[float] | numpy.ndarray, max_nodes: int
+) -> numpy.ndarray:
     """Tabulate target forwards: seconds [max_nodes + 1] or longer, entry n for n + 1 tokens."""
     if callable(target_seconds):
         seconds_of = cast(CostFunction, target_seconds)

@@ -38,7 +38,7 @@ def test_self_speculation_is_measured_by_batch_length_and_gamma(folder):
         "--output_dir self"
     )
     rows = run(folder, "benchmark_decoding.py", *flags.split())["rows"]
-    assert [(row["batch"], row["way"]) for row in rows] == [
+    assert [(row["batch"], row["method"]) for row in rows] == [
         (1, "gamma 1"),
         (1, "gamma 2"),
         (2, "gamma 1"),
@@ -47,7 +47,7 @@ def test_self_speculation_is_measured_by_batch_length_and_gamma(folder):
     for row in rows:
         assert row["tau"] >= 1
         assert row["over_plain"] > 0
-        assert row["promised"] > 0
+        assert row["predicted"] > 0
 
 
 def test_tau_is_measured_by_length_and_window(folder):

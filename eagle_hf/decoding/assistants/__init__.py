@@ -19,7 +19,19 @@ __all__ = [
     "WindowedDraft",
     "as_assistant",
     "choose_policy",
+    "require_assistant",
 ]
+
+
+def require_assistant(given) -> Assistant:
+    """As `as_assistant`; a ValueError for what is none of ours."""
+    assistant = as_assistant(given)
+    if assistant is None:
+        raise ValueError(
+            f"{given!r:.60} is no assistant of eagle_hf; give an Eagle3DraftHead, a WindowedDraft "
+            "or a SelfSpeculation"
+        )
+    return assistant
 
 
 def as_assistant(given) -> Assistant | None:

@@ -11,6 +11,7 @@ S prompt slots, U draft vocabulary.
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ class DraftContext:
         sampler: draws the drafts where they are accepted by rejection.
     """
 
-    target: torch.nn.Module
+    target: Any
     cache: TargetCache
     tree: TreeConfig
     policy: Policy
@@ -144,7 +145,7 @@ class Drafter(ABC):
 
     aux_layer_ids: tuple[int, ...] = ()
     draft_to_target: torch.Tensor | None = None
-    model: torch.nn.Module
+    model: Any
     vocabulary: int
 
     def __init__(self, context: DraftContext, window: Window | None = None):
@@ -227,7 +228,7 @@ class Drafter(ABC):
     def keep_rows(self, index: torch.Tensor) -> None:
         """Drop all rows except `index`."""
         self.pending = [part.keep_rows(index) for part in self.pending]
-        if self.slots.lengths is not None:
+        if self.slots.has_started:
             self.slots.keep_rows(index)
             self.cache.batch_select_indices(index)
 

@@ -122,9 +122,10 @@ class EagleDrafter(Drafter):
     def extend(self):
         pending = self.take_pending()
         tokens = pending.tokens
+        assert pending.aux is not None, "a head reads aux hidden states"
         with self.watch.phase("head"):
             hidden = self.head.fuse(pending.aux.to(self.head.device, self.head.dtype))
-        if self.slots.lengths is None:
+        if not self.slots.has_started:
             self.cache.place_prompt(self.slots.start(pending.counts))
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
             with self.watch.phase("head"):

@@ -67,13 +67,13 @@ class SelfDrafter(ModelDrafter):
 
     def __init__(self, context: DraftContext, window: Window):
         super().__init__(context.target, context, window)
+        self.window = window
         self.target_cache = context.cache
-        self.counts: torch.Tensor | None = None  # [B] prompt tokens of each row
+        self.counts = torch.empty(0, dtype=torch.long)  # [B] prompt tokens of each row
         self.prompt_slots = 0  # S
 
     def prefill_selection(self, visible):
-        window = self.slots.window
-        return Selection(window, visible) if window.selected else None
+        return Selection(self.window, visible) if self.window.selected else None
 
     def start(self, input_ids, visible, aux, first, selection):
         order, self.counts = left_aligned(visible)
@@ -107,7 +107,7 @@ class SelfDrafter(ModelDrafter):
         """Copy the target's keys and values in slots `sources` [B, M] to our `slots` [B, M]."""
         # entries that only fill up point anywhere
         sources = sources.clamp(max=self.target_cache.get_seq_length() - 1)
-        length = self.slots.held.shape[1]
+        length = self.slots.committed_slots
         for layer, full in zip(self.cache.layers, self.target_cache.layers, strict=True):
             index = sources.to(full.keys.device)[:, None, :, None]
             index = index.expand(-1, full.keys.shape[1], -1, -1)  # [B, g, M, 1]

@@ -58,8 +58,13 @@ class WindowedDraft(Assistant):
                 f"WindowedDraft was given {model!r:.60}; give an opened causal LM: "
                 "load_target(name)[0]"
             )
+        if window is None and snapkv is not None:
+            raise ValueError(
+                f"snapkv is {snapkv} and window None: with the whole cache there is nothing to "
+                "select; give a window, e.g. 48"
+            )
         self.model = model
-        self.window = make_window(sinks, window, snapkv)
+        self.window = None if window is None else make_window(sinks, window, snapkv)
         self.vocab_size = vocab_size
         self.tree = chain_of(gamma)
 
@@ -119,15 +124,10 @@ class WindowedDraft(Assistant):
         return ModelDrafter(self.model, context, self.window, self.vocab_size)
 
 
-def make_window(sinks: int, window: int | None, snapkv: int | None) -> Window | None:
+def make_window(sinks: int, window: int, snapkv: int | None) -> Window:
     """The window of these settings; ValueError where they contradict each other."""
     if snapkv is None:
-        return None if window is None else Window(sinks, window)
-    if window is None:
-        raise ValueError(
-            f"snapkv is {snapkv} and window None: with the whole cache there is nothing to "
-            "select; give a window, e.g. 48"
-        )
+        return Window(sinks, window)
     return Window(snapkv, window, selected=True)
 
 
@@ -205,7 +205,7 @@ class ModelDrafter(Drafter):
 
     def extend(self):
         pending = self.take_pending()
-        if self.slots.lengths is None:
+        if not self.slots.has_started:
             output = self._read_prompt(pending.counts, pending.tokens)
         else:
             placed = self.slots.extend(pending.counts, pending.width)

@@ -37,7 +37,7 @@ class TargetLayer(DynamicLayer):
         self.slots: torch.Tensor | None = None
         self._zeros = pool.zeros if pool else torch.Tensor.new_zeros
 
-    def lazy_initialization(self, key_states, value_states=None):
+    def lazy_initialization(self, key_states, value_states):
         super().lazy_initialization(key_states, value_states)
         self.length = 0
         self._keys = self._empty(key_states)
@@ -119,10 +119,9 @@ class TargetCache(Cache):
     def place(self, base: int, nodes: int) -> None:
         """Announce that the next keys are a tree's, for the slots from `base` on.
 
-        A growing cache appends whatever comes, and needs no announcement.
+        For a cache that keeps its size; a growing one appends whatever comes.
         """
-        if self.capacity is None:
-            return
+        assert self.capacity is not None, "a growing cache places nothing"
         end = base + nodes
         assert end <= self.capacity, f"{nodes} nodes at slot {base} of {self.capacity}"
         slots = torch.arange(base, end, device=self.layers[0]._keys.device)

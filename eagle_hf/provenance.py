@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,12 +20,18 @@ SAMPLED_VALUES = 16  # of each weight, for its fingerprint
 _remembered_fingerprints: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def machine(target) -> dict:
-    """Where a figure was measured."""
+def machine(target: Any) -> dict[str, Any]:
+    """Describe where a figure was measured.
+
+    Args:
+        target: The model that was measured.
+
+    Returns:
+        device, cpu_features (None on a GPU), threads, dtype, torch and transformers.
+    """
     on_gpu = target.device.type == "cuda"
-    device = torch.cuda.get_device_name() if on_gpu else cpu_name()
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "cpu_features": None if on_gpu else " ".join(cpu_features()),
         "threads": torch.get_num_threads(),
         "dtype": dtype_name(target),
@@ -33,46 +40,67 @@ def machine(target) -> dict:
     }
 
 
-def dtype_name(model) -> str:
-    """As "bfloat16"."""
+def dtype_name(model: Any) -> str:
+    """Return a model's dtype by name, as "bfloat16"."""
     return str(model.dtype).removeprefix("torch.")
 
 
 def cpu_name() -> str:
-    """The processor's name and how many of its cores this machine has."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
-        )
+    """Return the processor's name, and how many of its cores this machine has."""
+    name = _model_name() or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
 
 
-def weights_fingerprint(target, parameters: Iterable[tuple] | None = None) -> str:
-    """A fingerprint of the target: name, shape and first values of each parameter.
+def _model_name() -> str | None:
+    """The processor's name in Linux's /proc/cpuinfo, where there is one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return None
+    for line in cpuinfo.read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return None
 
-    Adapters are included. Sampled, so that it costs milliseconds; training moves every value, so a
-    sample is enough. Rounded to bfloat16, so that a target is the same one in float32.
+
+def weights_fingerprint(
+    target: Any, parameters: Iterable[tuple[str, torch.Tensor]] | None = None
+) -> str:
+    """Return a fingerprint of a model: name, shape and first values of each parameter.
+
+    Values are sampled, so it costs milliseconds. Training moves every value, so a sample is
+    enough. They are rounded to bfloat16, so a model is the same one in float32.
+
+    Args:
+        target: The model, adapters included.
+        parameters: Names and parameters to use instead of the model's own.
+
+    Returns:
+        A sha256 in hexadecimal digits.
     """
     if has_remembered_fingerprint(target):
         return _remembered_fingerprints[unwrap(target)]
     digest = hashlib.sha256()
-    for name, parameter in target.named_parameters() if parameters is None else parameters:
-        values = (
-            []
-            if parameter.is_meta
-            else parameter.detach().flatten()[:SAMPLED_VALUES].bfloat16().float().tolist()
-        )
-        digest.update(repr((name, tuple(parameter.shape), values)).encode())
+    if parameters is None:
+        parameters = target.named_parameters()
+    for name, parameter in parameters:
+        entry = (name, tuple(parameter.shape), _sampled_values(parameter))
+        digest.update(repr(entry).encode())
     return digest.hexdigest()
 
 
-def remember_fingerprint(target) -> None:
+def remember_fingerprint(target: Any) -> None:
     """Fix the target's fingerprint now, before a process loses parts of its weights."""
     _remembered_fingerprints[unwrap(target)] = weights_fingerprint(target)
 
 
-def has_remembered_fingerprint(target) -> bool:
+def has_remembered_fingerprint(target: Any) -> bool:
     """Whether `remember_fingerprint` was called for this target."""
     return unwrap(target) in _remembered_fingerprints
+
+
+def _sampled_values(parameter: torch.Tensor) -> list[float]:
+    """The first values of a parameter; none where it is on the meta device."""
+    if parameter.is_meta:
+        return []
+    sample = parameter.detach().flatten()[:SAMPLED_VALUES]
+    return sample.bfloat16().float().tolist()

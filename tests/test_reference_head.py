@@ -1,4 +1,4 @@
-"""The head that ships with the project: whole, small, and every figure told of it is one that was measured."""
+"""The head that ships with the project: whole, small, and every figure of it was measured."""
 
 import json
 import shutil
@@ -24,7 +24,8 @@ def metrics():
 
 def test_it_opens_in_bfloat16_and_is_small_enough_to_ship():
     head = Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
-    assert head.dtype == torch.bfloat16 and head.dialect == "eagle_hf"
+    assert head.dtype == torch.bfloat16
+    assert head.dialect == "eagle_hf"
     assert (FOLDER / "model.safetensors").stat().st_size <= 32e6
 
 
@@ -34,9 +35,8 @@ def test_no_engine_refuses_it():
 
 
 def test_the_weights_are_those_that_were_measured(metrics):
-    assert metrics["head_sha256"] == weights_fingerprint(
-        Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
-    )
+    head = Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
+    assert metrics["head_sha256"] == weights_fingerprint(head)
 
 
 def test_the_readmes_table_is_what_was_measured(metrics):
@@ -46,11 +46,9 @@ def test_the_readmes_table_is_what_was_measured(metrics):
 
 def test_the_card_is_built_from_its_metrics(tmp_path):
     folder = shutil.copytree(FOLDER, tmp_path / "head")
-    asked = json.loads((FOLDER / "run.json").read_text())["settings"]
-    write_card(
-        folder,
-        **{name: asked[name] for name in ("title", "base_model", "limits", "license", "datasets")},
-    )
+    settings = json.loads((FOLDER / "run.json").read_text())["settings"]
+    names = ("title", "base_model", "limits", "license", "datasets")
+    write_card(folder, **{name: settings[name] for name in names})
     assert (folder / "README.md").read_text() == (FOLDER / "README.md").read_text()
 
 
@@ -61,9 +59,7 @@ def test_its_custom_generate_is_the_packages_own():
 def test_it_was_not_measured_on_what_it_was_chosen_or_trained_on(metrics):
     assert all(setting["left_out"] == 20 for setting in metrics["settings"])
     assert {setting["dtype"] for setting in metrics["settings"]} == {"bfloat16", "float32"}
-    exact = [
-        setting["results"]["all"]["identical"]
-        for setting in metrics["settings"]
-        if setting["dtype"] == "float32"
-    ]
-    assert exact and all(share == 1.0 for share in exact)
+    exact = [setting for setting in metrics["settings"] if setting["dtype"] == "float32"]
+    assert exact
+    for setting in exact:
+        assert setting["results"]["all"]["identical"] == 1.0

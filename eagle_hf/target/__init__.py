@@ -1,21 +1,16 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
-from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
-from eagle_hf.target.opening import (
+from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
     capture_aux,
-    check_compatible,
-    decoder_layers,
-    draft_rows,
-    lay_adapter,
-    load_target,
-    next_token_summary,
-    position_limit,
-    target_logits,
     target_states,
-    unwrap,
 )
+from eagle_hf.target.compatibility import check_compatible
+from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
+from eagle_hf.target.logits import draft_vocab_logits, next_token_summary, target_logits
+from eagle_hf.target.opening import lay_adapter, load_target
+from eagle_hf.target.structure import decoder_layers, position_limit, unwrap
 
 __all__ = [
     "AuxStates",
@@ -25,7 +20,7 @@ __all__ = [
     "choose_dtype",
     "decoder_layers",
     "default_device",
-    "draft_rows",
+    "draft_vocab_logits",
     "lay_adapter",
     "load_target",
     "next_token_summary",

@@ -1,4 +1,4 @@
-"""The dtype by machine and by work; an explicit one is obeyed, priced, or refused."""
+"""The dtype by machine and by work; an explicit one is obeyed, with its cost said, or refused."""
 
 import pytest
 import torch
@@ -23,10 +23,12 @@ EMULATING = {
 
 @pytest.fixture
 def machine(monkeypatch):
-    """machine(features): a CPU with these; without bfloat16 its products cost what EMULATING says."""
-    monkeypatch.setattr(
-        dtypes, "product_seconds", lambda dtype, rows, device="cpu": EMULATING[dtype, rows]
-    )
+    """machine(features): a CPU with these features, whose products cost what EMULATING says."""
+
+    def product_seconds(dtype, rows, device="cpu"):
+        return EMULATING[dtype, rows]
+
+    monkeypatch.setattr(dtypes, "product_seconds", product_seconds)
 
     def become(*features):
         monkeypatch.setattr(dtypes, "cpu_features", lambda: features)
@@ -62,7 +64,7 @@ def test_where_trees_in_float32_beat_plain_decoding_in_emulated_bfloat16_they_wi
     assert choose_dtype("cpu", "draft") == FP32
 
 
-def test_training_never_autocasts_to_emulated_bfloat16(machine, monkeypatch, tmp_path):
+def test_training_never_autocasts_to_emulated_bfloat16(machine, tmp_path):
     machine("avx2")
     assert not Eagle3TrainingArguments(str(tmp_path), use_cpu=True, report_to="none").bf16
     machine("avx512", "avx512_bf16")
@@ -78,19 +80,16 @@ def test_training_on_a_machine_without_a_gpu_needs_no_use_cpu(machine, monkeypat
 @pytest.mark.parametrize("asked", [True, False])
 def test_training_obeys_what_was_asked_for(machine, tmp_path, asked):
     machine("avx512", "avx512_bf16")
-    assert (
-        Eagle3TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", bf16=asked).bf16
-        is asked
-    )
+    arguments = Eagle3TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", bf16=asked)
+    assert arguments.bf16 is asked
 
 
 @pytest.mark.parametrize("is_native, dtype", [(True, BF16), (False, FP16)])
 def test_gpus_take_bfloat16_where_they_have_it(monkeypatch, is_native, dtype):
-    monkeypatch.setattr(
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation: is_native and not including_emulation,
-    )
+    def is_bf16_supported(including_emulation):
+        return is_native and not including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     assert {choose_dtype("cuda", work) for work in dtypes.WORKS} == {dtype}
 
 
@@ -113,19 +112,19 @@ def test_an_explicit_dtype_is_obeyed_and_its_cost_is_said_once(machine, monkeypa
     machine("avx2")
     said = []
     monkeypatch.setattr(dtypes.logger, "warning", said.append)
-    assert [resolve_dtype("float32", "cpu") for _ in range(2)] == [FP32, FP32]
+    assert resolve_dtype("float32", "cpu") == FP32
+    assert resolve_dtype("float32", "cpu") == FP32
     assert len(said) == 1
-    assert (
-        "one token cost 1.7 times and those of 8 tokens 0.6 times what they cost in bfloat16"
-        in said[0]
-    )
+    costs = "one token cost 1.7 times and those of 8 tokens 0.6 times what they cost in bfloat16"
+    assert costs in said[0]
 
 
 def test_the_best_dtype_and_a_torch_dtype_are_obeyed_silently(machine, monkeypatch):
     machine("avx2")
     said = []
     monkeypatch.setattr(dtypes.logger, "warning", said.append)
-    assert resolve_dtype("bfloat16", "cpu") == resolve_dtype("auto", "cpu") == BF16
+    assert resolve_dtype("bfloat16", "cpu") == BF16
+    assert resolve_dtype("auto", "cpu") == BF16
     assert resolve_dtype(FP32, "cpu") == FP32
     assert said == []
 
@@ -137,16 +136,14 @@ def test_another_name_is_refused(name):
 
 
 def test_a_dtype_that_the_device_cannot_do_is_refused():
-    with pytest.raises(
-        ValueError, match="dtype is float64, in which mps does not compute .*take auto, or float32"
-    ):
+    expected = "dtype is float64, in which mps does not compute .*take auto, or float32"
+    with pytest.raises(ValueError, match=expected):
         resolve_dtype(torch.float64, "mps")  # there is none here
 
 
 def test_another_work_is_refused():
-    with pytest.raises(
-        ValueError, match="work is 'sleep'; choose one of draft, batch, prefill, train"
-    ):
+    expected = "work is 'sleep'; choose one of draft, batch, prefill, train"
+    with pytest.raises(ValueError, match=expected):
         choose_dtype("cpu", "sleep")
 
 
@@ -169,7 +166,8 @@ def folder(tmp_path):
 )
 def test_a_target_opens_in_the_dtype_asked_for(machine, folder, asked, dtype):
     machine("avx512", "avx512_bf16")
-    EMULATING[torch.float64, 1] = EMULATING[torch.float64, 8] = 100
+    EMULATING[torch.float64, 1] = 100
+    EMULATING[torch.float64, 8] = 100
     assert load_target(folder, dtype=asked)[0].dtype == dtype
 
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ LAYER = {
     "ffn_down": (64, 128),
 }
 IDS = torch.arange(3, 12)[None]
+LOGGER = "eagle_hf.target.gguf.copies"
 
 
 def write_gguf(file, seed=0):
@@ -90,9 +92,8 @@ def copies(cache):
 
 
 def said(caplog):
-    return [
-        record.getMessage() for record in caplog.records if record.name == "eagle_hf.target.gguf"
-    ]
+    """The messages about conversions."""
+    return [record.getMessage() for record in caplog.records if record.name == LOGGER]
 
 
 class AtAnnouncement(logging.Handler):
@@ -108,12 +109,13 @@ class AtAnnouncement(logging.Handler):
 
 @pytest.fixture
 def at_announcement(request):
+    """at_announcement(action): `action` is called as soon as a conversion is announced."""
+    logger = logging.getLogger(LOGGER)
+
     def watch(action):
         handler = AtAnnouncement(action)
-        logging.getLogger("eagle_hf.target.gguf").addHandler(handler)
-        request.addfinalizer(
-            lambda: logging.getLogger("eagle_hf.target.gguf").removeHandler(handler)
-        )
+        logger.addHandler(handler)
+        request.addfinalizer(partial(logger.removeHandler, handler))
 
     return watch
 
@@ -133,7 +135,8 @@ def test_a_file_is_converted_once_and_recognised_after_a_move(file, cache, tmp_p
     first = resolve(file)
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(file, tmp_path / "elsewhere" / "other name.gguf")
-    assert resolve(moved) == first and copies(cache) == [Path(first)]
+    assert resolve(moved) == first
+    assert copies(cache) == [Path(first)]
     assert len(said(caplog)) == 1
 
 
@@ -143,7 +146,8 @@ def test_a_changed_file_is_converted_anew(file, cache):
     write_gguf(file, seed=1)
     assert file.stat().st_size == size
     after, _ = load_target(file)
-    assert not torch.equal(logits(before), logits(after)) and len(copies(cache)) == 2
+    assert not torch.equal(logits(before), logits(after))
+    assert len(copies(cache)) == 2
 
 
 def test_a_content_is_hashed_once_in_a_process(file, monkeypatch):
@@ -166,9 +170,12 @@ def test_room_and_place_are_said_before_the_conversion(file, cache, caplog, at_a
     target, _ = load_target(file)
     needed = 4 * sum(parameter.numel() for parameter in target.parameters())
     (line,) = said(caplog)
-    assert seen == [[]] and "\n" not in line and " once: " in line
+    assert seen == [[]]
+    assert "\n" not in line
+    assert " once: " in line
     assert f"{needed / 1e6:.1f} MB" in line
-    assert str(copies(cache)[0]) in line and "EAGLE_HF_CACHE" in line
+    assert str(copies(cache)[0]) in line
+    assert "EAGLE_HF_CACHE" in line
 
 
 def test_a_disk_without_room_is_refused_before_any_work(file, cache, caplog, monkeypatch):
@@ -176,15 +183,18 @@ def test_a_disk_without_room_is_refused_before_any_work(file, cache, caplog, mon
     expected = rf"needs 1\.2 MB of disk space.*{cache} has 0\.2 MB free.*EAGLE_HF_CACHE"
     with pytest.raises(ValueError, match=expected):
         load_target(file)
-    assert copies(cache) == [] and not said(caplog)
+    assert copies(cache) == []
+    assert not said(caplog)
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_does_without(file, cache, caplog):
     cache.write_text("a file, in which nobody makes folders")
     first = resolve(file)
-    assert resolve(file) == first and torch.isfinite(logits(load_target(file)[0])).all()
+    assert resolve(file) == first
+    assert torch.isfinite(logits(load_target(file)[0])).all()
     (line,) = said(caplog)
-    assert f"{cache} cannot be written" in line and "again next time" in line
+    assert f"{cache} cannot be written" in line
+    assert "again next time" in line
     assert "\n" not in line
 
 
@@ -195,7 +205,8 @@ def test_a_process_says_one_line_and_takes_its_own_copy_with_it(file, cache):
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"converting {file}")
-    assert "tiny" in ended.stdout and not Path(ended.stdout.strip()).parent.exists()
+    assert "tiny" in ended.stdout
+    assert not Path(ended.stdout.strip()).parent.exists()
 
 
 def test_transformers_speaks_again_after_a_conversion(file):
@@ -211,7 +222,8 @@ def test_a_copy_that_another_process_finished_first_is_taken(file, cache, at_ann
     name = Path(resolve(file)).name
     theirs = shutil.move(cache / name, cache.parent / "theirs")
     at_announcement(lambda: shutil.copytree(theirs, cache / name))
-    assert resolve(file) == str(cache / name) and copies(cache) == [cache / name]
+    assert resolve(file) == str(cache / name)
+    assert copies(cache) == [cache / name]
     assert torch.isfinite(logits(load_target(file)[0])).all()
 
 
@@ -233,7 +245,8 @@ def test_an_interrupted_conversion_leaves_no_copy(file, cache, tmp_path, monkeyp
 
 
 def test_every_file_of_a_copy_is_as_readable_as_the_others(file):
-    assert len({written.stat().st_mode for written in Path(resolve(file)).iterdir()}) == 1
+    modes = {written.stat().st_mode for written in Path(resolve(file)).iterdir()}
+    assert len(modes) == 1
 
 
 DAMAGED = {
@@ -281,7 +294,8 @@ def test_check_says_of_a_file_what_it_says_of_its_copy(file, head, cache):
         (head / "config.json").write_text(json.dumps(sound | {key: value}))
         by_header = check(head, file).findings
         assert copies(cache) == []
-        assert by_header == check(head, resolve(file)).findings == check(head, file).findings
+        assert by_header == check(head, resolve(file)).findings
+        assert by_header == check(head, file).findings
         assert key in {finding.key for finding in by_header}
         shutil.rmtree(cache)
 
@@ -289,7 +303,8 @@ def test_check_says_of_a_file_what_it_says_of_its_copy(file, head, cache):
 def test_the_header_holds_the_config_of_the_copy(file):
     from_header = read_gguf_config(file)
     written = json.loads(Path(resolve(file), "config.json").read_text())
-    assert written.pop("dtype") == "float32" and written["architectures"] == ["LlamaForCausalLM"]
+    assert written.pop("dtype") == "float32"
+    assert written["architectures"] == ["LlamaForCausalLM"]
     assert from_header == written
 
 

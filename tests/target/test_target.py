@@ -1,4 +1,4 @@
-"""The target: opened from anywhere, its streams read exactly, its weights left alone."""
+"""The target: opened from anywhere, its hidden states read exactly, its weights left alone."""
 
 import pytest
 import torch
@@ -26,9 +26,8 @@ def test_aux_states_are_hidden_states_by_hf_index(target):
     ids = left_padded(target, [9])["input_ids"]
     hidden = target(ids, output_hidden_states=True).hidden_states
     aux, final = target_states(target, ids, [2, 3, 4])
-    assert torch.equal(aux, torch.cat([hidden[2], hidden[3], hidden[4]], dim=-1)) and torch.equal(
-        final, hidden[-1]
-    )
+    assert torch.equal(aux, torch.cat(hidden[2:5], dim=-1))
+    assert torch.equal(final, hidden[-1])
 
 
 def test_capture_leaves_no_hook_behind(target):
@@ -43,19 +42,20 @@ def test_layer_ids_out_of_range_are_refused(target):
 
 
 @pytest.mark.parametrize("sharded, tied", [(False, False), (True, False), (False, True)])
-def test_a_folder_opens_single_file_or_sharded_tied_or_not(tmp_path, sharded, tied, folder):
+def test_a_folder_opens_single_file_or_sharded_tied_or_not(sharded, tied, folder):
     model = tiny_target(tie_word_embeddings=tied)
     model.save_pretrained(folder, max_shard_size="20KB" if sharded else "5GB")
     loaded, tokenizer = load_target(folder, dtype="stored")
     ids = left_padded(model, [9])["input_ids"]
-    assert torch.equal(loaded(ids).logits, model(ids).logits) and len(tokenizer) == 31
-    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert len(tokenizer) == 31
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
-    tuned = get_peft_model(
-        tiny_target(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
-    )
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    tuned = get_peft_model(tiny_target(), lora)
     tuned.save_pretrained(tmp_path / "adapter")
     loaded, _ = load_target(folder, adapter=tmp_path / "adapter", dtype="stored")
     ids = left_padded(loaded, [9])["input_ids"]
@@ -65,9 +65,8 @@ def test_an_adapter_is_laid_over_the_target(folder, tmp_path):
     check_compatible(loaded, head.config)
     assert aux_layer_ids(loaded, head.config) == [2, 3, 4]
     aux, _ = target_states(loaded, ids, [2, 3, 4])
-    assert torch.equal(
-        aux, torch.cat(tuned(ids, output_hidden_states=True).hidden_states[2:5], dim=-1)
-    )
+    hidden = tuned(ids, output_hidden_states=True).hidden_states
+    assert torch.equal(aux, torch.cat(hidden[2:5], dim=-1))
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):

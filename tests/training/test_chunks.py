@@ -48,7 +48,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_holds_all_logits(monkeypatch, loss, checkpointing):
     size, vocabulary, drafted = 200, 1009, 503
     monkeypatch.setattr(chunks, "LOGITS_PER_CHUNK", 10 * drafted)
-    monkeypatch.setattr("eagle_hf.target.opening.LOGITS_AT_ONCE", 8 * vocabulary)
+    monkeypatch.setattr("eagle_hf.target.logits.LOGITS_AT_ONCE", 8 * vocabulary)
     target = tiny_target(vocab_size=vocabulary, hidden_size=16, head_dim=8, dtype=torch.float32)
     head = tiny_head(target, drafted).train()
     batch = batch_of(target, [size], prompt=2)

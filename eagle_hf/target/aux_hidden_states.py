@@ -1,0 +1,124 @@
+"""The target's aux hidden states, which EAGLE-3 reads.
+
+State i is what enters layer i, HF's `hidden_states[i]`. Forward pre-hooks read it, because
+`output_hidden_states=[...]` counts differently from one transformers release to the next.
+
+B batch, S sequence, H hidden.
+"""
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
+from eagle_hf.target.structure import decoder_layers, unwrap
+
+
+class AuxStates:
+    """The states entering some layers, collected from the target's next forward pass.
+
+    Args:
+        layer_ids: HF `hidden_states` indices, in the order that the head reads them.
+    """
+
+    def __init__(self, layer_ids: list[int]) -> None:
+        self.layer_ids = list(layer_ids)
+        self._states: dict[int, torch.Tensor] = {}
+        self._thread = threading.get_ident()
+
+    def hook(self, layer_id: int) -> Callable[[Any, tuple, dict[str, Any]], None]:
+        """Make the forward pre-hook of a layer; it serves the thread that made this object."""
+
+        def store(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            # another thread may run the same target
+            if threading.get_ident() == self._thread:
+                self._states[layer_id] = args[0] if args else kwargs["hidden_states"]
+
+        return store
+
+    def take(self) -> torch.Tensor | None:
+        """Return the states of the last forward, and forget them.
+
+        Returns:
+            [B, S, 3H], in the order of `layer_ids`; None where there are none.
+        """
+        if not self.layer_ids:
+            return None
+        device = self._states[self.layer_ids[0]].device  # layers may lie on several
+        states = [self._states[layer_id].to(device) for layer_id in self.layer_ids]
+        self._states.clear()
+        return torch.cat(states, dim=-1)
+
+
+@contextmanager
+def capture_aux(target: Any, layer_ids: list[int]) -> Generator[AuxStates]:
+    """Collect aux hidden states of a target's forward passes.
+
+        with capture_aux(target, [2, 14, 25]) as aux:
+            target(input_ids)
+            states = aux.take()
+
+    Args:
+        target: A causal LM.
+        layer_ids: HF `hidden_states` indices.
+
+    Raises:
+        ValueError: The target has no such layers.
+    """
+    layers = decoder_layers(target)
+    if not layer_ids or min(layer_ids) < 0 or max(layer_ids) >= len(layers):
+        raise ValueError(
+            f"aux layer ids are {layer_ids} but the target has layers 0..{len(layers) - 1}"
+        )
+    aux = AuxStates(layer_ids)
+    handles = []
+    for layer_id in set(layer_ids):
+        hook = aux.hook(layer_id)
+        handles.append(layers[layer_id].register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield aux
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def aux_layer_ids(target: Any, head_config: Eagle3Config) -> list[int]:
+    """Return the layers that a head reads from a target.
+
+    Args:
+        target: A causal LM.
+        head_config: The head's config.
+
+    Returns:
+        HF `hidden_states` indices: the head's own, or the default where a foreign head does not
+        say.
+    """
+    return head_config.aux_layer_ids or default_aux_layer_ids(len(decoder_layers(target)))
+
+
+@torch.no_grad()
+def target_states(
+    target: Any, input_ids: torch.Tensor, layer_ids: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the states that a head reads and those that the LM head reads.
+
+    The LM head is not run. Padding needs no mask: causality hides it, and without a mask the fast
+    attention kernels apply.
+
+    Args:
+        target: A causal LM.
+        input_ids: A batch [B, S], padded on the right.
+        layer_ids: HF `hidden_states` indices.
+
+    Returns:
+        (aux hidden states [B, S, 3H], final-normed states [B, S, H]).
+    """
+    decoder = unwrap(target).get_decoder()
+    with capture_aux(target, layer_ids) as aux:
+        output = decoder(input_ids=input_ids, use_cache=False)
+    states = aux.take()
+    assert states is not None  # capture_aux refuses an empty list
+    return states, output.last_hidden_state

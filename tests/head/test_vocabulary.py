@@ -19,7 +19,8 @@ def test_the_most_frequent_tokens_ascending():
 
 def test_offsets_lead_back_to_target_ids():
     d2t, t2d = vocabulary_buffers(torch.tensor([1, 3, 6]), 7)
-    assert d2t.tolist() == [1, 2, 4] and draft_to_target_ids(d2t).tolist() == [1, 3, 6]
+    assert d2t.tolist() == [1, 2, 4]
+    assert draft_to_target_ids(d2t).tolist() == [1, 3, 6]
     assert t2d.tolist() == [False, True, False, True, False, False, True]
 
 

@@ -1,4 +1,7 @@
-"""Heads of every published dialect open, draft as they did, and become ours when saved; what is no such head is refused by name."""
+"""Heads of every published dialect open, draft as they did, and become ours when saved.
+
+What is no such head is refused by name.
+"""
 
 import json
 import logging
@@ -11,10 +14,13 @@ from tiny import left_padded, tiny_head
 from eagle_hf import Eagle3Config, Eagle3DraftHead
 from eagle_hf.head.dialects import DIALECTS, recognise, translate_config, translate_names
 
-PREFIX = dict.fromkeys(("torchspec", "speculators", "modelopt"), "layers.0.") | {
-    "automodel": "model.layers.0."
+PREFIX = {
+    "torchspec": "layers.0.",
+    "speculators": "layers.0.",
+    "modelopt": "layers.0.",
+    "automodel": "model.layers.0.",
 }
-LAYERS = [1, 2, 6]  # HF indices; no default, so that a slip of one is seen
+LAYERS = [1, 2, 6]  # HF indices; not the default, so that an error by one shows
 IDS = "eagle_aux_hidden_state_layer_ids"
 NESTED = {IDS: [0, 1, 5]}
 ENGINES = {"architectures": ["LlamaForCausalLMEagle3"]}
@@ -47,11 +53,8 @@ def their_config(head, dialect):
         "eos_token_id",
         "pad_token_id",
     ]
-    llama = {name: getattr(config, name) for name in names} | {
-        "model_type": "llama",
-        "rope_theta": 5000.0,
-        "rope_scaling": None,
-    }
+    llama = {name: getattr(config, name) for name in names}
+    llama |= {"model_type": "llama", "rope_theta": 5000.0, "rope_scaling": None}
     flat = llama | {
         "draft_vocab_size": config.draft_vocab_size,
         "torch_dtype": "float64",
@@ -95,40 +98,40 @@ def their_config(head, dialect):
 def their_weights(head, dialect):
     """The head's tensors under the dialect's names, with what its writer saves along."""
     prefix = PREFIX.get(dialect, "midlayer.")
-    weights = {
-        name.replace("midlayer.", prefix): value.clone()
-        for name, value in head.state_dict().items()
-    }
+    weights = {}
+    for name, value in head.state_dict().items():
+        weights[name.replace("midlayer.", prefix)] = value.clone()
     if dialect in ("authors", "torchspec", "speculators", "automodel"):
-        weights["embed_tokens.weight"] = torch.zeros(
-            head.config.vocab_size, head.config.hidden_size, dtype=head.dtype
-        )
+        shape = (head.config.vocab_size, head.config.hidden_size)
+        weights["embed_tokens.weight"] = torch.zeros(shape, dtype=head.dtype)
     if dialect == "modelopt":
         del weights["t2d"]
     if dialect == "automodel":
-        wrapped = ("fc.", "norm.", "embed_tokens.")
-        weights = {
-            f"model.{name}" if name.startswith(wrapped) else name: value
-            for name, value in weights.items()
-        }
+        for name in list(weights):
+            if name.startswith(("fc.", "norm.", "embed_tokens.")):
+                weights[f"model.{name}"] = weights.pop(name)
     return weights
 
 
 def write_weights(weights, folder, kind="safetensors"):
     """model.safetensors, pytorch_model.bin, or two shards of either with their index."""
-    stem, suffix = ("model", "safetensors") if "safetensors" in kind else ("pytorch_model", "bin")
-    names, parts = sorted(weights), {f"{stem}.{suffix}": sorted(weights)}
+    stem = "model" if "safetensors" in kind else "pytorch_model"
+    suffix = "safetensors" if "safetensors" in kind else "bin"
+    names = sorted(weights)
+    files = {f"{stem}.{suffix}": names}
     if "shards" in kind:
-        parts = {f"{stem}-0000{i + 1}-of-00002.{suffix}": names[i::2] for i in range(2)}
-        places = {name: file for file, held in parts.items() for name in held}
-        (folder / f"{stem}.{suffix}.index.json").write_text(
-            json.dumps({"metadata": {}, "weight_map": places})
-        )
-    for file, held in parts.items():
+        shards = [f"{stem}-0000{number}-of-00002.{suffix}" for number in (1, 2)]
+        files = {shards[0]: names[0::2], shards[1]: names[1::2]}
+        weight_map = dict.fromkeys(files[shards[0]], shards[0])
+        weight_map |= dict.fromkeys(files[shards[1]], shards[1])
+        index = {"metadata": {}, "weight_map": weight_map}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+    for file, held in files.items():
         part = {name: weights[name] for name in held}
-        save_file(part, folder / file) if suffix == "safetensors" else torch.save(
-            part, folder / file
-        )
+        if suffix == "safetensors":
+            save_file(part, folder / file)
+        else:
+            torch.save(part, folder / file)
 
 
 def write_head(head, dialect, folder, kind="safetensors"):
@@ -151,11 +154,13 @@ def original(target, dialect):
 
 def logits(head):
     torch.manual_seed(3)
-    embeddings, aux = torch.randn(1, 20, 32).double(), torch.randn(1, 20, 96).double()
+    embeddings = torch.randn(1, 20, 32).double()
+    aux = torch.randn(1, 20, 96).double()
     return head.logits(head(embeddings, aux, ttt_length=2)[1])
 
 
 def change(folder, **changes):
+    """Change some keys of a folder's config.json."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
 
@@ -165,35 +170,29 @@ def test_a_head_of_every_dialect_drafts_as_it_did_and_becomes_ours(target, tmp_p
     head = original(target, dialect)
     write_head(head, dialect, tmp_path / "theirs", "bin" if dialect == "authors" else "safetensors")
     opened = Eagle3DraftHead.from_pretrained(tmp_path / "theirs")
-    assert opened.dialect == dialect and opened.dtype == torch.float64
-    assert opened.config.aux_layer_ids == {
-        "eagle_hf": [2, 3, 4],
-        "authors": None,
-        "automodel": None,
-    }.get(dialect, LAYERS)
-    assert torch.equal(logits(opened), logits(head)) and torch.equal(
-        opened.draft_to_target, head.draft_to_target
-    )
+    assert opened.dialect == dialect
+    assert opened.dtype == torch.float64
+    known = {"eagle_hf": [2, 3, 4], "authors": None, "automodel": None}
+    assert opened.config.aux_layer_ids == known.get(dialect, LAYERS)
+    assert torch.equal(logits(opened), logits(head))
+    assert torch.equal(opened.draft_to_target, head.draft_to_target)
     opened.save_pretrained(tmp_path / "ours")
     again = Eagle3DraftHead.from_pretrained(tmp_path / "ours")
-    assert again.dialect == "eagle_hf" and again.config.aux_layer_ids == opened.config.aux_layer_ids
-    assert torch.equal(logits(again), logits(head)) and torch.equal(again.t2d, head.t2d)
-    assert {"fc.weight", "midlayer.hidden_norm.weight", "d2t", "t2d"} < set(
-        load_file(tmp_path / "ours" / "model.safetensors")
-    )
+    assert again.dialect == "eagle_hf"
+    assert again.config.aux_layer_ids == opened.config.aux_layer_ids
+    assert torch.equal(logits(again), logits(head))
+    assert torch.equal(again.t2d, head.t2d)
+    written = load_file(tmp_path / "ours" / "model.safetensors")
+    assert {"fc.weight", "midlayer.hidden_norm.weight", "d2t", "t2d"} < set(written)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS[1:])
 def test_a_foreign_head_generates_the_targets_own_text(target, tmp_path, dialect):
     write_head(original(target, dialect), dialect, tmp_path)
-    inputs = left_padded(target, [7])
-    text = target.generate(
-        **inputs,
-        assistant_model=Eagle3DraftHead.from_pretrained(tmp_path),
-        max_new_tokens=12,
-        do_sample=False,
-    )
-    assert torch.equal(text, target.generate(**inputs, max_new_tokens=12, do_sample=False))
+    head = Eagle3DraftHead.from_pretrained(tmp_path)
+    settings = left_padded(target, [7]) | {"max_new_tokens": 12, "do_sample": False}
+    text = target.generate(**settings, assistant_model=head)
+    assert torch.equal(text, target.generate(**settings))
 
 
 @pytest.mark.parametrize("kind", ["safetensors shards", "bin", "bin shards"])
@@ -264,18 +263,13 @@ def test_what_is_no_eagle3_head_is_named(config, names, what):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_residual_is_normed_first_by_default_among_speculators_only(dialect):
-    config = (
-        {"transformer_layer_config": {"vocab_size": 8}}
-        if dialect == "speculators"
-        else {"vocab_size": 8}
-    )
-    assert translate_config(config, dialect).get("norm_before_residual", False) == (
-        dialect == "speculators"
-    )
-    assert (
-        translate_config(config | {"norm_before_residual": False}, dialect)["norm_before_residual"]
-        is False
-    )
+    config = {"vocab_size": 8}
+    if dialect == "speculators":
+        config = {"transformer_layer_config": config}
+    by_default = translate_config(config, dialect).get("norm_before_residual", False)
+    assert by_default == (dialect == "speculators")
+    switched_off = translate_config(config | {"norm_before_residual": False}, dialect)
+    assert switched_off["norm_before_residual"] is False
 
 
 YARN = {"factor": 4.0, "original_max_position_embeddings": 512}
@@ -310,24 +304,21 @@ def test_rope_is_read_from_either_schema(written, read):
 
 def test_a_window_that_speculators_trained_with_is_kept():
     layer = {"vocab_size": 8, "sliding_window": 2048, "layer_types": ["sliding_attention"]}
-    assert translate_config({"transformer_layer_config": layer}, "speculators")["eagle_hf"] == {
-        "window": [0, 2048]
-    }
-    assert (
-        translate_config(
-            {"transformer_layer_config": layer | {"layer_types": ["full_attention"]}}, "speculators"
-        )["eagle_hf"]
-        == {}
-    )
+    windowed = translate_config({"transformer_layer_config": layer}, "speculators")
+    assert windowed["eagle_hf"] == {"window": [0, 2048]}
+    layer["layer_types"] = ["full_attention"]
+    whole = translate_config({"transformer_layer_config": layer}, "speculators")
+    assert whole["eagle_hf"] == {}
 
 
 def test_the_targets_depth_is_learnt_from_automodels_copy_of_its_config(target, tmp_path):
     write_head(original(target, "automodel"), "automodel", tmp_path)
     config = Eagle3DraftHead.from_pretrained(tmp_path).config
-    assert config.num_hidden_layers == 1 and config.eagle_hf["target_num_hidden_layers"] == 7
+    assert config.num_hidden_layers == 1
+    assert config.eagle_hf["target_num_hidden_layers"] == 7
 
 
-def test_names_become_ours_and_the_targets_own_tensors_are_left(target):
+def test_names_become_ours_and_the_targets_own_tensors_are_left():
     theirs = [
         "model.layers.0.mlp.up_proj.weight",
         "model.embed_tokens.weight",
@@ -343,11 +334,9 @@ def test_names_become_ours_and_the_targets_own_tensors_are_left(target):
 def test_eagle3_config_reads_foreign_files_too(target, tmp_path):
     write_head(original(target, "speculators"), "speculators", tmp_path)
     config = Eagle3Config.from_pretrained(tmp_path)
-    assert (
-        config.aux_layer_ids == LAYERS
-        and config.norm_before_residual
-        and config.rope_parameters["rope_theta"] == 5000.0
-    )
+    assert config.aux_layer_ids == LAYERS
+    assert config.norm_before_residual
+    assert config.rope_parameters["rope_theta"] == 5000.0
 
 
 def test_the_dialect_is_logged(target, tmp_path, caplog):

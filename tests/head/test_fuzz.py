@@ -1,4 +1,8 @@
-"""Folders that lie: each opens, or is refused by a ValueError or OSError, in little memory and time."""
+"""Spoilt folders: each opens, or is refused by a ValueError or OSError.
+
+Both take little memory and time. The seed of a failure is in its message, so the order of random
+draws here matters.
+"""
 
 import json
 import random
@@ -89,15 +93,11 @@ def spoil_bytes(rng, file, most=None):
     for _ in range(rng.randint(1, 6)):
         data[rng.randrange(min(len(data), most or len(data)))] = rng.randrange(256)
     kind = rng.random()
-    file.write_bytes(
-        bytes(
-            data[: rng.randrange(len(data))]
-            if kind < 0.2
-            else data + b"\0" * rng.randint(1, 99)
-            if kind < 0.3
-            else data
-        )
-    )
+    if kind < 0.2:
+        data = data[: rng.randrange(len(data))]
+    elif kind < 0.3:
+        data += b"\0" * rng.randint(1, 99)
+    file.write_bytes(bytes(data))
 
 
 def spoil_table(rng, table):
@@ -105,7 +105,9 @@ def spoil_table(rng, table):
     inner = [value for value in table.values() if isinstance(value, dict) and value]
     if inner and rng.random() < 0.5:
         return spoil_table(rng, rng.choice(inner))
-    key = rng.choice([*table, *table, rng.choice(KEYS)]) if table else rng.choice(KEYS)
+    key = rng.choice(KEYS)
+    if table:
+        key = rng.choice([*table, *table, key])
     if rng.random() < 0.2:
         table.pop(key, None)
     else:
@@ -113,8 +115,10 @@ def spoil_table(rng, table):
 
 
 def spoil_config(rng, folder):
+    """Settings in config.json, its bytes, a key that is there twice, or another JSON altogether."""
     file = folder / "config.json"
-    kind, config = rng.random(), json.loads(file.read_text())
+    kind = rng.random()
+    config = json.loads(file.read_text())
     if kind < 0.1:
         return spoil_bytes(rng, file)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
@@ -122,23 +126,34 @@ def spoil_config(rng, folder):
     text = json.dumps(config)
     if kind < 0.2:
         name = rng.choice([*config, "eagle_hf"])
-        text = (
-            text[:-1]
-            + f', "{name}": {rng.choice([nested(rng), "9" * 5000, "1" + "0" * 400, "1e999999"])}}}'
-        )
-    file.write_text(rng.choice([nested(rng), "[1]", "null", "7"]) if kind > 0.97 else text)
+        value = rng.choice([nested(rng), "9" * 5000, "1" + "0" * 400, "1e999999"])
+        text = f'{text[:-1]}, "{name}": {value}}}'
+    if kind > 0.97:
+        text = rng.choice([nested(rng), "[1]", "null", "7"])
+    file.write_text(text)
 
 
 def spoil_header(rng, folder):
-    """The header of a safetensors file: its length, or one tensor's dtype, shape, offsets or name."""
+    """The header of a safetensors file: its length, or one tensor's entry."""
     file = rng.choice(sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")))
     if file.suffix == ".bin" or rng.random() < 0.25:
         return spoil_bytes(rng, file, most=rng.choice([8, 300, 3000]))
     data = file.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header = json.loads(data[8 : 8 + length])
+    body = data[8 + length :]
     name = rng.choice(sorted(set(header) - {"__metadata__"}))
     change = rng.choice(["length", "shape", "dtype", "offsets", "name", "copy", "odd", "deep"])
+    spoil_entry(rng, header, name, change)
+    text = (nested(rng) if change == "deep" else json.dumps(header)).encode()
+    announced = len(text)
+    if change == "length":
+        announced = rng.choice([0, 1, 2**20, 2**40, 2**63, 2**64 - 1, len(text) - 1])
+    file.write_bytes(struct.pack("<Q", announced) + text + body)
+
+
+def spoil_entry(rng, header, name, change):
+    """One tensor's dtype, shape, offsets or name."""
     if change == "shape":
         shape = header[name]["shape"] or [1]
         shape[rng.randrange(len(shape))] = rng.choice([0, 1, 2**31, 2**62, 2**64 - 1, -1, 3])
@@ -146,41 +161,29 @@ def spoil_header(rng, folder):
     elif change == "dtype":
         header[name]["dtype"] = rng.choice(["F16", "I64", "BOOL", "F8_E4M3", "F4", "U8", "X9", 7])
     elif change == "offsets":
-        header[name]["data_offsets"] = rng.choice(
-            [
-                [0, 2**60],
-                [2**40, 2**41],
-                [8, 0],
-                [0, 0],
-                [-1, 5],
-                [0],
-                header[name]["data_offsets"][::-1],
-            ]
-        )
+        swapped = header[name]["data_offsets"][::-1]
+        beyond = [[0, 2**60], [2**40, 2**41]]
+        odd = [[8, 0], [0, 0], [-1, 5], [0]]
+        header[name]["data_offsets"] = rng.choice([*beyond, *odd, swapped])
     elif change == "name":
-        header[rng.choice(["../x", "d2t", "lm_head.weight", "layers.1.x", "a" * 5000, ""])] = (
-            header.pop(name)
-        )
+        entry = header.pop(name)
+        other = rng.choice(["../x", "d2t", "lm_head.weight", "layers.1.x", "a" * 5000, ""])
+        header[other] = entry
     elif change == "copy":
         header[rng.choice(["midlayer.norm", "fc.bias", "model.fc.weight"])] = header[name]
     elif change == "odd":
         header[name] = rng.choice(VALUES)
-    text = (nested(rng) if change == "deep" else json.dumps(header)).encode()
-    announced = (
-        rng.choice([0, 1, 2**20, 2**40, 2**63, 2**64 - 1, len(text) - 1])
-        if change == "length"
-        else len(text)
-    )
-    file.write_bytes(struct.pack("<Q", announced) + text + body)
 
 
 def spoil_index(rng, folder):
+    """Names of shards and tensors in an index; the header where there is no index."""
     indices = sorted(folder.glob("*.index.json"))
     if not indices:
         return spoil_header(rng, folder)
     index = json.loads(indices[0].read_text())
     places = index["weight_map"]
-    name, files = rng.choice(sorted(places)), sorted(set(places.values()))
+    name = rng.choice(sorted(places))
+    files = sorted(set(places.values()))
     places[name] = rng.choice(
         [
             "../" + files[0],
@@ -208,7 +211,7 @@ def spoil_map(rng, folder):
     """Other draft vocabularies."""
     for file in sorted(folder.glob("*.safetensors")):
         weights = load_file(file)
-        for name in {"d2t", "t2d"} & set(weights):
+        for name in sorted({"d2t", "t2d"} & set(weights)):
             odd = rng.choice([-1, 0, 1, 31, 2**31, 2**63 - 1, -(2**63)])
             tensor = weights[name]
             tensor = rng.choice(
@@ -233,27 +236,25 @@ SPOILERS = [spoil_config, spoil_config, spoil_header, spoil_index, spoil_map]
 
 @contextmanager
 def little_memory(room=2**30):
-    """Address space for one GiB more than is taken: an allocation of what a file announces fails."""
-    taken = (
-        int(
-            next(
-                line
-                for line in Path("/proc/self/status").read_text().splitlines()
-                if line.startswith("VmSize")
-            ).split()[1]
-        )
-        * 1024
-    )
+    """Address space for one GiB more than is taken, so allocating what a file announces fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + room, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + room, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def address_space():
+    """Bytes of address space that this process has taken."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmSize"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("/proc/self/status has no VmSize")
+
+
 def opens(rng, folder, dialect, head, kind):
-    """Whether a spoilt copy of the head still opens; any error but a ValueError or OSError gets through."""
+    """Whether a spoilt copy of the head still opens; other errors than refusals are raised."""
     write_head(head, dialect, folder, kind)
     rng.choice(SPOILERS)(rng, folder)
     began = time.monotonic()
@@ -270,17 +271,17 @@ def opens(rng, folder, dialect, head, kind):
 
 @pytest.mark.parametrize("first, last", [(0, 500), pytest.param(500, 2000, marks=pytest.mark.slow)])
 def test_spoilt_folders_open_or_are_refused(target, tmp_path, first, last):
-    heads, opened = {dialect: original(target, dialect) for dialect in DIALECTS}, 0
+    heads = {dialect: original(target, dialect) for dialect in DIALECTS}
+    opened = 0
     logging.set_verbosity_error()
     try:
         with little_memory():
             for seed in range(first, last):
                 rng = random.Random(seed)
                 dialect = rng.choice(DIALECTS)
+                kind = rng.choice(KINDS)
                 try:
-                    opened += opens(
-                        rng, tmp_path / str(seed), dialect, heads[dialect], rng.choice(KINDS)
-                    )
+                    opened += opens(rng, tmp_path / str(seed), dialect, heads[dialect], kind)
                 except Exception as error:
                     raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
     finally:

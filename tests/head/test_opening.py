@@ -1,4 +1,8 @@
-"""Opening trusts no file: broken maps and weights, links and names that lead away, pickles that are more than tensors are refused."""
+"""Opening trusts no file.
+
+Broken maps and weights, links and names that lead away, and pickles that are more than tensors are
+refused.
+"""
 
 import json
 import os
@@ -51,13 +55,8 @@ def test_a_map_of_the_full_vocabulary_onto_itself_is_dropped_and_any_other_refus
     target, tmp_path
 ):
     head = tiny_head(target, draft_vocab_size=31)
-    rewritten(
-        head,
-        tmp_path,
-        lambda w: w.update(
-            d2t=torch.zeros(31, dtype=torch.long), t2d=torch.ones(31, dtype=torch.bool)
-        ),
-    )
+    to_itself = {"d2t": torch.zeros(31, dtype=torch.long), "t2d": torch.ones(31, dtype=torch.bool)}
+    rewritten(head, tmp_path, lambda w: w.update(to_itself))
     assert not hasattr(Eagle3DraftHead.from_pretrained(tmp_path), "d2t")
     rewritten(head, tmp_path, lambda w: w.update(d2t=torch.ones(31, dtype=torch.long)))
     with pytest.raises(ValueError, match=r"unexpected_keys: \['d2t'\]"):
@@ -73,10 +72,8 @@ def test_a_head_that_borrows_the_targets_lm_head_asks_for_the_target(target, tmp
 def test_our_own_layout_stays_strict(target, tmp_path):
     head = tiny_head(target)
     head.save_pretrained(tmp_path)
-    save_file(
-        head.state_dict() | {"embed_tokens.weight": torch.zeros(31, 32)},
-        tmp_path / "model.safetensors",
-    )
+    weights = head.state_dict() | {"embed_tokens.weight": torch.zeros(31, 32)}
+    save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"unexpected_keys: \['embed_tokens.weight'\]"):
         Eagle3DraftHead.from_pretrained(tmp_path)
 
@@ -100,13 +97,12 @@ def test_the_usual_options_of_from_pretrained_hold(target, tmp_path, options, dt
         output_loading_info=True,
         **options,
     )
-    assert (
-        head.dtype == dtype
-        and head.config._attn_implementation == "eager"
-        and head.config.norm_output
-        and not info["missing_keys"]
-    )
-    assert head.d2t.dtype == torch.long and head.name_or_path == str(tmp_path)
+    assert head.dtype == dtype
+    assert head.config._attn_implementation == "eager"
+    assert head.config.norm_output
+    assert not info["missing_keys"]
+    assert head.d2t.dtype == torch.long
+    assert head.name_or_path == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +114,16 @@ def test_options_that_would_be_unsafe_or_ignored_are_refused(tmp_path, option):
 
 
 def cached_head(head, cache, commit="a" * 40):
-    """A hub cache that holds the head as user/head, the files linked to blobs as huggingface_hub lays them out."""
+    """A hub cache that holds the head as user/head: links to blobs, as huggingface_hub has it."""
     repo = cache / "models--user--head"
-    snapshot, blobs = repo / "snapshots" / commit, repo / "blobs"
+    snapshot = repo / "snapshots" / commit
+    blobs = repo / "blobs"
     write_head(head, "specforge", snapshot)
     blobs.mkdir()
     for file in list(snapshot.iterdir()):
-        file.rename(blobs / f"blob-{file.name}")
-        file.symlink_to(os.path.relpath(blobs / f"blob-{file.name}", snapshot))
+        blob = blobs / f"blob-{file.name}"
+        file.rename(blob)
+        file.symlink_to(os.path.relpath(blob, snapshot))
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     return snapshot
@@ -138,7 +136,8 @@ def test_a_hub_id_opens_from_the_cache_by_name_and_revision(target, tmp_path):
         opened = Eagle3DraftHead.from_pretrained(
             "user/head", cache_dir=tmp_path, local_files_only=True, **options
         )
-        assert torch.equal(logits(opened), logits(head)) and opened.name_or_path == "user/head"
+        assert torch.equal(logits(opened), logits(head))
+        assert opened.name_or_path == "user/head"
     assert torch.equal(logits(Eagle3DraftHead.from_pretrained(snapshot)), logits(head))
     with pytest.raises(OSError):
         Eagle3DraftHead.from_pretrained("user/other", cache_dir=tmp_path, local_files_only=True)
@@ -220,24 +219,36 @@ def compressed(weights, file):
             archive.writestr(name, part)
 
 
+def with_intruder(weights, file):
+    torch.save(weights | {"x": Intruder(file.parent / "trace")}, file)
+
+
+def damaged(weights, file):
+    file.write_bytes(b"PK" * 99)
+
+
+def nested(weights, file):
+    torch.save({"state_dict": weights}, file)
+
+
+def listed(weights, file):
+    torch.save([weights], file)
+
+
+def unfolding(weights, file):
+    torch.save(weights | {"fc.weight": torch.zeros(1).double().expand(32, 96)}, file)
+
+
 @pytest.mark.parametrize(
     "write, what",
     [
-        (
-            lambda w, file: torch.save(w | {"x": Intruder(file.parent / "trace")}, file),
-            "more than tensors .*mkdir",
-        ),
+        (with_intruder, "more than tensors .*mkdir"),
         (old_format, "before torch 1.6"),
         (compressed, "compressed"),
-        (lambda w, file: file.write_bytes(b"PK" * 99), "damaged"),
-        (lambda w, file: torch.save({"state_dict": w}, file), "no plain dictionary"),
-        (lambda w, file: torch.save([w], file), "no plain dictionary"),
-        (
-            lambda w, file: torch.save(
-                w | {"fc.weight": torch.zeros(1).double().expand(32, 96)}, file
-            ),
-            "no plain dictionary",
-        ),
+        (damaged, "damaged"),
+        (nested, "no plain dictionary"),
+        (listed, "no plain dictionary"),
+        (unfolding, "no plain dictionary"),
     ],
 )
 def test_pickles_that_are_more_than_tensors_are_never_executed(target, tmp_path, write, what):
@@ -254,7 +265,5 @@ def test_an_opened_head_does_not_depend_on_its_file_any_more(target, tmp_path):
     write_head(head, "specforge", tmp_path)
     opened = Eagle3DraftHead.from_pretrained(tmp_path)
     opened.save_pretrained(tmp_path)
-    assert (
-        torch.equal(logits(opened), logits(head))
-        and Eagle3DraftHead.from_pretrained(tmp_path).dialect == "eagle_hf"
-    )
+    assert torch.equal(logits(opened), logits(head))
+    assert Eagle3DraftHead.from_pretrained(tmp_path).dialect == "eagle_hf"

@@ -1,4 +1,4 @@
-"""What lies beside a head goes along with it; what was measured of it does not outlive a change."""
+"""Files beside a head go along with it; its measured figures do not outlive a change."""
 
 import os
 
@@ -20,12 +20,13 @@ LASTING = {
 
 @pytest.fixture
 def folder(target, tmp_path):
-    """A saved head with everything beside it, and a file that is nobody's business."""
-    tiny_head(target, eagle_hf={"trained_length": 100}).save_pretrained(tmp_path / "head")
+    """A saved head with all files beside it, and run.json, which belongs to no head."""
+    folder = tmp_path / "head"
+    tiny_head(target, eagle_hf={"trained_length": 100}).save_pretrained(folder)
     for name in FIGURES | LASTING | {"run.json"}:
-        (tmp_path / "head" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "head" / name).write_text(name)
-    return tmp_path / "head"
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
 
 
 def beside(folder):
@@ -36,10 +37,8 @@ def beside(folder):
 @pytest.mark.parametrize("dtype", ["auto", torch.bfloat16], ids=str)
 def test_an_unchanged_head_takes_everything_along(folder, tmp_path, dtype):
     Eagle3DraftHead.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path / "copy")
-    assert (
-        beside(tmp_path / "copy") == FIGURES | LASTING
-        and (tmp_path / "copy" / "README.md").read_text() == "README.md"
-    )
+    assert beside(tmp_path / "copy") == FIGURES | LASTING
+    assert (tmp_path / "copy" / "README.md").read_text() == "README.md"
 
 
 def move_a_weight(head):
@@ -73,10 +72,8 @@ def test_a_changed_head_in_its_own_folder_sets_the_old_figures_aside(folder):
 
 def test_a_checkpoint_carries_no_figures_of_the_head_it_began_with(folder, tmp_path):
     head = Eagle3DraftHead.from_pretrained(folder, dtype=torch.float32)
-    rows = [
-        {"id": str(i), "input_ids": list(range(3, 23)), "loss_mask": [0] * 4 + [1] * 16}
-        for i in range(4)
-    ]
+    example = {"input_ids": list(range(3, 23)), "loss_mask": [0] * 4 + [1] * 16}
+    dataset = [example | {"id": str(number)} for number in range(4)]
     arguments = Eagle3TrainingArguments(
         output_dir=str(tmp_path / "run"),
         max_steps=1,
@@ -86,12 +83,10 @@ def test_a_checkpoint_carries_no_figures_of_the_head_it_began_with(folder, tmp_p
         disable_tqdm=True,
         use_cpu=True,
     )
-    Eagle3Trainer(
-        model=head, target=tiny_target(dtype=torch.float32), args=arguments, train_dataset=rows
-    ).train()
-    assert beside(tmp_path / "run" / "checkpoint-1") >= LASTING and not FIGURES & beside(
-        tmp_path / "run" / "checkpoint-1"
-    )
+    target = tiny_target(dtype=torch.float32)
+    Eagle3Trainer(model=head, target=target, args=arguments, train_dataset=dataset).train()
+    assert beside(tmp_path / "run" / "checkpoint-1") >= LASTING
+    assert not FIGURES & beside(tmp_path / "run" / "checkpoint-1")
 
 
 def test_a_head_whose_folder_is_damaged_or_gone_is_saved_without_its_figures(folder, tmp_path):
@@ -105,10 +100,8 @@ def test_a_head_whose_folder_is_damaged_or_gone_is_saved_without_its_figures(fol
 
 
 def test_links_out_of_the_folder_are_not_followed_those_of_the_hub_cache_are(folder, tmp_path):
-    blobs, snapshot = (
-        tmp_path / "models--user--name" / "blobs",
-        tmp_path / "models--user--name" / "snapshots" / "0123",
-    )
+    blobs = tmp_path / "models--user--name" / "blobs"
+    snapshot = tmp_path / "models--user--name" / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
     folder.rename(blobs)
     for name in ("config.json", "model.safetensors", "README.md"):
@@ -116,10 +109,8 @@ def test_links_out_of_the_folder_are_not_followed_those_of_the_hub_cache_are(fol
     (tmp_path / "secret.png").write_text("not yours")
     os.symlink(tmp_path / "secret.png", snapshot / "plot.png")
     Eagle3DraftHead.from_pretrained(snapshot).save_pretrained(tmp_path / "copy")
-    assert (
-        beside(tmp_path / "copy") == {"README.md"}
-        and not (tmp_path / "copy" / "README.md").is_symlink()
-    )
+    assert beside(tmp_path / "copy") == {"README.md"}
+    assert not (tmp_path / "copy" / "README.md").is_symlink()
 
 
 def test_saving_and_pushing_in_one_call_is_refused(head, tmp_path):

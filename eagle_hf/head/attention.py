@@ -1,242 +1,171 @@
 """The head's attention: of training-time test (TTT), and of trees at decoding.
 
-A TTT pass attends to a causal block, the keys of pass 0, and to one diagonal term for every later pass, under one
-softmax. `eager` writes that down and is the oracle. The others run a fused kernel over the block, which never holds
-S x S scores, and merge the diagonals in through the kernel's log-sum-exp.
+A TTT pass attends to the keys of pass 0 as a causal block, and to its own slot's key of every
+later pass: one diagonal term each, all under one softmax. `eager` writes that down and is the
+oracle. The other implementations run a fused kernel over the block, which never holds S x S
+scores, and merge the diagonals into its softmax (see joint_softmax.py).
 
-B batch, S queries, T keys, h heads, g groups of them that share keys and values, D head width.
+    pass 2, slot 3 of S = 5:    keys of pass 0   x x x x .     causal
+                                keys of pass 1   . . . x .     the own slot
+                                keys of pass 2   . . . x .     the own slot
+
+B batch, S queries, T keys, k later passes, h heads, g groups of them that share keys and values,
+D head width.
 """
 
-from functools import cache, lru_cache
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
+from eagle_hf.head.joint_softmax import attend_with_flex, attend_with_kernel
 from eagle_hf.head.kernels import causal_kernel, repeat_groups
+from eagle_hf.head.packing import conversation_numbers
 
 
-def tree_attention(query, key, value, mask, implementation: str = "sdpa") -> torch.Tensor:
-    """Attention of queries [B, h, S, D] over T keys [B, g, T, D] under a bool mask [B, 1, S, T] (True = attend).
+def tree_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    implementation: str = "sdpa",
+) -> torch.Tensor:
+    """Attend from the nodes of a tree.
 
-    A tree is a handful of queries: every implementation but eager runs sdpa here, which takes any mask.
+    A tree has few queries, so every implementation but eager runs sdpa, which takes any mask.
+
+    Args:
+        query: The nodes' queries [B, h, S, D].
+        key: Keys [B, g, T, D] of the text and the tree.
+        value: Values [B, g, T, D].
+        mask: Bool mask [B, 1, S, T], True where a query may attend.
+        implementation: The head's `attn_implementation`.
+
+    Returns:
+        The output [B, h, S, D].
     """
+    heads = query.shape[1]
     if implementation == "eager":
-        key, value = repeat_groups(key, query.shape[1]), repeat_groups(value, query.shape[1])
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        return scores.masked_fill(~mask, float("-inf")).softmax(-1).to(value.dtype) @ value
-    return grouped_attention(
-        query.to(value.dtype),
-        key.to(value.dtype),
-        value,
-        mask.repeat(1, 1, query.shape[1] // key.shape[1], 1),
-    )
+        key = repeat_groups(key, heads)  # [B, h, T, D]
+        value = repeat_groups(value, heads)  # [B, h, T, D]
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # [B, h, S, T]
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        return weights.to(value.dtype) @ value
+    packed_mask = mask.repeat(1, 1, heads // key.shape[1], 1)  # [B, 1, h / g * S, T]
+    return grouped_attention(query.to(value.dtype), key.to(value.dtype), value, packed_mask)
 
 
-def grouped_attention(query, key, value, mask, scale: float | None = None) -> torch.Tensor:
-    """Attention [B, h, S, D] in which the heads that share keys lie side by side as queries: no key is copied for a head.
+def grouped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Attend with the heads that share keys laid side by side as queries: no key is copied.
 
-    query [B, h, S, D]; key, value [B, g, T, D]; mask, bool or additive: [B, 1, h / g * S, T], the tokens' own once per head.
+    Args:
+        query: Queries [B, h, S, D].
+        key: Keys [B, g, T, D].
+        value: Values [B, g, T, D].
+        mask: Bool or additive mask [B, 1, h / g * S, T], the queries' own once per head.
+        scale: Factor of the scores; default: D ** -0.5.
+
+    Returns:
+        The output [B, h, S, D].
     """
+    # [B, g, h / g * S, D]
     packed = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
-    return F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale).reshape(
-        query.shape
-    )
+    output = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+    return output.reshape(query.shape)
 
 
 def ttt_attention(
-    query, keys: list, values: list, implementation: str = "sdpa", lengths: list[int] | None = None
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    implementation: str = "sdpa",
+    lengths: list[int] | None = None,
 ) -> torch.Tensor:
-    """Attention [B, h, S, D] of one TTT pass: causal over pass 0, the own slot of every later pass, one softmax.
+    """Attend in one TTT pass: causal over pass 0, the own slot of every later pass.
 
-    query [B, h, S, D]; keys[j], values[j] [B, g, S, D] belong to pass j, the last being the query's own pass.
-    lengths: of the conversations that lie one after another in every row; None where each row is one.
-    Query t sees slots <= t of its conversation in pass 0 and its own chain's key at slot t of each later pass, as a
-    chain does at decoding. Rows are padded on the right, so causality alone hides the padding.
+    Query t sees the slots <= t of its conversation in pass 0, and its own chain's key at slot t of
+    each later pass, as a chain does at decoding. Rows are padded on the right, so causality alone
+    hides the padding.
+
+    Args:
+        query: Queries [B, h, S, D] of the last pass.
+        keys: `keys[j]` [B, g, S, D] are those of pass j, the last being the query's own.
+        values: `values[j]` [B, g, S, D], likewise.
+        implementation: The head's `attn_implementation`.
+        lengths: Tokens of the conversations that lie one after another in every row. None where
+            each row is one conversation.
+
+    Returns:
+        The output [B, h, S, D].
+
+    Raises:
+        ValueError: The lengths do not add up to S, or the device has no such implementation.
     """
     lengths = lengths or [query.shape[2]]
     if sum(lengths) != query.shape[2]:
         raise ValueError(
-            f"conversations of {lengths} tokens do not fill rows of {query.shape[2]}; give the length of each"
+            f"conversations of {lengths} tokens do not fill rows of {query.shape[2]}; "
+            "give the length of each"
         )
     if implementation == "eager":
         return _eager(query, keys, values, lengths)
-    query, keys = query.to(values[0].dtype), [key.to(values[0].dtype) for key in keys]
-    if (
-        len(keys) == 1 and len(lengths) == 1 and not torch.is_grad_enabled()
-    ):  # a prompt at decoding: any device and dtype
-        return F.scaled_dot_product_attention(
-            query,
-            *(repeat_groups(part, query.shape[1]) for part in (keys[0], values[0])),
-            is_causal=True,
-        )
+
+    # under autocast RoPE gives float32, which the kernels do not mix with the values' dtype
+    dtype = values[0].dtype
+    query = query.to(dtype)
+    keys = [key.to(dtype) for key in keys]
+
+    is_prompt = len(keys) == 1 and len(lengths) == 1 and not torch.is_grad_enabled()
+    if is_prompt:  # at decoding, on any device and in any dtype
+        return _causal(query, keys[0], values[0])
     if implementation == "flex_attention":
-        return _flex(query, keys, values, lengths)
+        return attend_with_flex(query, keys, values, lengths)
     kernel = causal_kernel(implementation, query.device.type)
-    return _JointSoftmax.apply(kernel, lengths, query, *keys, *values)
+    return attend_with_kernel(kernel, query, keys, values, lengths)
 
 
-def _eager(query, keys, values, lengths):
-    """All scores [B, h, S, S + later passes] at once."""
-    heads, scale, device = query.shape[1], query.shape[-1] ** -0.5, query.device
-    keys, values = (
-        [repeat_groups(k, heads) for k in keys],
-        [repeat_groups(v, heads) for v in values],
-    )
-    size, number = (
-        query.shape[2],
-        torch.arange(len(lengths), device=device).repeat_interleave(
-            torch.tensor(lengths, device=device)
-        ),
-    )
-    hidden = torch.ones(size, size, dtype=torch.bool, device=device).triu(1) | (
-        number[:, None] != number
-    )
-    scores = [(query @ keys[0].transpose(-1, -2) * scale).masked_fill(hidden, float("-inf"))]
-    scores += [(query * key).sum(-1, keepdim=True).to(scores[0].dtype) * scale for key in keys[1:]]
-    weights = torch.cat(scores, dim=-1).softmax(-1).to(query.dtype)
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Plain causal attention [B, h, S, D] over keys and values [B, g, S, D]."""
+    heads = query.shape[1]
+    key = repeat_groups(key, heads)
+    value = repeat_groups(value, heads)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def _eager(
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    lengths: list[int],
+) -> torch.Tensor:
+    """All scores [B, h, S, S + k] at once: the oracle of the other implementations."""
+    heads = query.shape[1]
+    size = query.shape[2]
+    scale = query.shape[-1] ** -0.5
+    keys = [repeat_groups(key, heads) for key in keys]
+    values = [repeat_groups(value, heads) for value in values]
+
+    # 1) the block of pass 0, without later slots and without other conversations
+    number = conversation_numbers(lengths, query.device)  # [S]
+    is_later = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)  # [S, S]
+    is_foreign = number[:, None] != number  # [S, S]
+    block = query @ keys[0].transpose(-1, -2) * scale  # [B, h, S, S]
+    scores = [block.masked_fill(is_later | is_foreign, float("-inf"))]
+
+    # 2) one diagonal per later pass
+    for key in keys[1:]:
+        diagonal = (query * key).sum(-1, keepdim=True)  # [B, h, S, 1]
+        scores.append(diagonal.to(block.dtype) * scale)
+
+    # 3) one softmax
+    weights = torch.cat(scores, dim=-1).softmax(-1).to(query.dtype)  # [B, h, S, S + k]
     output = weights[..., :size] @ values[0]
     for step, value in enumerate(values[1:]):
         output = output + weights[..., size + step, None] * value
     return output
-
-
-def _grouped(states: torch.Tensor, groups: int) -> torch.Tensor:
-    """[B, h, ...] -> [B, g, h / g, ...], a view."""
-    return states.unflatten(1, (groups, -1))
-
-
-def _diagonal_scores(query, keys) -> torch.Tensor:
-    """Scores [k, B, h, S] in float32 of every query against its own slot's key of k later passes."""
-    grouped, scale = _grouped(query, keys[0].shape[1]), query.shape[-1] ** -0.5
-    return torch.stack(
-        [
-            (grouped * key[:, :, None]).sum(-1, dtype=_precise(query)).flatten(1, 2) * scale
-            for key in keys
-        ]
-    )
-
-
-def _precise(tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _merge(output, lse, scores, values):
-    """The block's output [B, h, S, D] with the diagonals under one softmax, and its log-sum-exp [B, h, S]."""
-    joint, groups = torch.logsumexp(torch.cat([lse[None], scores]), dim=0), values[0].shape[1]
-    merged = _grouped(output * (lse - joint).exp()[..., None].to(output.dtype), groups)
-    for score, value in zip(scores, values):
-        weight = _grouped((score - joint).exp()[..., None].to(output.dtype), groups)
-        merged = torch.addcmul(merged, weight, value[:, :, None])
-    return merged.flatten(1, 2), joint
-
-
-class _JointSoftmax(torch.autograd.Function):
-    """A fused causal kernel per conversation, and the diagonals.
-
-    The kernel's own backward pass rebuilds its probabilities from output and log-sum-exp (FlashAttention, arXiv
-    2205.14135, section 3.1). Given the *joint* ones it returns the block's share of the joint gradients; the diagonals'
-    share is elementwise.
-    """
-
-    @staticmethod
-    def forward(ctx, kernel, lengths, query, *keys_values):
-        keys, values = keys_values[: len(keys_values) // 2], keys_values[len(keys_values) // 2 :]
-        pieces = [part.split(lengths, dim=2) for part in (query, keys[0], values[0])]
-        blocks = [kernel.forward(q, k, v) for q, k, v in zip(*pieces)]
-        output, lse = (
-            blocks[0] if len(blocks) == 1 else (torch.cat(parts, dim=2) for parts in zip(*blocks))
-        )
-        if len(keys) > 1:
-            output, lse = _merge(output, lse, _diagonal_scores(query, keys[1:]), values[1:])
-        ctx.kernel, ctx.lengths = kernel, lengths
-        ctx.save_for_backward(output, lse, query, *keys_values)
-        return output
-
-    @staticmethod
-    def backward(ctx, grad):
-        output, lse, query, *keys_values = ctx.saved_tensors
-        keys, values = keys_values[: len(keys_values) // 2], keys_values[len(keys_values) // 2 :]
-        pieces = [
-            part.split(ctx.lengths, dim=2)
-            for part in (grad, query, keys[0], values[0], output, lse)
-        ]
-        blocks = [ctx.kernel.backward(*piece) for piece in zip(*pieces)]
-        d_query, d_key, d_value = (
-            blocks[0] if len(blocks) == 1 else (torch.cat(parts, dim=2) for parts in zip(*blocks))
-        )
-        d_keys, d_values = [d_key], [d_value]
-        if len(keys) > 1:
-            groups, scale = keys[0].shape[1], query.shape[-1] ** -0.5
-            grouped_query, grouped_grad = _grouped(query, groups), _grouped(grad, groups)
-            delta = (grad * output).sum(-1, dtype=lse.dtype)
-            for score, key, value in zip(_diagonal_scores(query, keys[1:]), keys[1:], values[1:]):
-                probs = (score - lse).exp()
-                d_score = (
-                    probs
-                    * (
-                        (grouped_grad * value[:, :, None]).sum(-1, dtype=lse.dtype).flatten(1, 2)
-                        - delta
-                    )
-                    * scale
-                )
-                probs, d_score = (
-                    _grouped(part[..., None].to(query.dtype), groups) for part in (probs, d_score)
-                )
-                d_query = torch.addcmul(
-                    _grouped(d_query, groups), d_score, key[:, :, None]
-                ).flatten(1, 2)
-                d_keys.append((d_score * grouped_query).sum(2))
-                d_values.append((probs * grouped_grad).sum(2))
-        return None, None, d_query, *d_keys, *d_values
-
-
-def _flex(query, keys, values, lengths):
-    """FlexAttention over the block; its log-sum-exp is differentiable, so autograd merges the diagonals."""
-    if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
-        raise ValueError(
-            "flex_attention has no backward pass on a CPU; train with attn_implementation='sdpa'"
-        )
-    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
-
-    run = flex_attention if query.device.type == "cpu" else _compiled_flex()
-    mask = _causal_blocks(tuple(lengths), str(query.device))
-    output, block = run(
-        query, keys[0], values[0], block_mask=mask, enable_gqa=True, return_aux=AuxRequest(lse=True)
-    )
-    return (
-        output
-        if len(keys) == 1
-        else _merge(output, block.lse, _diagonal_scores(query, keys[1:]), values[1:])[0]
-    )
-
-
-@cache
-def _compiled_flex():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)
-
-
-@lru_cache(maxsize=8)
-def _causal_blocks(lengths: tuple[int, ...], device: str):
-    """The block mask of causal conversations, built without ever holding S x S booleans."""
-    from torch.nn.attention.flex_attention import BlockMask
-
-    number = torch.arange(len(lengths), device=device).repeat_interleave(
-        torch.tensor(lengths, device=device)
-    )
-
-    def visible(batch, head, row, column):
-        return (row >= column) & (number[row] == number[column])
-
-    size, block = sum(lengths), 128
-    blocks = -(-size // block)
-    counts = torch.arange(1, blocks + 1, dtype=torch.int32, device=device)[None, None]
-    indices = (
-        torch.arange(blocks, dtype=torch.int32, device=device)
-        .expand(1, 1, blocks, blocks)
-        .contiguous()
-    )
-    return BlockMask.from_kv_blocks(
-        counts, indices, BLOCK_SIZE=block, mask_mod=visible, seq_lengths=(size, size)
-    )

@@ -11,13 +11,13 @@ from eagle_hf.head.attention import ttt_attention
 def operands(passes, size=37, groups=2, dtype=torch.float64, device="cpu"):
     """A query of 4 heads, keys and values of every pass, and a gradient of the output."""
     generator = torch.Generator().manual_seed(passes)
-    shapes = [(2, 4, size, 16)] + [(2, groups, size, 16)] * (2 * passes) + [(2, 4, size, 16)]
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64)
-        .to(device, dtype)
-        .requires_grad_()
-        for shape in shapes
-    ]
+    per_head = (2, 4, size, 16)
+    per_group = (2, groups, size, 16)
+    tensors = []
+    for shape in [per_head, *[per_group] * (2 * passes), per_head]:
+        tensor = torch.randn(shape, generator=generator, dtype=torch.float64)
+        tensors.append(tensor.to(device, dtype).requires_grad_())
+    return tensors
 
 
 def attend(tensors, implementation, lengths):
@@ -27,29 +27,27 @@ def attend(tensors, implementation, lengths):
 
 
 def output_and_gradients(tensors, implementation, lengths):
+    """The last of the tensors is the gradient of the output."""
     *tensors, grad = tensors
     output = attend(tensors, implementation, lengths)
     return [output, *torch.autograd.grad(output, tensors, grad)]
 
 
 def assert_close(ours, oracle, bound):
-    for index, (a, b) in enumerate(zip(ours, oracle, strict=True)):
-        assert (a.double().cpu() - b).norm() <= bound * b.norm(), index
+    """Every tensor of ours differs from the oracle's by a small share of its norm."""
+    for index, (tensor, exact) in enumerate(zip(ours, oracle, strict=True)):
+        assert (tensor.double().cpu() - exact).norm() <= bound * exact.norm(), index
 
 
 @pytest.mark.parametrize("lengths", [None, [5, 1, 31]], ids=["whole", "packed"])
 @pytest.mark.parametrize("groups", [4, 2, 1])
 @pytest.mark.parametrize("passes", [1, 2, 7])
 def test_sdpa_equals_the_float64_oracle(passes, groups, lengths):
-    oracle = output_and_gradients(operands(passes, groups=groups), "eager", lengths)
-    assert_close(
-        output_and_gradients(operands(passes, groups=groups, dtype=torch.float32), "sdpa", lengths),
-        oracle,
-        1e-5,
-    )
-    assert_close(
-        output_and_gradients(operands(passes, groups=groups), "sdpa", lengths), oracle, 1e-12
-    )
+    exact = operands(passes, groups=groups)
+    rounded = operands(passes, groups=groups, dtype=torch.float32)
+    oracle = output_and_gradients(exact, "eager", lengths)
+    assert_close(output_and_gradients(rounded, "sdpa", lengths), oracle, 1e-5)
+    assert_close(output_and_gradients(exact, "sdpa", lengths), oracle, 1e-12)
 
 
 @pytest.mark.gpu
@@ -58,13 +56,8 @@ def test_sdpa_equals_the_float64_oracle(passes, groups, lengths):
 @pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
 def test_cuda_equals_the_float64_oracle(implementation, passes, lengths):
     oracle = output_and_gradients(operands(passes), "eager", lengths)
-    assert_close(
-        output_and_gradients(
-            operands(passes, dtype=torch.float32, device="cuda"), implementation, lengths
-        ),
-        oracle,
-        1e-5,
-    )
+    on_gpu = operands(passes, dtype=torch.float32, device="cuda")
+    assert_close(output_and_gradients(on_gpu, implementation, lengths), oracle, 1e-5)
 
 
 @pytest.mark.gpu
@@ -74,36 +67,36 @@ def test_cuda_equals_the_float64_oracle(implementation, passes, lengths):
 @pytest.mark.parametrize("passes", [1, 7])
 def test_flash_attention_equals_the_float64_oracle(passes):
     oracle = output_and_gradients(operands(passes), "eager", None)
-    ours = output_and_gradients(
-        operands(passes, dtype=torch.bfloat16, device="cuda"), "flash_attention_2", None
-    )
-    assert_close(ours, oracle, 2e-2)  # bfloat16 knows 8 bits
+    on_gpu = operands(passes, dtype=torch.bfloat16, device="cuda")
+    ours = output_and_gradients(on_gpu, "flash_attention_2", None)
+    assert_close(ours, oracle, 2e-2)  # bfloat16 has 8 bits
 
 
 @pytest.mark.parametrize("lengths", [None, [5, 1, 31]], ids=["whole", "packed"])
 @pytest.mark.parametrize("passes", [1, 3])
 def test_flex_attention_forward_equals_the_oracle(passes, lengths):
-    tensors = operands(passes)[:-1]
+    tensors = [tensor.detach() for tensor in operands(passes)[:-1]]
     with torch.no_grad():
         oracle = attend(tensors, "eager", lengths)
-        assert_close(
-            [attend([t.detach() for t in tensors], "flex_attention", lengths)], [oracle], 1e-6
-        )
+        ours = attend(tensors, "flex_attention", lengths)
+    assert_close([ours], [oracle], 1e-6)
 
 
 def test_the_oracle_is_one_softmax_over_the_visible_slots():
-    query, *rest = (t.detach() for t in operands(2, size=5)[:-1])
-    keys, values = rest[:2], rest[2:]
+    query, *rest = (tensor.detach() for tensor in operands(2, size=5)[:-1])
+    keys = rest[:2]
+    values = rest[2:]
     output = ttt_attention(query, keys, values, "eager", [2, 3])
+
+    def seen_from(slot, visible, passes):
+        seen = torch.cat([passes[0][:, :, visible], passes[1][:, :, [slot]]], dim=2)
+        return seen.repeat_interleave(2, dim=1)  # two heads share a group
+
     for slot, visible in enumerate([[0], [0, 1], [2], [2, 3], [2, 3, 4]]):
-        k = torch.cat([keys[0][:, :, visible], keys[1][:, :, [slot]]], dim=2).repeat_interleave(
-            2, dim=1
-        )
-        v = torch.cat([values[0][:, :, visible], values[1][:, :, [slot]]], dim=2).repeat_interleave(
-            2, dim=1
-        )
-        weights = (query[:, :, slot, None] @ k.transpose(-1, -2) / 4).softmax(-1)
-        assert torch.allclose(output[:, :, slot], (weights @ v)[:, :, 0])
+        key = seen_from(slot, visible, keys)
+        value = seen_from(slot, visible, values)
+        weights = (query[:, :, slot, None] @ key.transpose(-1, -2) / 4).softmax(-1)
+        assert torch.allclose(output[:, :, slot], (weights @ value)[:, :, 0])
 
 
 def test_sdpa_holds_nothing_of_length_squared():
@@ -115,8 +108,9 @@ def test_sdpa_holds_nothing_of_length_squared():
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal largest
             result = function(*args, **kwargs or {})
-            tensors = result if isinstance(result, (tuple, list)) else [result]
-            largest = max([largest, *(t.numel() for t in tensors if isinstance(t, torch.Tensor))])
+            for part in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(part, torch.Tensor):
+                    largest = max(largest, part.numel())
             return result
 
     tensors = operands(3, size=1024, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The head: unrolled passes are decoding, flags change something, nothing of the target is copied in."""
+"""The head: TTT passes equal decoding, flags change something, no weight is the target's."""
 
 import pytest
 import torch
@@ -18,17 +18,18 @@ FLAGS = [
 
 
 def decoded_logits(target, head, ids, drafts):
-    """The head's logits at every depth of a forced chain `drafts` after the prompt ids [1, S] (last token the root)."""
-    drafter, collected = (
-        drafter_of(head, target, TreeConfig("chain", depth=len(drafts))),
-        [],
-    )
+    """The head's logits at every depth of a forced chain `drafts`.
+
+    ids [1, S] is the prompt; its last token is the root.
+    """
+    drafter = EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch())
+    collected = []
 
     def propose(hidden, k):
+        draft = drafts[len(collected)]
         collected.append(head.logits(hidden).reshape(-1))
-        return torch.zeros(*hidden.shape[:-1], 1), drafts[len(collected) - 1].expand(
-            *hidden.shape[:-1], 1
-        )
+        one_child = (*hidden.shape[:-1], 1)
+        return torch.zeros(one_child), draft.expand(one_child)
 
     drafter.propose = propose
     aux, _ = target_states(target, ids[:, :-1], aux_layer_ids(target, head.config))
@@ -44,8 +45,10 @@ def decoded_logits(target, head, ids, drafts):
 def test_ttt_pass_k_equals_decoding_at_depth_k(target, flags, implementation):
     head = tiny_head(target, **flags)
     head.set_attn_implementation(implementation)
+    assert head.config._attn_implementation == implementation
     text = left_padded(target, [15])["input_ids"]
-    embeddings, slot = target.get_input_embeddings()(text[:, 1:]), 9
+    embeddings = target.get_input_embeddings()(text[:, 1:])
+    slot = 9
     with torch.no_grad():
         aux, _ = target_states(target, text[:, :-1], aux_layer_ids(target, head.config))
         passes = head(embeddings, aux, ttt_length=4)
@@ -60,19 +63,21 @@ def test_every_flag_changes_the_output(target, flags):
     text = left_padded(target, [9])["input_ids"]
     embeddings = target.get_input_embeddings()(text)
     aux, _ = target_states(target, text, [2, 3, 4])
-    plain, flagged = (tiny_head(target, **f)(embeddings, aux, ttt_length=2)[1] for f in ({}, flags))
+    plain = tiny_head(target)(embeddings, aux, ttt_length=2)[1]
+    flagged = tiny_head(target, **flags)(embeddings, aux, ttt_length=2)[1]
     assert not torch.allclose(plain, flagged)
 
 
 def test_the_heads_first_pass_is_causal(target, head):
     text = left_padded(target, [9])["input_ids"]
-    embeddings, aux = target.get_input_embeddings()(text), target_states(target, text, [2, 3, 4])[0]
+    embeddings = target.get_input_embeddings()(text)
+    aux, _ = target_states(target, text, [2, 3, 4])
     changed = embeddings.clone()
     changed[:, 6] += 1
-    before, after = head(embeddings, aux)[0], head(changed, aux)[0]
-    assert torch.equal(before[:, :6], after[:, :6]) and not torch.allclose(
-        before[:, 6:], after[:, 6:]
-    )
+    before = head(embeddings, aux)[0]
+    after = head(changed, aux)[0]
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
 def test_the_head_holds_no_weight_of_the_target(target, head):

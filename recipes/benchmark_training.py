@@ -32,7 +32,7 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead
 from eagle_hf.data import write_run
-from eagle_hf.target import default_device, draft_rows
+from eagle_hf.target import default_device, draft_vocab_logits
 from eagle_hf.training import TargetStates, ask_teacher, ttt_loss
 
 # what each line of the table changes; a process each, because a peak does not come down
@@ -119,7 +119,7 @@ class Step:
         if arguments.online:
             # a random target's argmax may lie outside the draft vocabulary
             batch["best"] = batch["best"] % arguments.drafted
-        teacher_logits = draft_rows(self.target, head.draft_to_target)
+        teacher_logits = draft_vocab_logits(self.target, head.draft_to_target)
         teacher = ask_teacher(batch, teacher_logits, head.draft_to_target)
 
         # 2) the passes and the loss

@@ -24,7 +24,7 @@ from trl import TrlParser
 from eagle_hf import Eagle3DraftHead, new_head
 from eagle_hf.data import Example, load_conversations, prepare_examples, write_run
 from eagle_hf.evaluation import open_target
-from eagle_hf.target import aux_layer_ids, draft_rows
+from eagle_hf.target import aux_layer_ids, draft_vocab_logits
 from eagle_hf.training import TargetStates, ask_teacher, collate, ttt_loss
 
 
@@ -60,7 +60,7 @@ def train(
 ) -> Iterator[float]:
     """Yield the loss per learnt token of every step; the examples are taken in turn."""
     states = TargetStates(target, aux_layer_ids(target, head.config))
-    teacher_logits = draft_rows(target, head.draft_to_target)
+    teacher_logits = draft_vocab_logits(target, head.draft_to_target)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0
     )

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
-from eagle_hf.target import draft_rows
+from eagle_hf.target import draft_vocab_logits
 from eagle_hf.training.batches import TargetStates
 from eagle_hf.training.loss import Teacher, ask_teacher, ttt_loss
 
@@ -113,7 +113,7 @@ def teacher_batch(
     }
     if "position_ids" in batch:
         inputs["position_ids"] = batch["position_ids"]
-    lm_head = draft_rows(target, head.draft_to_target)
+    lm_head = draft_vocab_logits(target, head.draft_to_target)
     return inputs, ask_teacher(batch, lm_head, head.draft_to_target)
 
 

@@ -193,11 +193,6 @@ class TreeConfig:
             return (self.depth - 1) * self.top_k
         return len(set(self.parents) - {0})
 
-    @property
-    def run(self) -> int:
-        """The older name of `max_expanded_nodes`."""
-        return self.max_expanded_nodes
-
     @classmethod
     def parse(cls, text: str) -> "TreeConfig":
         """Make the tree that `str(tree)` describes; fixed shapes have no such text.

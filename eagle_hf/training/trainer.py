@@ -19,7 +19,7 @@ from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import aux_layer_ids, check_compatible, draft_rows, unwrap
+from eagle_hf.target import aux_layer_ids, check_compatible, draft_vocab_logits, unwrap
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate, example_lengths, separate
@@ -227,7 +227,7 @@ class Eagle3Trainer(ResumableTrainer):
     def _target_lm_head(self, head: Eagle3DraftHead) -> Callable[[torch.Tensor], torch.Tensor]:
         """The target's LM head for the draft vocabulary alone; its rows are gathered once."""
         if self._lm_head_rows is None:
-            self._lm_head_rows = draft_rows(self.target, head.draft_to_target)
+            self._lm_head_rows = draft_vocab_logits(self.target, head.draft_to_target)
         return self._lm_head_rows
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:

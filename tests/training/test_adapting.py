@@ -8,8 +8,9 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from tiny import left_padded, tiny_head, tiny_target
 from training_checks import copied_parameters, losses, same_weights
 
-from eagle_hf import Eagle3DraftHead, Eagle3Trainer, TreeConfig, merge_adapter, new_head
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, TreeConfig, new_head
 from eagle_hf.target import unwrap
+from eagle_hf.training import merge_adapter
 from eagle_hf.training.merging import merged
 
 LORA = dict(r=4, target_modules=["fc", "q_proj", "down_proj"])

@@ -6,7 +6,7 @@ from loss_checks import assert_equal_gradients, batch_of, conversations, gradien
 from tiny import tiny_head, tiny_target, told
 from torch.nn import functional as F
 
-from eagle_hf.target import draft_rows, next_token_summary, target_logits, target_states
+from eagle_hf.target import draft_vocab_logits, next_token_summary, target_logits, target_states
 from eagle_hf.training import chunks
 from eagle_hf.training.batches import collate
 from eagle_hf.training.loss import LOSSES, lk_hybrid, negative_log_alpha, soft_cross_entropy
@@ -197,7 +197,7 @@ def test_the_teacher_scales_its_logits_as_the_target_does():
     _, states = target_states(target, ids, [1, 2, 3])
     some = torch.tensor([4, 9])
     assert torch.allclose(target_logits(target, states), logits, atol=1e-6)
-    assert torch.allclose(draft_rows(target, some)(states), logits[..., some], atol=1e-6)
+    assert torch.allclose(draft_vocab_logits(target, some)(states), logits[..., some], atol=1e-6)
     best, normaliser = next_token_summary(target, states[0])
     assert torch.equal(best, logits[0].argmax(-1))
     assert torch.allclose(normaliser, logits[0].logsumexp(-1))

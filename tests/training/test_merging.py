@@ -5,7 +5,8 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
 
-from eagle_hf import Eagle3DraftHead, load_target, merge_adapter
+from eagle_hf import Eagle3DraftHead, load_target
+from eagle_hf.training import merge_adapter
 from eagle_hf.training.merging import merged
 
 LORA = dict(r=4, target_modules=["fc", "q_proj", "down_proj"], init_lora_weights=False)

@@ -5,7 +5,8 @@ import torch
 from tiny import tiny_head, tiny_target, word_tokenizer
 from training_checks import assert_close_weights, losses
 
-from eagle_hf import Eagle3Trainer, Features, capture_features
+from eagle_hf import Eagle3Trainer
+from eagle_hf.data import Features, capture_features
 
 LAYERS = [2, 3, 4]
 

@@ -28,10 +28,11 @@ is inferred. Automodel copies the target's whole config, its number of layers in
 not save which layers the head reads: the default is assumed.
 """
 
-from eagle_hf.head.dialects.recognition import DIALECTS, recognise
+from eagle_hf.head.dialects.recognition import DIALECTS, SCALES, recognise
 from eagle_hf.head.dialects.translation import (
     HEADS_OWN,
     NEVER_LOADED,
+    TOKENS,
     translate_config,
     translate_names,
 )
@@ -40,6 +41,8 @@ __all__ = [
     "DIALECTS",
     "HEADS_OWN",
     "NEVER_LOADED",
+    "SCALES",
+    "TOKENS",
     "recognise",
     "translate_config",
     "translate_names",

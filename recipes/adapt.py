@@ -23,6 +23,7 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, load_target
 from eagle_hf.data import (
+    Prompt,
     evenly_spread,
     gather_prompts,
     load_conversations,
@@ -80,7 +81,7 @@ class AdaptArguments:
     )
 
 
-def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[dict]]:
+def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[Prompt]]:
     """The domain's prompts: `count` held out, evenly spread, and the others.
 
     Prompts that open as a held-out one does are left out of both.
@@ -99,7 +100,7 @@ def split_prompts(arguments: AdaptArguments, count: int) -> dict[str, list[dict]
 
 def conversations(
     name: str,
-    prompts: list[dict],
+    prompts: list[Prompt],
     arguments: AdaptArguments,
     training: Eagle3TrainingArguments,
     target: Any,
@@ -125,7 +126,7 @@ def conversations(
         return load_conversations(folder / "responses")
 
 
-def remember(path: Path, prompts: list[dict]) -> None:
+def remember(path: Path, prompts: list[Prompt]) -> None:
     """Keep the prompts beside their answers.
 
     Answers to other prompts are refused: those may be the ones that are held out now.

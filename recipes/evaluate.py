@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
-from eagle_hf.data import load_suite, write_run
+from eagle_hf.data import Prompt, load_suite, write_run
 from eagle_hf.evaluation import (
     EvaluationArguments,
     MeasuredSetting,
@@ -87,7 +87,7 @@ def named_trees(arguments: EvaluationArguments, saved: Eagle3DraftHead) -> dict[
 
 def prompts_by_dtype(
     arguments: EvaluationArguments,
-) -> Iterator[tuple[torch.dtype, list[dict]]]:
+) -> Iterator[tuple[torch.dtype, list[Prompt]]]:
     """The dtypes to measure in, and the prompts of each; auto may name a dtype that is listed."""
     counts: dict[torch.dtype, int] = {}
     for name, count in arguments.per_category.items():
@@ -105,7 +105,7 @@ def measure(
     target: Any,
     tokenizer: PreTrainedTokenizerBase,
     head: Eagle3DraftHead,
-    prompts: list[dict],
+    prompts: list[Prompt],
     temperature: float,
 ) -> MeasuredSetting:
     """Measure one setting, and print its table."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
 from eagle_hf.data import (
+    Prompt,
     gather_prompts,
     magpie_prompts,
     read_prompts,
@@ -65,7 +66,7 @@ class DataArguments:
 
 def collect_prompts(
     arguments: DataArguments, target: Any, tokenizer: PreTrainedTokenizerBase
-) -> list[dict]:
+) -> list[Prompt]:
     """The prompts of output_dir/prompts.jsonl, made first where it does not exist yet."""
     path = Path(arguments.output_dir, "prompts.jsonl")
     if not path.exists():

@@ -27,8 +27,8 @@ from eagle_hf import (
 from eagle_hf.compat import take_cache
 from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.decoding import loop
-from eagle_hf.measuring.costs import measure_costs
 from eagle_hf.evaluation.equality import Difference, first_difference
+from eagle_hf.measuring.costs import measure_costs
 from eagle_hf.planning.calibration import Calibration
 from eagle_hf.quickstart import REFERENCE
 from eagle_hf.target.gguf import embedded_smollm2

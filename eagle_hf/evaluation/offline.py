@@ -14,11 +14,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from eagle_hf.data.rows import Prompt
 from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.measuring.timing import timed
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.measuring.intervals import tau_interval
+from eagle_hf.measuring.timing import timed
 
 WARM_UP_TOKENS = 4
 
@@ -37,7 +38,7 @@ class Answer:
         difference: where the answers part, None where they are equal.
     """
 
-    prompt: dict
+    prompt: Prompt
     plain_ids: torch.Tensor
     fast_ids: torch.Tensor
     plain_seconds: float
@@ -96,7 +97,7 @@ def evaluate(
     target: Any,
     tokenizer: PreTrainedTokenizerBase,
     head: Any,
-    prompts: list[dict],
+    prompts: list[Prompt],
     *,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -136,7 +137,7 @@ def collect_stats(
     target: Any,
     tokenizer: PreTrainedTokenizerBase,
     head: Any,
-    prompts: list[dict],
+    prompts: list[Prompt],
     *,
     max_new_tokens: int = 64,
     seed: int = 0,
@@ -165,7 +166,7 @@ def collect_stats(
 
 
 def _generate_settings(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[dict], max_new_tokens: int, sampling: dict
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], max_new_tokens: int, sampling: dict
 ) -> dict[str, Any]:
     """The arguments that all calls of `generate` share; a ValueError without prompts."""
     if not prompts:
@@ -181,7 +182,7 @@ def _generate_settings(
 
 
 def _inputs(
-    target: Any, tokenizer: PreTrainedTokenizerBase, prompt: dict
+    target: Any, tokenizer: PreTrainedTokenizerBase, prompt: Prompt
 ) -> dict[str, torch.Tensor]:
     """A prompt's first turn as `generate` takes it, on the target's device."""
     inputs = {}
@@ -200,7 +201,7 @@ def _warm_up(target: Any, head: Any, inputs: dict[str, torch.Tensor], settings: 
 def _answer(
     target: Any,
     head: Any,
-    prompt: dict,
+    prompt: Prompt,
     inputs: dict[str, torch.Tensor],
     settings: dict,
     seed: int,

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from eagle_hf.data.rows import Prompt
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.metrics import MeasuredSetting, write_metrics
 from eagle_hf.evaluation.offline import Summary
@@ -114,7 +115,7 @@ def write_report(
 
 
 def write_acceptance(
-    path: str | Path, tree: object, prompts: list[dict], runs: list[DecodingStats]
+    path: str | Path, tree: object, prompts: list[Prompt], runs: list[DecodingStats]
 ) -> None:
     """Keep what `collect_stats` measured, one entry per prompt.
 

@@ -197,7 +197,8 @@ class _JointSoftmax(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grad_outputs  # [B, h, S, D]
         output, lse, query, *keys_values = ctx.saved_tensors
         passes = len(keys_values) // 2
         keys = keys_values[:passes]

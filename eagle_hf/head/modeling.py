@@ -13,6 +13,7 @@ B batch, S sequence, H hidden, U draft vocabulary, V target vocabulary.
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -47,7 +48,8 @@ class Eagle3DraftHead(DraftHead):
 
     def __init__(self, config: Eagle3Config) -> None:
         super().__init__(config)
-        width = config.target_hidden_size
+        width = cast(int, config.target_hidden_size)
+        drafted = cast(int, config.draft_vocab_size)
         states = config.num_aux_hidden_states
         if config.fc_norm:
             norms = [LlamaRMSNorm(width, config.rms_norm_eps) for _ in range(states)]
@@ -55,13 +57,13 @@ class Eagle3DraftHead(DraftHead):
         self.fc = nn.Linear(states * width, config.hidden_size, bias=False)
         self.midlayer = Eagle3DecoderLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, drafted, bias=False)
         self.rotary_emb = Eagle3RotaryEmbedding(config)
         self.gradient_checkpointing = False
         # engines refuse the buffers where the draft vocabulary is the whole one
-        if config.draft_vocab_size < config.vocab_size:
-            d2t = torch.zeros(config.draft_vocab_size, dtype=torch.long)
-            t2d = torch.arange(config.vocab_size) < config.draft_vocab_size
+        if drafted < config.vocab_size:
+            d2t = torch.zeros(drafted, dtype=torch.long)
+            t2d = torch.arange(config.vocab_size) < drafted
             self.register_buffer("d2t", d2t)
             self.register_buffer("t2d", t2d)
         self.post_init()

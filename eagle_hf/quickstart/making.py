@@ -21,6 +21,7 @@ from eagle_hf.data import (
     write_prompts,
     write_responses,
 )
+from eagle_hf.data.rows import Prompt
 from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
@@ -87,7 +88,7 @@ def make_head(
 
 def training_prompts(
     path: Path, target: Any, tokenizer: PreTrainedTokenizerBase, count: int
-) -> list[dict]:
+) -> list[Prompt]:
     """Collect the prompts: a third chat, a third code, a third maths.
 
     Args:
@@ -114,7 +115,7 @@ def training_prompts(
     return kept
 
 
-def _first_turn_length(prompt: dict) -> int:
+def _first_turn_length(prompt: Prompt) -> int:
     """Characters of a prompt's first turn."""
     return len(prompt["turns"][0])
 

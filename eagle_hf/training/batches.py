@@ -8,7 +8,7 @@ The target features of a token are its aux hidden states `aux_hidden_states` [3H
 need it, the log-sum-exp `log_normaliser` of that distribution's logits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,9 @@ def example_lengths(examples: Any) -> list[int]:
     return []
 
 
-def collate(examples: list[dict], packing: bool = False, learn_prompts: bool = False) -> dict:
+def collate(
+    examples: Sequence[Mapping[str, Any]], packing: bool = False, learn_prompts: bool = False
+) -> dict:
     """Make one batch of tokenised conversations.
 
     A conversation's first two tokens are never learnt: no slot predicts them.
@@ -159,7 +161,7 @@ class TargetStates:
         self.bytes_left = gigabytes * 1e9
         self._remembered: dict[int, dict[str, torch.Tensor]] = {}
 
-    def fill(self, examples: list[dict], batch_size: int = 8) -> None:
+    def fill(self, examples: Sequence[Mapping[str, Any]], batch_size: int = 8) -> None:
         """Run the target ahead of training, until all conversations are known or memory is full.
 
         Args:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import logging
 
 from eagle_hf.data.features import Features
@@ -14,6 +13,7 @@ from eagle_hf.data.masking import (
     tokenize_conversations,
     usable_examples,
 )
+from eagle_hf.data.rows import Example
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
 from eagle_hf.target import unwrap
@@ -84,13 +84,14 @@ class ExampleMaker:
             self._next_index += 1
         return examples
 
-    def _tokenize(self, rows: list[dict]) -> tuple[list[dict], list[SkippedRow]]:
+    def _tokenize(self, rows: list[dict]) -> tuple[list[Example], list[SkippedRow]]:
         """(examples, skipped) of conversations or of tokenised rows."""
         if rows and "input_ids" not in rows[0]:
             usable, skipped = tokenize_conversations(rows, **self._conversation_settings())
         else:
             usable, skipped = usable_examples(rows, self._max_length())
-        return [compact(example) for example in usable], skipped
+        examples = [cast(Example, compact(example)) for example in usable]
+        return examples, skipped
 
     def _conversation_settings(self) -> dict[str, Any]:
         """What rendering conversations needs besides the rows."""
@@ -143,6 +144,6 @@ def let_processes_read_streams(args: Eagle3TrainingArguments, *datasets: Any) ->
     for dataset in datasets:
         parts += dataset.values() if isinstance(dataset, dict) else [dataset]
     has_stream = any(isinstance(part, StreamedExamples) for part in parts)
-    config = cast(AcceleratorConfig, args.accelerator_config)
+    config: Any = args.accelerator_config
     if has_stream and config.dispatch_batches is None:
         config.dispatch_batches = False

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import count_response_tokens
+from eagle_hf.data.rows import Example
 from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.vocabulary import choose_draft_vocabulary, coverage
@@ -21,7 +22,7 @@ CALIBRATION_EXAMPLES = 8
 
 def new_head(
     target: PreTrainedModel,
-    examples: Sequence[dict],
+    examples: Sequence[Example],
     draft_vocab_size: int | None,
     *,
     fill_by_rank: bool = False,
@@ -73,7 +74,7 @@ def new_head(
 
 @torch.no_grad()
 def calibrate_fc_norm(
-    head: Eagle3DraftHead, target: PreTrainedModel, examples: Sequence[dict]
+    head: Eagle3DraftHead, target: PreTrainedModel, examples: Sequence[Example]
 ) -> None:
     """Start every `fc_norm` at the inverse spread of its aux hidden states, per dimension.
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from drafting import drafter_of
 from tiny import left_padded, tiny_head
 
 from eagle_hf import TreeConfig

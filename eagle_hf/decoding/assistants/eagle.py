@@ -83,7 +83,7 @@ class EagleAssistant(Assistant):
 
 
 @lru_cache(maxsize=16)
-def _saved_plan(folder: Path, changed: int) -> Plan:  # noqa: ARG001, a part of the key
+def _saved_plan(folder: Path, changed: int) -> Plan:
     """The plan in a folder, read again where its file was `changed` (nanoseconds)."""
     return Plan.load(folder)
 

@@ -94,8 +94,9 @@ def _read_metrics(folder: Path) -> Metrics:
 def _facts_of_folder(folder: Path, config: Eagle3Config) -> dict[str, str]:
     """What config.json and the chat template add to the facts of the training run."""
     facts = {"draft vocabulary": f"{config.draft_vocab_size:,} of {config.vocab_size:,} tokens"}
-    if "trained_length" in config.eagle_hf:
-        facts["longest conversation"] = f"{config.eagle_hf['trained_length']:,} tokens"
+    own = config.eagle_hf or {}
+    if "trained_length" in own:
+        facts["longest conversation"] = f"{own['trained_length']:,} tokens"
     template = folder / "chat_template.jinja"
     if template.is_file():
         digest = hashlib.sha256(template.read_bytes()).hexdigest()

@@ -76,7 +76,7 @@ def other_layers(config: Eagle3Config, target: PretrainedConfig | None = None) -
         ValueError: The layers are not ascending; engines take each layer once and in order.
     """
     # The depth decides what the default is.
-    layers = config.eagle_hf.get("target_num_hidden_layers")
+    layers = (config.eagle_hf or {}).get("target_num_hidden_layers")
     if not layers and target is not None:
         layers = target.get_text_config().num_hidden_layers
     default = default_aux_layer_ids(layers) if layers else None

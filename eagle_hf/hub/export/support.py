@@ -69,7 +69,7 @@ def check_target(config: Eagle3Config, target: PretrainedConfig | None) -> None:
     ours = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.target_hidden_size,
-        "num_hidden_layers": config.eagle_hf.get("target_num_hidden_layers"),
+        "num_hidden_layers": (config.eagle_hf or {}).get("target_num_hidden_layers"),
     }
     wrong = []
     for name, value in ours.items():

@@ -91,10 +91,12 @@ def adopt_target_facts(
         trained: HF indices of the layers that the head was trained on.
         layers: How many layers the target has.
     """
+    own = dict(config.eagle_hf or {})
     if trained:
-        config.eagle_hf["aux_layer_ids"] = trained
+        own["aux_layer_ids"] = trained
     if layers:
-        config.eagle_hf["target_num_hidden_layers"] = layers
+        own["target_num_hidden_layers"] = layers
+    config.eagle_hf = own
     if target is None:
         return
     for key in SPECIAL_TOKENS:

@@ -23,7 +23,7 @@ def list_head_caveats(engine: Engine, config: Eagle3Config) -> list[Caveat]:
             "EAGLE-3, arXiv 2503.01840",
         ),
     ]
-    length = config.eagle_hf.get("trained_length")
+    length = (config.eagle_hf or {}).get("trained_length")
     if length:
         text = (
             f"It was trained on texts of up to {length} tokens; beyond, engines have no attention "

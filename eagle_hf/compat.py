@@ -103,6 +103,21 @@ def is_recurrent(model) -> bool:
     return getattr(model, "_is_stateful", False)
 
 
+def attention_implementation(config) -> str:
+    """Which attention a model of this config computes: "sdpa", "eager", ..."""
+    return config._attn_implementation
+
+
+def padding_token(generation_config: GenerationConfig) -> torch.Tensor | None:
+    """The token that a prepared call pads rows with."""
+    return generation_config._pad_token_tensor
+
+
+def end_tokens(generation_config: GenerationConfig) -> torch.Tensor | None:
+    """The tokens [n] that end a row of a prepared call."""
+    return generation_config._eos_token_tensor
+
+
 def last_logits(model) -> dict[str, int]:
     """Arguments that spare a model the logits of all tokens but the last; none if it cannot."""
     return {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}

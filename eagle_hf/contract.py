@@ -12,6 +12,7 @@ from packaging.version import Version
 from transformers import (
     DynamicCache,
     GenerationMixin,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     Trainer,
@@ -31,6 +32,7 @@ from eagle_hf.compat import CHECKPOINTING_FIELDS, GENERATE_CACHE, parameters
 
 TESTED = ("5.17", "5.24")  # the oldest and the newest release that the tests run on
 CALL = {"input_ids", "logits_processor", "stopping_criteria", "generation_config", "streamer"}
+MISSING = object()
 # What a look at something raises that is gone.
 GONE = (AttributeError, KeyError, TypeError, OSError, StopIteration)
 
@@ -116,6 +118,11 @@ def a_given_cache_is_marked() -> bool:
 def special_tokens_are_noted() -> bool:
     text = source(GenerationMixin._prepare_special_tokens)
     return "_pad_token_tensor" in text and "_eos_token_tensor" in text
+
+
+@clause("configs name their attention by _attn_implementation")
+def attention_is_named() -> bool:
+    return isinstance(getattr(LlamaConfig(), "_attn_implementation", MISSING), str | None)
 
 
 @clause("models say by _supports_logits_to_keep() whether one token's logits can be asked for")

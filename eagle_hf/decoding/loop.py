@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from eagle_hf.compat import AssistedCall, decoder_only_output, prepare_inputs, take_cache
+from eagle_hf.compat import (
+    AssistedCall,
+    decoder_only_output,
+    padding_token,
+    prepare_inputs,
+    take_cache,
+)
 from eagle_hf.decoding.assistants.base import (
     Assistant,
     DraftContext,
@@ -227,7 +233,7 @@ class Run:
         """The sequences [R, L], or the dictionary that was asked for."""
         if self.streamer is not None:
             self.streamer.end()
-        sequences = self.sequences.padded(self.config._pad_token_tensor)
+        sequences = self.sequences.padded(padding_token(self.config))
         if not self.config.return_dict_in_generate:
             return sequences
         scores, logits = self.choice.collected()

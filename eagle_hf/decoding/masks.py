@@ -14,6 +14,7 @@ Layers with a sliding window see less, by position.
 
 import torch
 
+from eagle_hf.compat import attention_implementation
 from eagle_hf.decoding.support import layer_kinds
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.upload import upload
@@ -33,7 +34,7 @@ class MaskFormat:
         self.kinds = layer_kinds(config)
         self.window = getattr(config, "sliding_window", None) or 0  # tokens, where layers slide
         # eager attention adds its mask, and would add booleans as numbers
-        self.is_additive = config._attn_implementation == "eager"
+        self.is_additive = attention_implementation(config) == "eager"
         self.dtype = model.dtype
 
     def __call__(self, seen: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor):

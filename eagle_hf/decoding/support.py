@@ -2,7 +2,7 @@
 
 import inspect
 
-from eagle_hf.compat import is_recurrent
+from eagle_hf.compat import attention_implementation, is_recurrent
 from eagle_hf.target import unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -39,9 +39,10 @@ def check_trees(model) -> None:
             "rolled back to an accepted branch; use a target whose layers are all (sliding) "
             "attention"
         )
-    if config._attn_implementation not in SUPPORTED_ATTENTION:
+    attention = attention_implementation(config)
+    if attention not in SUPPORTED_ATTENTION:
         raise ValueError(
-            f"the attn_implementation of {name} is {config._attn_implementation!r}, which takes "
+            f"the attn_implementation of {name} is {attention!r}, which takes "
             'no tree mask; load it with attn_implementation="sdpa" (or call '
             'set_attn_implementation("sdpa"))'
         )

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from eagle_hf.compat import attention_implementation
 from eagle_hf.head.attention import ttt_attention
 from eagle_hf.head.base import DraftHead
 from eagle_hf.head.configuration import Eagle3Config
@@ -236,7 +237,8 @@ class Eagle3DraftHead(DraftHead):
         def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             keys.append(key)
             values.append(value)
-            return ttt_attention(query, keys, values, self.config._attn_implementation, lengths)
+            implementation = attention_implementation(self.config)
+            return ttt_attention(query, keys, values, implementation, lengths)
 
         output = self._run_layer(project, hidden_states, position_ids + ttt_step, attend)
         return output, keys[-1], values[-1]

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.utils import logging
 
-from eagle_hf.compat import AssistedCall, decode_plainly
+from eagle_hf.compat import AssistedCall, decode_plainly, end_tokens
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.stats import PHASES, DecodingStats
@@ -81,8 +81,9 @@ def plain_run(output, prompt: int, generation_config, seconds: float) -> Decodin
     sequences = getattr(output, "sequences", output)
     generated = sequences[:, prompt:]
     is_end = torch.zeros_like(generated, dtype=torch.bool)
-    if generation_config._eos_token_tensor is not None:
-        is_end = torch.isin(generated, generation_config._eos_token_tensor)
+    ends = end_tokens(generation_config)
+    if ends is not None:
+        is_end = torch.isin(generated, ends)
     ended_before = is_end.cumsum(1) - is_end.long() > 0
     tokens = int((~ended_before[:, 1:]).sum())
     phases = dict.fromkeys(PHASES, 0.0) | {"target": seconds}

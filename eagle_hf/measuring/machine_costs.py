@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers.utils import logging
 
+from eagle_hf.compat import attention_implementation
 from eagle_hf.head.configuration import Acceptance
 from eagle_hf.measuring.costs import measure_quickly
 from eagle_hf.planning.cost import CostTable
@@ -49,7 +50,7 @@ def machine_costs(target, head, rows: int = 1) -> CostTable:
         head.dtype,
         head.config.draft_vocab_size,
         torch.get_num_threads(),
-        model.config.get_text_config()._attn_implementation,
+        attention_implementation(model.config.get_text_config()),
         sum(1 for _ in model.parameters()),  # an adapter adds some
         str(target.device),
         str(head.device),
@@ -72,7 +73,7 @@ def description(target, head, batch: int) -> dict:
         for name, parameter in model.named_parameters():
             storage = (name, tuple(parameter.shape), str(parameter.dtype), str(parameter.device))
             weights.update(repr(storage).encode())
-    attention = unwrap(target).config.get_text_config()._attn_implementation
+    attention = attention_implementation(unwrap(target).config.get_text_config())
     own = {"batch": batch, "weights": weights.hexdigest(), "attention": attention}
     return machine(target) | own
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from eagle_hf.compat import attention_implementation
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.pending import (
@@ -151,7 +152,7 @@ class EagleDrafter(Drafter):
         seen: bool [B, M, T]; None for a prompt, whose rows are padded on the right, so that
         causality hides the padding and no mask of S x S is needed.
         """
-        implementation = self.head.config._attn_implementation
+        implementation = attention_implementation(self.head.config)
 
         def attend(query, key, value):
             key, value = self.cache.update(key, value)

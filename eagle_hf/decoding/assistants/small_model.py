@@ -10,6 +10,7 @@ H hidden.
 import torch
 from transformers import PreTrainedModel
 
+from eagle_hf.compat import attention_implementation
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter, recorded
 from eagle_hf.decoding.assistants.rope_support import check_sinks
 from eagle_hf.decoding.forward import DraftForward
@@ -155,7 +156,7 @@ def check_drafting(model, window: Window | None) -> None:
     if not window.selected:
         check_sinks(model)
         return
-    attention = unwrap(model).config.get_text_config()._attn_implementation
+    attention = attention_implementation(unwrap(model).config.get_text_config())
     if attention != "sdpa":
         name = type(unwrap(model)).__name__
         raise ValueError(

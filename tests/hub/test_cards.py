@@ -115,6 +115,13 @@ def card_of(folder, metrics=METRICS, **words):
     return ModelCard.load(folder / "README.md")
 
 
+def test_no_card_is_written_for_a_tree_that_was_not_measured(tmp_path):
+    chains = [entry for entry in METRICS["settings"] if entry["tree"] != TREE]
+    with pytest.raises(ValueError, match="was not measured greedily"):
+        card_of(tmp_path, {"settings": chains})
+    assert not (tmp_path / "README.md").exists()
+
+
 def figures_of(card):
     """What model-index says of each benchmark."""
     figures = {}

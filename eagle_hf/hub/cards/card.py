@@ -51,6 +51,7 @@ def write_card(
         check_hub_id(name)
     config = Eagle3Config.from_pretrained(folder)
     tree = str(config.tree)
+    table = results_table(metrics, tree)  # refuses a tree that was not measured
     # 1) the metadata, which the Hub reads
     data = ModelCardData(
         base_model=base_model,
@@ -71,7 +72,7 @@ def write_card(
         base_model=base_model,
         tree=tree,
         limits=show_tags(limits),
-        results=results_table(metrics, tree),
+        results=table,
         reading=explain_results(metrics, tree),
         trained=_list_facts(metrics["trained"] | _facts_of_folder(folder, config)),
         scaling=metrics.get("scaling", {}).get("summary"),

@@ -20,7 +20,7 @@ class QuickstartArguments:
 
 
 def run(arguments: QuickstartArguments) -> None:
-    """Show the project's head, and train one unless told not to."""
+    """Show the project's head, and train another one unless `no_train` is set."""
     quickstart(
         arguments.folder,
         minutes=arguments.minutes,

@@ -33,7 +33,7 @@ from eagle_hf.data import (
     write_run,
 )
 from eagle_hf.measuring import held_out_acceptance, save_acceptance
-from eagle_hf.training import last_checkpoint
+from eagle_hf.training import last_checkpoint, lora_config
 
 COMPARED = ("eval_tau", "eval_alpha", "eval_loss")
 
@@ -141,26 +141,6 @@ def remember(path: Path, prompts: list[Prompt]) -> None:
     write_prompts(path, prompts)
 
 
-def lora(arguments: AdaptArguments) -> Any:
-    """The PEFT configuration asked for, None for all weights."""
-    if not arguments.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=arguments.lora_rank,
-        lora_alpha=2 * arguments.lora_rank,
-        target_modules=arguments.lora_targets,
-    )
-
-
-def target_device(training: Eagle3TrainingArguments) -> torch.device | str:
-    """Where the target is opened: beside the head on a CUDA GPU, else on the CPU."""
-    if training.use_cpu or not torch.cuda.is_available():
-        return "cpu"
-    return training.device
-
-
 def table(before: dict[str, float], after: dict[str, float]) -> str:
     """What the held-out prompts measured, before and after, as Markdown."""
     lines = ["| held out | before | after |", "|---|---|---|"]
@@ -197,7 +177,7 @@ def main() -> None:
         arguments.target,
         arguments.adapter,
         dtype=arguments.target_dtype,
-        device=target_device(training),
+        device=training.target_device,
         work="batch",
     )
     answered = {}
@@ -213,7 +193,7 @@ def main() -> None:
         train_dataset=answered["trained"],
         eval_dataset=answered["held_out"],
         processing_class=tokenizer,
-        peft_config=lora(arguments),
+        peft_config=lora_config(arguments.lora_rank, arguments.lora_targets),
     )
     before = trainer.evaluate()
     trainer.train(resume_from_checkpoint=last_checkpoint(training.output_dir))

@@ -1,4 +1,4 @@
-"""Decoding speed by batch and length, against plain decoding and against the cost table's prediction.
+"""Decoding speed by batch and length, against plain decoding and a cost table's prediction.
 
 With a head: the best fixed tree for the cell (sequoia) and `adaptive`, by the plan beside the head
 (eagle-hf plan). Without one the target drafts for itself behind a window (MagicDec's table: batch x
@@ -108,8 +108,8 @@ def print_shares(speeds: list[Speed]) -> None:
                 shares.append(speed.achieved)
                 upper_bounds.append(speed.interval[1] / speed.predicted)
         print(
-            f"{method}: {statistics.median(shares):.2f} of the prediction in the median cell; in the "
-            f"worst at most {min(upper_bounds):.2f}",
+            f"{method}: {statistics.median(shares):.2f} of the prediction in the median cell; in "
+            f"the worst at most {min(upper_bounds):.2f}",
             flush=True,
         )
 

@@ -34,7 +34,7 @@ from eagle_hf.data import (
     write_run,
 )
 from eagle_hf.measuring import held_out_acceptance, save_acceptance
-from eagle_hf.training import shard_target
+from eagle_hf.training import lora_config, shard_target
 
 # of the Trainer's log: how long it took, which says nothing about the head
 TIMINGS = ("runtime", "per_second")
@@ -221,27 +221,6 @@ def make_head(
     return head, covered
 
 
-def lora(arguments: ScriptArguments) -> Any:
-    """The PEFT configuration asked for, None for all weights."""
-    if not arguments.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=arguments.lora_rank,
-        lora_alpha=2 * arguments.lora_rank,
-        target_modules=arguments.lora_targets,
-    )
-
-
-def target_device(training: Eagle3TrainingArguments) -> torch.device | str:
-    """Where the target is opened: beside the head on a CUDA GPU, else on the CPU."""
-    if training.use_cpu or not torch.cuda.is_available():
-        return "cpu"
-    # of a sharded target only this process's share moves to the GPU
-    return "cpu" if training.shard_target else training.device
-
-
 def collect_metrics(
     trainer: Eagle3Trainer,
     arguments: ScriptArguments,
@@ -274,7 +253,7 @@ def main() -> None:
         arguments.target,
         arguments.adapter,
         dtype=arguments.target_dtype,
-        device=target_device(training),
+        device=training.target_device,
         work="prefill",
     )
     shard_target(target, training.shard_target, training.device)
@@ -290,7 +269,7 @@ def main() -> None:
         processing_class=tokenizer,
         train_dataset=datasets.trained,
         eval_dataset=datasets.held_out,
-        peft_config=lora(arguments),
+        peft_config=lora_config(arguments.lora_rank, arguments.lora_targets),
     )
     resume = training.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "last" else resume)

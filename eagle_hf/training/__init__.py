@@ -4,7 +4,7 @@ from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.loss import ask_teacher, ttt_loss
-from eagle_hf.training.merging import merge_adapter
+from eagle_hf.training.merging import lora_config, merge_adapter
 from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.start import new_head
 from eagle_hf.training.trainer import Eagle3Trainer
@@ -16,6 +16,7 @@ __all__ = [
     "ask_teacher",
     "collate",
     "last_checkpoint",
+    "lora_config",
     "merge_adapter",
     "new_head",
     "shard_target",

@@ -162,6 +162,16 @@ class Eagle3TrainingArguments(TrainingArguments):
         self._forbid_reentrant_checkpointing()
         self._check_ranges()
 
+    @property
+    def target_device(self) -> torch.device:
+        """Where the target is opened: beside the head on a CUDA GPU, else on the CPU.
+
+        Of a sharded target only this process's share moves to the GPU, later.
+        """
+        if self.use_cpu or self.shard_target or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return self.device
+
     def _choose_bf16(self) -> None:
         """Set bf16 where the device computes in it natively."""
         device = torch.device("cpu") if self.use_cpu else default_device()

@@ -1,4 +1,4 @@
-"""An adapter's weights become the head's own: engines load plain heads only.
+"""Adapters over a head, and how their weights become its own: engines load plain heads only.
 
 A LoRA run's checkpoints hold nothing but the adapter. Keep the head that it was trained on.
 """
@@ -15,9 +15,23 @@ from eagle_hf.target import lay_adapter, unwrap
 from eagle_hf.training.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 WRITTEN = ("config.json", "model.safetensors", "adapter_config.json")
+
+
+def lora_config(rank: int, target_modules: list[str]) -> "LoraConfig | None":
+    """The PEFT configuration of a LoRA adapter over a head; None for a rank of 0.
+
+    Args:
+        rank: of the adapter; alpha is twice as much.
+        target_modules: names of the head's linear layers.
+    """
+    if not rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target_modules)
 
 
 def merged(model: "PeftModel") -> Eagle3DraftHead:

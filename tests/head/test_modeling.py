@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drafting import drafter_of
 from tiny import left_padded, tiny_head
 
 from eagle_hf import TreeConfig
@@ -21,7 +22,7 @@ def decoded_logits(target, head, ids, drafts):
 
     ids [1, S] is the prompt; its last token is the root.
     """
-    drafter = EagleDrafter(head, target, TreeConfig("chain", depth=len(drafts)), Stopwatch())
+    drafter = drafter_of(head, target, TreeConfig("chain", depth=len(drafts)))
     collected = []
 
     def propose(hidden, k):

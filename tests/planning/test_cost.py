@@ -93,7 +93,7 @@ def test_every_kind_of_drafter_is_measured(target, head):
         assert len(measured.overhead) == 2
         measured.check(as_assistant(assistant).fingerprint(target))
     # the last one was measured of self-speculation
-    with pytest.raises(ValueError, match="drafter_sha256"):
+    with pytest.raises(ValueError, match="drafter_fingerprint"):
         measured.check(as_assistant(head).fingerprint(target))
 
 

@@ -14,7 +14,7 @@ OUTPUT = "<!-- output -->"  # the next block is what the Python block above it p
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", flags=re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
-HEADING = re.compile(r"^(#+) (.+)$", flags=re.MULTILINE)
+HEADING = re.compile(r"^#+ (.+)$", flags=re.MULTILINE)
 LINK = re.compile(r"!?\[(?:[^\[\]]|`[^`]*`)*\]\(([^()\s]+)\)")
 
 
@@ -40,6 +40,9 @@ class Page:
     """One Markdown file."""
 
     path: Path
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -68,6 +71,15 @@ class Page:
         return found
 
     @property
+    def python(self) -> str:
+        """All its Python code, "" where it has none."""
+        code = ""
+        for block in self.blocks:
+            if block.language == "python":
+                code += block.code
+        return code
+
+    @property
     def spans(self) -> list[str]:
         """Its inline code, as it is between the backticks."""
         return SPAN.findall(self.prose)
@@ -75,7 +87,7 @@ class Page:
     @property
     def headings(self) -> list[str]:
         """Its headings without their marks."""
-        return [text for _, text in HEADING.findall(self.prose)]
+        return HEADING.findall(self.prose)
 
     @property
     def links(self) -> list[str]:

@@ -94,7 +94,7 @@ def test_messages_in_troubleshooting_are_those_of_the_package():
             assert heading.strip('"') in joined, heading
 
 
-@pytest.mark.parametrize("page", all_pages(), ids=[page.name for page in all_pages()])
+@pytest.mark.parametrize("page", all_pages(), ids=str)
 def test_lines_of_prose_have_at_most_100_columns(page):
     for line in page.prose.splitlines():
         is_table = line.startswith("|")

@@ -8,7 +8,6 @@ from pages import DOCS, ROOT, Page, all_pages, github_anchor, site_anchor
 
 EXTERNAL = re.compile(r"https://[a-z0-9.-]+\.[a-z]+(/[\w./#~-]*)?")
 PAGES = all_pages()
-NAMES = [page.name for page in PAGES]
 
 
 def internal_links(page: Page) -> list[str]:
@@ -16,7 +15,7 @@ def internal_links(page: Page) -> list[str]:
     return [link for link in page.links if "://" not in link]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_into_the_repository_exist(page):
     for link in internal_links(page):
         path, _, _ = link.partition("#")
@@ -24,29 +23,29 @@ def test_links_into_the_repository_exist(page):
         assert target.exists(), f"{page.name} links to {link}, which does not exist"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_anchors_are_headings_on_github_and_on_the_site(page):
     for link in internal_links(page):
         path, _, anchor = link.partition("#")
         if not anchor:
             continue
         target = Page((page.path.parent / path).resolve() if path else page.path)
-        github = [github_anchor(heading) for heading in target.headings]
-        site = [site_anchor(heading) for heading in target.headings]
+        github = list(map(github_anchor, target.headings))
+        site = list(map(site_anchor, target.headings))
         assert anchor in github, f"{page.name} links to {link}, GitHub has {github}"
         assert anchor in site, f"{page.name} links to {link}, the site has {site}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_external_links_are_well_formed(page):
     for link in page.links:
         if "://" in link:
             assert EXTERNAL.fullmatch(link), f"{page.name} links to {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_no_two_headings_of_a_page_share_an_anchor(page):
-    anchors = [github_anchor(heading) for heading in page.headings]
+    anchors = list(map(github_anchor, page.headings))
     assert len(set(anchors)) == len(anchors)
 
 

@@ -21,7 +21,7 @@ from eagle_hf.hub.publish import add_custom_generate
 VOCABULARY = 8200  # more than the 8,192 draft tokens of the pages
 USED_TOKENS = 40  # those that the tiny target really emits
 HEADS = ("model_cards/smollm2-135m-instruct-eagle3", "outputs/head", "user/name")
-PAGES = [page for page in all_pages() if any(b.language == "python" for b in page.blocks)]
+PAGES = [page for page in all_pages() if page.python]
 
 
 def talkative_target(layers: int = 7):
@@ -103,7 +103,7 @@ def pushed(monkeypatch):
     return repositories
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models, pushed):
     if page.name != "docs/data.md":  # which writes the conversations itself
         (workplace / "outputs" / "data").symlink_to(models / "outputs" / "data")
@@ -121,5 +121,5 @@ def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models,
         with contextlib.redirect_stdout(screen):
             exec(compile(padding + block.code, page.name, "exec"), namespace)
         printed = screen.getvalue()
-    code = "".join(block.code for block in page.blocks if block.language == "python")
-    assert pushed == (["user/name"] if "push_to_hub(" in code else [])
+    pushes = page.python.count("push_to_hub(")
+    assert pushed == ["user/name"] * pushes

@@ -59,7 +59,7 @@ engines: install
 
 # in an environment of its own: the site's generator and this package share no requirement
 docs: build/docs/installed
-	build/docs/bin/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --site-dir build/site
 
 build/docs/installed: docs/requirements.txt
 	$(PYTHON) -m venv build/docs

@@ -11,7 +11,7 @@ class Acceptance:
     """How often a head's drafts are accepted, and how far its probabilities can be trusted.
 
     The default is a modest head's: SmolLM2-135M's after an hour of training
-    (docs/experiments.md).
+    (docs/experiments/).
 
     Args:
         shares: One row per depth, from depth 1. `shares[d][r]` is the share of accepted drafts

@@ -19,7 +19,7 @@ class Eagle3TrainingArguments(TrainingArguments):
     """Arguments of `Eagle3Trainer`.
 
     Defaults that differ from TrainingArguments' are the EAGLE-3 authors', unless an ablation spoke
-    against them (docs/experiments.md).
+    against them (docs/experiments/).
 
     Args:
         kwargs: the fields below, each with its help, and those of TrainingArguments.
@@ -33,7 +33,7 @@ class Eagle3TrainingArguments(TrainingArguments):
         default=1e-4,
         metadata={
             "help": "Peak learning rate; small heads take more: 1e-3 at a hidden size of 576 "
-            "(docs/experiments.md)."
+            "(docs/experiments/)."
         },
     )
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2 (EAGLE-3: 0.95)."})
@@ -81,7 +81,7 @@ class Eagle3TrainingArguments(TrainingArguments):
         default=3,
         metadata={
             "help": "Unrolled passes of training-time test; EAGLE-3's 7 accepted less after equal "
-            "time (docs/experiments.md)."
+            "time (docs/experiments/)."
         },
     )
     ttt_curriculum: list[int] | None = field(

@@ -1,6 +1,7 @@
 """Imports point down, never up, and never through the package root; recipes use the public API."""
 
 import ast
+import inspect
 from importlib import import_module
 from pathlib import Path
 
@@ -116,3 +117,12 @@ def test_a_recipe_says_what_it_needs_and_how_it_is_run(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
     for heading in ("Hardware:", "Duration:", "Command:", "Expected:"):
         assert heading in text, f"{path.name} has no {heading}"
+
+
+@pytest.mark.parametrize("room", PUBLIC)
+def test_public_functions_document_their_arguments(room):
+    module = import_module(f"eagle_hf.{room}")
+    for name in module.__all__:
+        function = getattr(module, name)
+        if inspect.isfunction(function) and len(inspect.signature(function).parameters) > 1:
+            assert "Args:" in inspect.getdoc(function), f"eagle_hf.{room}.{name}"

@@ -117,9 +117,6 @@ def teacher_batch(
     return inputs, ask_teacher(batch, lm_head, head.draft_to_target)
 
 
-told = teacher_batch  # the name that tests/training/test_loss.py still uses
-
-
 def quickly_trained(
     target: PreTrainedModel, head: Eagle3DraftHead, steps: int = 150
 ) -> Eagle3DraftHead:

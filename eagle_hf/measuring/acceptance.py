@@ -78,7 +78,12 @@ def answer_all(target, starts: list[torch.Tensor], settings: dict) -> list[torch
 
 
 def save_acceptance(folder: str | Path, acceptance: Acceptance | None) -> None:
-    """Write it into the config.json of a saved head; None changes nothing."""
+    """Write it into the config.json of a saved head.
+
+    Args:
+        folder: of the head.
+        acceptance: what was measured; None changes nothing.
+    """
     if acceptance is None:
         return
     path = Path(folder, "config.json")

@@ -42,7 +42,15 @@ TREE = TreeConfig()  # bounds of the drafters that are measured; any tree costs 
 
 
 def fingerprint(target, assistant) -> dict:
-    """The facts that a cost table of these two holds for here, see `CostTable.check`."""
+    """The facts that a cost table of these two holds for here.
+
+    Args:
+        target: the model that verifies.
+        assistant: a draft head, a WindowedDraft or a SelfSpeculation.
+
+    Returns:
+        What `CostTable.check` compares: fingerprints of the weights, dtypes, device, threads.
+    """
     return require_assistant(assistant).fingerprint(target)
 
 
@@ -71,6 +79,9 @@ def measure_costs(
         widths: nodes drafted by a drafter's forward, a row.
         repeats: timings of each point.
         progress: is told a line per cell.
+
+    Returns:
+        Seconds by batch, length, and tokens or nodes.
 
     Raises:
         ValueError: where a length and the tokens read on top leave the target's context.

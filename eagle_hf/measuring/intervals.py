@@ -35,6 +35,12 @@ def tau_difference(
     Args:
         ours, theirs: run i of both on the same prompt.
         seed: of the draws.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: where the numbers of runs differ.
     """
     if len(ours) != len(theirs):
         raise ValueError(
@@ -52,6 +58,9 @@ def ratio_interval(
     Args:
         ours, theirs: repetition i of both ran side by side, so they are drawn together.
         seed: of the draws.
+
+    Returns:
+        (low, high).
     """
     drawn = numpy.random.default_rng(seed).integers(len(ours), size=(DRAWS, len(ours)))
     our_medians = numpy.median(numpy.array(ours)[drawn], axis=1)

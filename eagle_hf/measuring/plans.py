@@ -87,6 +87,9 @@ def record_answers(
 def held_out_acceptance(trainer) -> Acceptance | None:
     """What `measure_acceptance` finds on the prompts of a trainer's evaluation set.
 
+    Args:
+        trainer: an Eagle3Trainer.
+
     Returns:
         None where there are none to measure on.
     """
@@ -115,6 +118,14 @@ def make_plan(
     """A plan from a trace of this assistant on this target, and from costs measured now.
 
     Let nothing else run on the machine meanwhile.
+
+    Args:
+        target, assistant: as in `measure_costs`.
+        trace: of the assistant's proposals along real answers, see `record`.
+        batches, lengths, repeats, progress: as in `measure_costs`.
+
+    Returns:
+        The plan.
     """
     shares, calibration = fit_trace(trace)
     costs = measure_costs(
@@ -140,6 +151,18 @@ def measure_plan(
     """How fast a plan's policies decode in each of its cells, beside what it predicts.
 
     The plan is set on the assistant.
+
+    Args:
+        target: the model that verifies.
+        tokenizer: the target's.
+        assistant: what the plan was made for.
+        plan: the plan.
+        new_tokens: decoded in each cell, of the longest row.
+        repeats: of every method.
+        progress: is told the table, line by line.
+
+    Returns:
+        A row per cell and tree.
     """
     assistant.plan = plan
     progress(HEADER)

@@ -138,7 +138,14 @@ class TimedRun:
 
 @torch.no_grad()
 def finish(run: Run) -> list[Round]:
-    """Every round that is left while all rows run."""
+    """Run every round that is left while all rows run.
+
+    Args:
+        run: begun by `TimedRun.start`.
+
+    Returns:
+        What each round did.
+    """
     rounds = []
     while not any(run.sequences.finished):
         rounds.append(run.round())

@@ -121,6 +121,9 @@ def measure_cell(
         new_tokens: decoded after them, of the longest row.
         repeats: of every method.
         costs: what the predictions come from.
+
+    Returns:
+        A row per tree.
     """
     batch, length = input_ids.shape
     prompt = PrefilledPrompt(target, assistant, input_ids)
@@ -153,7 +156,12 @@ def measure_cell(
 
 
 def draw_speeds(path: str | Path, rows: list[Speed]) -> None:
-    """What was measured over what was predicted, a point a row, as a picture."""
+    """Draw what was measured over what was predicted, a point a row.
+
+    Args:
+        path: of the picture.
+        rows: what `measure_cell` found.
+    """
     import matplotlib
 
     matplotlib.use("agg")

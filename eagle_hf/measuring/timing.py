@@ -19,7 +19,15 @@ from eagle_hf.target import unwrap
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call; on a CUDA GPU between two events, its waiting for Python included."""
+    """Time a call.
+
+    Args:
+        function: is called once.
+        device: where it computes.
+
+    Returns:
+        Seconds; on a CUDA GPU between two events, its waiting for Python included.
+    """
     if device.type != "cuda":
         started = time.perf_counter()
         function()
@@ -72,6 +80,9 @@ def target_forward(
         length: tokens in the cache.
         count: tokens read, a row.
         attention: the block in which they are read, see `TargetForward`.
+
+    Returns:
+        The function.
     """
     device = target.device
     ids = random_ids(target, batch, count)
@@ -111,7 +122,16 @@ def draft_forward(
 
 
 def noise_cache(target, batch: int, length: int) -> TargetCache:
-    """A target's cache as if it had read `length` tokens of each of `batch` rows."""
+    """A target's cache as if it had read a text, full of noise.
+
+    Args:
+        target: a causal LM.
+        batch: rows.
+        length: tokens of each.
+
+    Returns:
+        The cache.
+    """
     config = unwrap(target).config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -182,6 +182,12 @@ def record(
         depth: levels of the trees.
         width: nodes that are run at each.
         children: how many are kept of every node that is run.
+
+    Returns:
+        The trace.
+
+    Raises:
+        ValueError: where fewer children are kept than nodes are run.
     """
     if children < width:
         raise ValueError(

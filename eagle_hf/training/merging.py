@@ -26,6 +26,9 @@ def lora_config(rank: int, target_modules: list[str]) -> "LoraConfig | None":
     Args:
         rank: of the adapter; alpha is twice as much.
         target_modules: names of the head's linear layers.
+
+    Returns:
+        The configuration.
     """
     if not rank:
         return None

@@ -1,7 +1,7 @@
 """Batches for the tests of the loss, and how they compare gradients."""
 
 import torch
-from tiny import left_padded, told
+from tiny import left_padded, teacher_batch
 
 from eagle_hf.training.batches import collate
 from eagle_hf.training.loss import ttt_loss
@@ -24,7 +24,7 @@ def batch_of(target, lengths, prompt=4, packing=False):
 
 def loss_of(target, head, batch, ttt_length=3, loss="ce"):
     """What `ttt_loss` returns for a batch."""
-    inputs, teacher = told(target, head, batch)
+    inputs, teacher = teacher_batch(target, head, batch)
     return ttt_loss(head, head(**inputs, ttt_length=ttt_length), teacher, loss)
 
 

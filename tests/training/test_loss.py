@@ -3,7 +3,7 @@
 import pytest
 import torch
 from loss_checks import assert_equal_gradients, batch_of, conversations, gradients, loss_of
-from tiny import tiny_head, tiny_target, told
+from tiny import teacher_batch, tiny_head, tiny_target
 from torch.nn import functional as F
 
 from eagle_hf.target import draft_vocab_logits, next_token_summary, target_logits, target_states
@@ -71,7 +71,7 @@ def test_mask_moves_as_the_labels_do(target, head):
     Both the first and the last are learnt, at slot token - 2 - pass, nothing beyond.
     """
     batch = batch_of(target, [9])
-    _, teacher = told(target, head, batch)
+    _, teacher = teacher_batch(target, head, batch)
     logits = target(batch["input_ids"]).logits[0, 3:8]
     covered = torch.isin(logits.argmax(-1), head.draft_to_target)
     assert covered.sum() > 2
@@ -140,8 +140,8 @@ def test_packed_conversations_give_the_loss_and_gradients_of_the_padded_batch(dt
 
 
 def test_packed_conversations_cannot_see_each_other(target, head):
-    inputs, _ = told(target, head, batch_of(target, [8, 6], packing=True))
-    alone, _ = told(target, head, batch_of(target, [8, 6]))
+    inputs, _ = teacher_batch(target, head, batch_of(target, [8, 6], packing=True))
+    alone, _ = teacher_batch(target, head, batch_of(target, [8, 6]))
     packed = head(**inputs, ttt_length=2)[1][0, 8:12]  # the last slots have no token to read
     assert torch.allclose(packed, head(**alone, ttt_length=2)[1][1, :4], atol=1e-9)
 
@@ -172,7 +172,7 @@ def test_a_padded_batch_gives_the_gradients_of_its_rows_alone(target):
 
 def test_a_full_draft_vocabulary_leaves_nothing_out(target):
     head = tiny_head(target, 31)
-    _, teacher = told(target, head, batch_of(target, [12]))
+    _, teacher = teacher_batch(target, head, batch_of(target, [12]))
     assert len(teacher.best) == 8
     assert not hasattr(head, "d2t")
     assert torch.allclose(teacher.probs(0, 8, True), teacher.probs(0, 8, False), atol=1e-6)

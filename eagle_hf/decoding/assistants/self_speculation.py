@@ -23,8 +23,12 @@ from eagle_hf.provenance import dtype_name
 class SelfSpeculation(Assistant):
     """`generate(assistant_model=SelfSpeculation())`: the target drafts with its own weights.
 
-    It reads a window of its own cache. So there must be a window; `sinks`, `window`, `snapkv`,
-    `gamma`, `tree`, `plan` and `last_run` are otherwise as in `WindowedDraft`.
+    It reads a window of its own cache.
+
+    Args:
+        sinks, gamma, snapkv: as in `WindowedDraft`, as are the attributes `tree`, `plan` and
+            `last_run`.
+        window: how many of the newest tokens are kept; there must be a window.
 
     Raises:
         ValueError: for settings that contradict each other.

@@ -100,6 +100,7 @@ class DraftHead(PreTrainedModel):
                 "save_pretrained was called with push_to_hub=True; save first, then call "
                 'head.push_to_hub("user/name")'
             )
+        # chosen before weights are written: they are compared with those in the folder
         chosen = {}
         if is_main_process:
             chosen = choose_sidecars(self, save_directory, state_dict or self.state_dict())

@@ -125,6 +125,7 @@ class Eagle3Config(LlamaConfig):
         ids = foreign_layer_ids(kwargs.pop(LAYER_IDS_KEY, None), self.eagle_config)
         if ids is not None:
             self.eagle_hf.setdefault("aux_layer_ids", ids)
+        # a foreign table holds more, which is translated by now or not ours to write
         self.eagle_config = {"use_aux_hidden_state": True}
         super().__post_init__(**kwargs)
         self._check(self.draft_vocab_size)

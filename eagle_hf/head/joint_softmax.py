@@ -151,7 +151,8 @@ def merge_diagonals(
     share_of_block = (lse - joint).exp()[..., None].to(output.dtype)  # [B, h, S, 1]
     merged = _grouped(output * share_of_block, groups)  # [B, g, h / g, S, D]
     for score, value in zip(scores, values, strict=True):
-        weight = _grouped((score - joint).exp()[..., None].to(output.dtype), groups)
+        weight = (score - joint).exp()[..., None].to(output.dtype)  # [B, h, S, 1]
+        weight = _grouped(weight, groups)
         merged = torch.addcmul(merged, weight, value[:, :, None])
     return merged.flatten(1, 2), joint
 
@@ -162,6 +163,7 @@ def _by_conversation(
     """The results of a kernel, run on each conversation alone, joined along the slots."""
     if len(lengths) == 1:
         return function(*tensors)
+    # the kernel knows one causal block, so no conversation may see another
     pieces = [tensor.split(lengths, dim=2) for tensor in tensors]
     results = [function(*conversation) for conversation in zip(*pieces, strict=True)]
     return [torch.cat(parts, dim=2) for parts in zip(*results, strict=True)]
@@ -211,7 +213,7 @@ class _JointSoftmax(torch.autograd.Function):
         d_keys = [d_key]
         d_values = [d_value]
 
-        # 2) the diagonals
+        # 2) the diagonals: d_score = prob * (d_prob - delta), as in the block
         if passes > 1:
             groups = keys[0].shape[1]
             scale = query.shape[-1] ** -0.5

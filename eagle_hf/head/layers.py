@@ -93,13 +93,15 @@ class Eagle3Attention(nn.Module):
         Returns:
             The output [B, S, H].
         """
-        batch, length, _ = projected[0].shape
-        query, key, value = (
-            part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in projected
-        )  # [B, h or g, S, D]
+        query, key, value = map(self._split_heads, projected)
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         output = attend(query, key, value).to(value.dtype)  # [B, h, S, D]
-        return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(output.transpose(1, 2).flatten(2))  # [B, S, H]
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """[B, S, heads * D] -> [B, heads, S, D], a view."""
+        batch, length, _ = states.shape
+        return states.view(batch, length, -1, self.head_dim).transpose(1, 2)
 
 
 def _embedding_share(projection: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:

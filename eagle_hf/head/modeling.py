@@ -115,9 +115,10 @@ class Eagle3DraftHead(DraftHead):
             [B, S, H].
         """
         if self.config.fc_norm:
+            # EAGLE-3.1: each layer's state has a norm of its own
             states = aux_hidden_states.chunk(self.config.num_aux_hidden_states, dim=-1)
             normed = [norm(state) for norm, state in zip(self.fc_norm, states, strict=True)]
-            aux_hidden_states = torch.cat(normed, dim=-1)
+            aux_hidden_states = torch.cat(normed, dim=-1)  # [B, S, 3H]
         return self.fc(aux_hidden_states)
 
     def step(
@@ -150,7 +151,7 @@ class Eagle3DraftHead(DraftHead):
         attend: Attend,
     ) -> torch.Tensor:
         """The decoder layer, and the output norm of EAGLE-3.1 behind it."""
-        cos, sin = self.rotary_emb(hidden_states, position_ids)
+        cos, sin = self.rotary_emb(hidden_states, position_ids)  # [B or 1, S, D]
         output = self.midlayer(project, hidden_states, cos, sin, attend)
         return self.norm(output) if self.config.norm_output else output
 

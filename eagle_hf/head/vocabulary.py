@@ -14,7 +14,7 @@ import torch
 
 def draft_to_target_ids(d2t: torch.Tensor) -> torch.Tensor:
     """Return the absolute target ids [U] of the stored offsets [U]."""
-    return torch.arange(len(d2t), device=d2t.device) + d2t
+    return torch.arange(len(d2t), device=d2t.device) + d2t  # [U]
 
 
 def vocabulary_buffers(

@@ -188,7 +188,7 @@ def test_a_disk_without_room_is_refused_before_any_work(file, cache, caplog, mon
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_does_without(file, cache, caplog):
-    cache.write_text("a file, in which nobody makes folders")
+    cache.write_text("a file, which holds no folders")
     first = resolve(file)
     assert resolve(file) == first
     assert torch.isfinite(logits(load_target(file)[0])).all()
@@ -199,7 +199,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_without(file, cache, ca
 
 
 def test_a_process_says_one_line_and_takes_its_own_copy_with_it(file, cache):
-    cache.write_text("a file, in which nobody makes folders")
+    cache.write_text("a file, which holds no folders")
     program = f"from eagle_hf.target.gguf import resolve; print(resolve({str(file)!r}))"
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -29,7 +29,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
     """
     options = {"gguf_file": file.name}
     with _conversion_of(file):
-        # 1) what transformers makes of the file
+        # 1) the file, unpacked by transformers
         config = AutoConfig.from_pretrained(file.parent, **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **options)
         unpacked = AutoModelForCausalLM.from_pretrained(
@@ -79,7 +79,7 @@ def _config_text(file: Path, size: int, mtime_ns: int) -> str:
 
 @contextmanager
 def _conversion_of(file: Path) -> Generator[None]:
-    """Silence, and a ValueError that names the file where transformers stumbles over it."""
+    """Silence, and a ValueError that names the file where transformers cannot convert it."""
     try:
         with silence():
             yield

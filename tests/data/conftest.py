@@ -1,5 +1,7 @@
 """A byte tokenizer with a ChatML template, tiny targets, and a target with a script."""
 
+from typing import Any
+
 import pytest
 import torch
 from feature_folders import LAYERS, LENGTHS, TEMPLATE, float32_target
@@ -127,7 +129,7 @@ def write(capture_target, examples):
     """Captures into a folder, in three or four shards where a test does not say otherwise."""
 
     def call(url, rows=examples, target=capture_target, **settings):
-        usual = dict(
+        usual: dict[str, Any] = dict(
             layer_ids=LAYERS,
             template_sha256=TEMPLATE,
             dtype="float32",

@@ -1,5 +1,7 @@
 """One prelude for all: rows and a target in, examples out."""
 
+from typing import Any
+
 import pytest
 from transformers import BloomConfig, BloomForCausalLM, GenerationConfig
 
@@ -28,7 +30,7 @@ def test_conversations_become_examples(target, tokenizer):
 
 
 def test_skipped_rows_come_back_with_their_reason(target, tokenizer):
-    rows = [{"messages": []}, conversation(), 3]
+    rows: list[Any] = [{"messages": []}, conversation(), 3]
     examples, skipped = prepare_examples(target, tokenizer, rows)
     assert [example["id"] for example in examples] == ["row-1"]
     assert [row.id for row in skipped] == ["row-0", "row-2"]
@@ -107,6 +109,7 @@ def test_adapted_target_is_asked_like_the_plain_one(target, tokenizer):
 def test_verbose_prints_how_many_are_used_and_skipped(target, tokenizer, capsys):
     prepare_examples(target, tokenizer, [conversation()], verbose=True)
     assert capsys.readouterr().out == "1 conversations, 0 skipped\n"
-    prepare_examples(target, tokenizer, [conversation(), 3], verbose=True)
+    rows: list[Any] = [conversation(), 3]
+    prepare_examples(target, tokenizer, rows, verbose=True)
     printed = capsys.readouterr().out
     assert printed.startswith("1 conversations, 1 skipped, the first: the row is of type int")

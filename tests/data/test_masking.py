@@ -1,5 +1,7 @@
 """The mask: which tokens are learnt, to the token, on both ends."""
 
+from typing import Any
+
 import pytest
 from transformers import GenerationConfig
 
@@ -10,10 +12,11 @@ from eagle_hf.data.masking import (
     tokenize_conversations,
     usable_examples,
 )
+from eagle_hf.data.rows import Message
 from eagle_hf.data.viewer import show_mask
 
 START, END, NEWLINE = 256, 257, 10
-HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+HI: list[Message] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
 
 def ids_of(text):
@@ -28,7 +31,11 @@ def test_mask_covers_the_response_and_its_end_of_turn_token_only(tokenizer):
 
 
 def test_every_assistant_turn_is_learnt(tokenizer):
-    turns = [*HI, {"role": "user", "content": "and"}, {"role": "assistant", "content": "so"}]
+    turns: list[Any] = [
+        *HI,
+        {"role": "user", "content": "and"},
+        {"role": "assistant", "content": "so"},
+    ]
     ids, mask = render(tokenizer, turns, eos_token_ids={END})
     learnt = [token for token, bit in zip(ids, mask, strict=True) if bit]
     assert learnt == [*ids_of("yo"), END, *ids_of("so"), END]

@@ -1,4 +1,7 @@
-"""Rejection leaves the target's distribution as it is: every draw and every outcome enumerated, on four tokens."""
+"""Rejection leaves the target's distribution as it is.
+
+Every draw and every outcome is enumerated, on four tokens.
+"""
 
 import itertools
 
@@ -12,36 +15,42 @@ V = 4
 
 
 def distributions(seed, zeros=False):
+    """(target_probs [V], draft_probs [V]); with zeros, each never chooses one of the tokens."""
     generator = torch.Generator().manual_seed(seed)
     target, draft = torch.rand(2, V, generator=generator, dtype=torch.float64)
-    if zeros:  # tokens that one of them never chooses
-        target[seed % V], draft[(seed + 1) % V] = 0, 0
+    if zeros:
+        target[seed % V] = 0
+        draft[(seed + 1) % V] = 0
     return target / target.sum(), draft / draft.sum()
 
 
 def drawn(draft, width):
     """(probability, tokens) of every ordered draw of `width` tokens without replacement."""
     for tokens in itertools.permutations(range(V), width):
-        chance, left = 1.0, draft.clone()
+        chance = 1.0
+        left = draft.clone()
         for token in tokens:
-            chance *= float(left[token] / left.sum()) if left.sum() > 0 else 0.0
+            mass = left.sum()
+            chance *= float(left[token] / mass) if mass > 0 else 0.0
             left[token] = 0
         if chance > 0:
             yield chance, tokens
 
 
 def emitted(target, draft, width):
-    """The distribution of the emitted token, over all draws and all outcomes of every acceptance."""
+    """The distribution of the emitted token, over all draws and all outcomes of acceptance."""
     result = torch.zeros(V, dtype=torch.float64)
 
-    def follow(chance, wanted, offered, tokens):
+    def follow(chance, target_probs, draft_probs, tokens):
         if not tokens:
-            result.add_(chance * wanted)
+            result.add_(chance * target_probs)
             return
-        kept = verify.acceptance(wanted, offered, tokens[0])
-        result[tokens[0]] += chance * kept
-        if kept < 1:
-            follow(chance * (1 - kept), *verify.reject(wanted, offered, tokens[0]), tokens[1:])
+        first, *others = tokens
+        accepted = verify.acceptance(target_probs, draft_probs, first)
+        result[first] += chance * accepted
+        if accepted < 1:
+            residual, rest = verify.reject(target_probs, draft_probs, first)
+            follow(chance * (1 - accepted), residual, rest, others)
 
     for chance, tokens in drawn(draft, width):
         follow(chance, target, draft, tokens)
@@ -56,65 +65,100 @@ def test_the_emitted_token_follows_the_target(width, zeros):
         assert torch.allclose(emitted(target, draft, width), target, atol=1e-12)
 
 
-BROKEN = {
-    "acceptance": lambda target, draft, token: min(1.0, float(target[token])),
-    "no residual": lambda target, draft, token: (target, verify_rest(draft, token)),
-    "with replacement": lambda target, draft, token: (
-        (target - draft).clamp(min=0) / (target - draft).clamp(min=0).sum(),
-        draft,
-    ),
-}
+def accept_by_target_alone(target, draft, token):
+    return min(1.0, float(target[token]))
 
 
-def verify_rest(draft, token):
+def reject_without_residual(target, draft, token):
     rest = draft.clone()
     rest[token] = 0
-    return rest / rest.sum()
+    return target, rest / rest.sum()
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_rule_is_noticed(name, monkeypatch):
-    monkeypatch.setattr(verify, "acceptance" if name == "acceptance" else "reject", BROKEN[name])
-    worst = max(
-        float((emitted(target, draft, 2) - target).abs().max())
-        for target, draft in map(distributions, range(20))
-    )
+def reject_with_replacement(target, draft, token):
+    residual = (target - draft).clamp(min=0)
+    return residual / residual.sum(), draft
+
+
+@pytest.mark.parametrize(
+    "name, broken",
+    [
+        ("acceptance", accept_by_target_alone),
+        ("reject", reject_without_residual),
+        ("reject", reject_with_replacement),
+    ],
+)
+def test_a_broken_rule_is_noticed(name, broken, monkeypatch):
+    monkeypatch.setattr(verify, name, broken)
+    worst = 0.0
+    for seed in range(20):
+        target, draft = distributions(seed)
+        error = (emitted(target, draft, 2) - target).abs().max()
+        worst = max(worst, float(error))
     assert worst > 0.02
 
 
-def test_the_walk_uses_these_rules_in_the_order_of_the_draws():
-    target, draft = torch.tensor([0.25, 0.35, 0.1, 0.3]), torch.tensor([0.2, 0.2, 0.5, 0.1])
-    children, tokens = [[(2, 1), (0, 2)], [], [(1, 3)], []], []
+class Walk:
+    """verify_drawn on a small tree, with the numbers that decide given.
 
-    def walk(*numbers):
-        tokens.clear()
-        step = iter(numbers)
-        return verify_drawn(
-            children,
-            lambda node: target,
-            lambda node: draft,
-            lambda token: bool(tokens.append(token)),
-            lambda: next(step),
-            lambda probs: 3,
+    Nodes 1 and 2 hang from the root and hold tokens 2 and 0; node 3 hangs from 2 and holds token 1.
+    """
+
+    target = torch.tensor([0.25, 0.35, 0.1, 0.3])
+    draft = torch.tensor([0.2, 0.2, 0.5, 0.1])
+
+    def __init__(self, *numbers):
+        self.emitted = []
+        self._numbers = iter(numbers)
+        self.verdict = verify_drawn(
+            [[(2, 1), (0, 2)], [], [(1, 3)], []],
+            self._target_probs,
+            self._draft_probs,
+            self._emit,
+            self._next_number,
+            self._choose,
         )
 
-    assert acceptance(target, draft, 2) == pytest.approx(0.2)
-    first = walk(0.19)
-    assert first.path == [0, 1] and tokens == [2, 3] and (first.accepted, first.trials) == (1, 1)
-    second = walk(
-        0.21, 0.31, 0.99
-    )  # left of p: .125 .375 0 .5; of q: .4 .4 0 .2; so token 0 is kept with .3125
-    assert (
-        second.path == [0, 2, 3]
-        and tokens == [0, 1, 3]
-        and (second.accepted, second.trials) == (2, 2)
-    )
-    neither = walk(0.21, 0.32)
-    assert neither.path == [0] and tokens == [3] and (neither.accepted, neither.trials) == (0, 1)
+    def _target_probs(self, node):
+        return self.target
+
+    def _draft_probs(self, node):
+        return self.draft
+
+    def _emit(self, token):
+        self.emitted.append(token)
+        return False  # it does not end the text
+
+    def _next_number(self):
+        return next(self._numbers)
+
+    def _choose(self, probs):
+        return 3
+
+
+def test_the_walk_uses_these_rules_in_the_order_of_the_draws():
+    assert acceptance(Walk.target, Walk.draft, 2) == pytest.approx(0.2)
+
+    first = Walk(0.19)
+    assert first.verdict.path == [0, 1]
+    assert first.emitted == [2, 3]
+    assert (first.verdict.accepted, first.verdict.trials) == (1, 1)
+
+    # left of target: .125 .375 0 .5; of draft: .4 .4 0 .2; so token 0 is accepted with .3125
+    second = Walk(0.21, 0.31, 0.99)
+    assert second.verdict.path == [0, 2, 3]
+    assert second.emitted == [0, 1, 3]
+    assert (second.verdict.accepted, second.verdict.trials) == (2, 2)
+
+    neither = Walk(0.21, 0.32)
+    assert neither.verdict.path == [0]
+    assert neither.emitted == [3]
+    assert (neither.verdict.accepted, neither.verdict.trials) == (0, 1)
 
 
 def test_a_place_that_could_not_be_drawn_is_passed_over():
-    target, draft = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    target = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    draft = torch.tensor([1.0, 0.0, 0.0, 0.0])
     verdict = verify_drawn(
         [[(1, 1)], []],
         lambda node: target,
@@ -123,4 +167,5 @@ def test_a_place_that_could_not_be_drawn_is_passed_over():
         lambda: 0.0,
         lambda probs: int(probs.argmax()),
     )
-    assert verdict.tokens == [0] and verdict.accepted == 0
+    assert verdict.tokens == [0]
+    assert verdict.accepted == 0

@@ -35,6 +35,7 @@ def plain_and_drafted(
     assistant: Any,
     inputs: dict[str, torch.Tensor],
     seed: int = 0,
+    /,  # so that settings may have any name
     **settings: Any,
 ) -> list[Any]:
     """[output of the target alone, output with the assistant], both under one seed.

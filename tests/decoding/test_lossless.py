@@ -1,7 +1,4 @@
-"""The output is the target's own, whatever the head proposes.
-
-Tiny models in float64, and no exception.
-"""
+"""The output is the target's own, whatever the head proposes: in float64, without exception."""
 
 import pytest
 import torch

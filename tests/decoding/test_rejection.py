@@ -99,31 +99,38 @@ def test_a_broken_rule_is_noticed(name, broken, monkeypatch):
 
 
 class Walk:
-    """verify_drawn on a small tree, with the numbers that decide given.
+    """verify_drawn on a tree, with the same distributions [V] after every node.
 
-    Nodes 1 and 2 hang from the root and hold tokens 2 and 0; node 3 hangs from 2 and holds token 1.
+    Args:
+        target, draft: the distributions.
+        children: of every node, (token, node) in the order of their draws.
+        numbers: what `uniform` draws.
+        choose: the token that the target draws from probabilities [V].
+
+    Attributes:
+        verdict: what it returns.
+        emitted: the tokens.
     """
 
-    target = torch.tensor([0.25, 0.35, 0.1, 0.3])
-    draft = torch.tensor([0.2, 0.2, 0.5, 0.1])
-
-    def __init__(self, *numbers):
+    def __init__(self, target, draft, children, numbers, choose):
         self.emitted = []
+        self._target = target
+        self._draft = draft
         self._numbers = iter(numbers)
         self.verdict = verify_drawn(
-            [[(2, 1), (0, 2)], [], [(1, 3)], []],
+            children,
             self._target_probs,
             self._draft_probs,
             self._emit,
             self._next_number,
-            self._choose,
+            choose,
         )
 
     def _target_probs(self, node):
-        return self.target
+        return self._target
 
     def _draft_probs(self, node):
-        return self.draft
+        return self._draft
 
     def _emit(self, token):
         self.emitted.append(token)
@@ -132,40 +139,40 @@ class Walk:
     def _next_number(self):
         return next(self._numbers)
 
-    def _choose(self, probs):
-        return 3
-
 
 def test_the_walk_uses_these_rules_in_the_order_of_the_draws():
-    assert acceptance(Walk.target, Walk.draft, 2) == pytest.approx(0.2)
+    target = torch.tensor([0.25, 0.35, 0.1, 0.3])
+    draft = torch.tensor([0.2, 0.2, 0.5, 0.1])
+    children = [[(2, 1), (0, 2)], [], [(1, 3)], []]  # tokens 2 and 0 of the root, then 1
+    assert acceptance(target, draft, 2) == pytest.approx(0.2)
 
-    first = Walk(0.19)
+    def choose_three(probs):
+        return 3
+
+    first = Walk(target, draft, children, [0.19], choose_three)
     assert first.verdict.path == [0, 1]
     assert first.emitted == [2, 3]
     assert (first.verdict.accepted, first.verdict.trials) == (1, 1)
 
     # left of target: .125 .375 0 .5; of draft: .4 .4 0 .2; so token 0 is accepted with .3125
-    second = Walk(0.21, 0.31, 0.99)
+    second = Walk(target, draft, children, [0.21, 0.31, 0.99], choose_three)
     assert second.verdict.path == [0, 2, 3]
     assert second.emitted == [0, 1, 3]
     assert (second.verdict.accepted, second.verdict.trials) == (2, 2)
 
-    neither = Walk(0.21, 0.32)
+    neither = Walk(target, draft, children, [0.21, 0.32], choose_three)
     assert neither.verdict.path == [0]
     assert neither.emitted == [3]
     assert (neither.verdict.accepted, neither.verdict.trials) == (0, 1)
 
 
+def choose_likeliest(probs):
+    return int(probs.argmax())
+
+
 def test_a_place_that_could_not_be_drawn_is_passed_over():
     target = torch.tensor([0.5, 0.5, 0.0, 0.0])
     draft = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    verdict = verify_drawn(
-        [[(1, 1)], []],
-        lambda node: target,
-        lambda node: draft,
-        lambda token: True,
-        lambda: 0.0,
-        lambda probs: int(probs.argmax()),
-    )
-    assert verdict.tokens == [0]
-    assert verdict.accepted == 0
+    walk = Walk(target, draft, [[(1, 1)], []], [0.0], choose_likeliest)
+    assert walk.verdict.tokens == [0]
+    assert walk.verdict.accepted == 0

@@ -96,7 +96,7 @@ setup(
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
     package_data={
         "eagle_hf": ["py.typed"],
-        "eagle_hf.data": ["bundled/*"],
+        "eagle_hf.data": ["bundled/*", "bundled/licences/*"],
         "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
     },
     install_requires=requirements,

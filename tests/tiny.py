@@ -15,7 +15,8 @@ from transformers import (
 from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
 from eagle_hf.target import draft_vocab_logits
 from eagle_hf.training.batches import TargetStates
-from eagle_hf.training.loss import Teacher, ask_teacher, ttt_loss
+from eagle_hf.training.loss import ttt_loss
+from eagle_hf.training.teacher import Teacher, ask_teacher
 
 # Messages as words: w3 opens the user's turn, w4 the assistant's, w2 ends both.
 CHAT_TEMPLATE = (

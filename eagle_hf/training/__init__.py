@@ -3,10 +3,11 @@
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate
 from eagle_hf.training.checkpoints import last_checkpoint
-from eagle_hf.training.loss import ask_teacher, ttt_loss
+from eagle_hf.training.loss import ttt_loss
 from eagle_hf.training.merging import lora_config, merge_adapter
 from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.start import new_head
+from eagle_hf.training.teacher import ask_teacher
 from eagle_hf.training.trainer import Eagle3Trainer
 
 __all__ = [

@@ -6,8 +6,9 @@ known: its logits are dropped at once and nothing is computed twice.
 n learnt tokens, c tokens of a chunk, K passes, H hidden, U draft vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from eagle_hf.head.modeling import Eagle3DraftHead
-
-if TYPE_CHECKING:
-    from eagle_hf.training.loss import Loss, Teacher
+from eagle_hf.training.teacher import Teacher, precise
 
 # 8 MB in float32: what a CPU's caches take, and a fast matrix product.
 LOGITS_PER_CHUNK = 2**21
@@ -25,6 +24,19 @@ LOGITS_PER_CHUNK = 2**21
 # So many times more on a GPU, whose matrix products want more tokens. Chosen by their shapes, not
 # measured.
 GPU_CHUNKS = 16
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A formula, and whether p is renormalised over the draft vocabulary for it.
+
+    Args:
+        formula: (draft logits [n, U], target probabilities [n, U]) -> losses [n].
+        renormalised: False gives the formula the probabilities of the whole vocabulary.
+    """
+
+    formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    renormalised: bool
 
 
 @dataclass
@@ -36,8 +48,8 @@ class _Task:
 
     draft_to_target: torch.Tensor
     weights: torch.Tensor
-    teacher: "Teacher"
-    loss: "Loss"
+    teacher: Teacher
+    loss: Loss
 
     def probs(self, start: int, end: int) -> torch.Tensor:
         """The target's probabilities [c, U] as the loss wants them."""
@@ -54,8 +66,8 @@ def chunked_loss(
     head: Eagle3DraftHead,
     hidden: list[torch.Tensor],
     weights: torch.Tensor,
-    teacher: "Teacher",
-    loss: "Loss",
+    teacher: Teacher,
+    loss: Loss,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum the weighted loss of all passes, and count argmax agreements, a chunk at a time.
 
@@ -74,13 +86,6 @@ def chunked_loss(
     if is_plain_matrix:
         return _FusedChunks.apply(task, torch.is_grad_enabled(), head.lm_head.weight, *hidden)
     return _recomputed_chunks(head, hidden, task)
-
-
-def precise(logits: torch.Tensor) -> torch.Tensor:
-    """Logits in float32; float64 stays as it is."""
-    if logits.dtype == torch.float64:
-        return logits
-    return logits.float()
 
 
 def _chunk_bounds(tokens: int, weight: torch.Tensor) -> list[tuple[int, int]]:

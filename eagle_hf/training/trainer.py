@@ -25,11 +25,12 @@ from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate, example_lengths, separate
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.examples import ExampleMaker, let_processes_read_streams
-from eagle_hf.training.loss import LOSSES, ask_teacher, ttt_loss
+from eagle_hf.training.loss import LOSSES, ttt_loss
 from eagle_hf.training.merging import base_parameters, merged
 from eagle_hf.training.metrics import EvaluationMetrics, LossMetrics
 from eagle_hf.training.resumable import ResumableTrainer
 from eagle_hf.training.sharding import shard_target
+from eagle_hf.training.teacher import ask_teacher
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 

@@ -11,8 +11,9 @@ from eagle_hf.contract import warn_untested
 from eagle_hf.decoding.assistants import SelfSpeculation, WindowedDraft
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.publish import push_to_hub
 from eagle_hf.measuring import automatic
 from eagle_hf.planning.plan import Plan

@@ -17,8 +17,8 @@ from eagle_hf.evaluation import (
     weights_fingerprint,
     write_report,
 )
-from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target.gguf import gguf_file
 
 

@@ -16,7 +16,7 @@ from eagle_hf.evaluation import (
     open_target,
     sampling_at,
 )
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.acceptance import DEPTH
 from eagle_hf.measuring.costs import check_lengths
 from eagle_hf.measuring.plans import (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from eagle_hf.cli.command import Command
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.export import named_target
 from eagle_hf.hub.serve import head_settings, serve_command
 

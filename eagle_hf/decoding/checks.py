@@ -9,7 +9,7 @@ from transformers import MaxLengthCriteria, StaticCache
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
 from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.support import check_trees, layer_kinds
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
 
 # Processors that number the rows of a batch, or remember them by place.

@@ -38,7 +38,7 @@ from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.verifier import Verifier
 from eagle_hf.decoding.verify import Verdict
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.decoding.assistants import WindowedDraft
-from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import default_device, load_target
 
 

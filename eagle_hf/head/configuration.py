@@ -14,15 +14,7 @@ from transformers import LlamaConfig
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.head.dialects import recognise, translate_config
 from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
-from eagle_hf.head.trees import TreeConfig, check_static_tree
-
-__all__ = [
-    "Acceptance",
-    "Eagle3Config",
-    "TreeConfig",
-    "check_static_tree",
-    "default_aux_layer_ids",
-]
+from eagle_hf.head.trees import TreeConfig
 
 OWN_FIELDS = ("draft_vocab_size", "fc_norm", "norm_output", "norm_before_residual", "eagle_hf")
 FIELDS_OF_TARGET = (

@@ -27,8 +27,6 @@ from eagle_hf.head.layers import Attend, Eagle3DecoderLayer, Eagle3RotaryEmbeddi
 from eagle_hf.head.packing import conversation_lengths
 from eagle_hf.head.vocabulary import draft_to_target_ids, vocabulary_buffers
 
-__all__ = ["Eagle3DraftHead", "conversation_lengths"]
-
 
 class Eagle3DraftHead(DraftHead):
     """An EAGLE-3 draft head; give it to `target.generate(assistant_model=head)`.

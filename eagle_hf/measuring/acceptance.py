@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from eagle_hf.data.sampling import evaluating
-from eagle_hf.head.configuration import Acceptance
+from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.traces import Trace, record
 from eagle_hf.planning.calibration import Calibration, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector

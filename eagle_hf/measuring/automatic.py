@@ -20,7 +20,7 @@ from eagle_hf.compat import AssistedCall, decode_plainly, end_tokens
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.stats import PHASES, DecodingStats
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.machine_costs import TYPICAL, machine_costs
 from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.plan import Plan

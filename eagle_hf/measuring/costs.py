@@ -10,7 +10,7 @@ import torch
 
 from eagle_hf.decoding.assistants import Assistant, DraftContext, require_assistant
 from eagle_hf.decoding.loop import Run
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.runs import greedy_call
 from eagle_hf.measuring.timing import (
     Turns,

@@ -14,7 +14,7 @@ import torch
 from transformers.utils import logging
 
 from eagle_hf.compat import attention_implementation
-from eagle_hf.head.configuration import Acceptance
+from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.costs import measure_quickly
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.sequoia import best_tree_for

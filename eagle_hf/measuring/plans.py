@@ -9,7 +9,8 @@ from transformers.utils import logging
 
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.decoding.assistants import require_assistant
-from eagle_hf.head.configuration import Acceptance, TreeConfig
+from eagle_hf.head.acceptance import Acceptance
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.acceptance import (
     DEPTH,
     WIDTH,

@@ -22,7 +22,7 @@ from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.loop import Prefilled, Round, Run
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.timing import timed
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.target import unwrap

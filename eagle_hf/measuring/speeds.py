@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.intervals import ratio_interval
 from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun, Timing, hf_generate, plain_loop
 from eagle_hf.planning.cost import CostTable

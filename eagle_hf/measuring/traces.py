@@ -19,7 +19,7 @@ from eagle_hf.decoding.assistants.base import recorded
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.growth import grow_dynamic
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.policies import FixedPolicy
 from eagle_hf.target import unwrap
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 from numpy.typing import ArrayLike
 
-from eagle_hf.head.configuration import check_static_tree
+from eagle_hf.head.trees import check_static_tree
 from eagle_hf.planning.shares import shares_by_depth
 
 

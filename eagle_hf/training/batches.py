@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from eagle_hf.data.features import Features
-from eagle_hf.head.modeling import conversation_lengths
+from eagle_hf.head.packing import conversation_lengths
 from eagle_hf.target import next_token_summary, target_states
 
 TARGET_FEATURES = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")

@@ -9,7 +9,7 @@ from tiny import tiny_head
 
 from eagle_hf import Eagle3DraftHead, Plan, TreeConfig
 from eagle_hf.decoding.assistants import as_assistant
-from eagle_hf.head.configuration import Acceptance
+from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring import automatic, machine_costs
 from eagle_hf.planning.calibration import Calibration
 

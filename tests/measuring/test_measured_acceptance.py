@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_head
 
 from eagle_hf import Eagle3DraftHead
-from eagle_hf.head.configuration import Acceptance
+from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
 
 

@@ -25,7 +25,7 @@ from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.tree import root_alone
 from eagle_hf.decoding.window import SlotMap, Window
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import AdaptivePolicy, FixedPolicy
 from eagle_hf.provenance import machine, weights_fingerprint

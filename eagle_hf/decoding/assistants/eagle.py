@@ -28,8 +28,8 @@ from eagle_hf.decoding.pending import (
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
-from eagle_hf.head.configuration import TreeConfig
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.plan import PLAN, Plan
 from eagle_hf.provenance import dtype_name, weights_fingerprint
 from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap

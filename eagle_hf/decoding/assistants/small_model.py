@@ -20,7 +20,7 @@ from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.support import check_trees
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
-from eagle_hf.head.configuration import TreeConfig
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.provenance import dtype_name, weights_fingerprint
 from eagle_hf.target import position_limit, target_logits, unwrap
 

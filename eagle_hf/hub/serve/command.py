@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.configuration import Eagle3Config
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.engines import Engine
 
 WIDTH = 118  # columns of a caveat in the script

@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.dialects import recognise
 from eagle_hf.head.opening import read_config
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.engines import (
     LLAMA_CPP,
     METHODS,

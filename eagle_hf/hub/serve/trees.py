@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from eagle_hf.head.configuration import Eagle3Config, TreeConfig
+from eagle_hf.head.configuration import Eagle3Config
+from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.engines import Engine
 from eagle_hf.hub.serve.command import Caveat, cite
 

@@ -67,14 +67,11 @@ def take_cache(inputs: dict[str, Any]) -> tuple[Cache | None, dict[str, Any]]:
     Returns:
         The cache, None where there is none, and the others.
     """
-    cache = None
-    others = {}
-    for name, value in inputs.items():
-        if name not in CACHE_NAMES:
-            others[name] = value
-        elif value is not None:
-            cache = value
-    return cache, others
+    others = {name: value for name, value in inputs.items() if name not in CACHE_NAMES}
+    for name in CACHE_NAMES:
+        if inputs.get(name) is not None:
+            return inputs[name], others
+    return None, others
 
 
 def prepare_inputs(model, input_ids, cache: Cache, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +107,7 @@ def attention_implementation(config) -> str:
 
 def padding_token(generation_config: GenerationConfig) -> torch.Tensor | None:
     """The token that a prepared call pads rows with."""
-    return generation_config._pad_token_tensor
+    return getattr(generation_config, "_pad_token_tensor", None)
 
 
 def end_tokens(generation_config: GenerationConfig) -> torch.Tensor | None:

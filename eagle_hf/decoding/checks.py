@@ -8,7 +8,7 @@ from transformers import MaxLengthCriteria, StaticCache
 
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
 from eagle_hf.decoding.assistants import Assistant, require_assistant
-from eagle_hf.decoding.support import check_trees, layer_kinds
+from eagle_hf.decoding.support import CHANGING_ROPES, check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
 
@@ -20,7 +20,6 @@ ROW_BOUND = {
     "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
 }
 LEAVE_UNSET = "leave it unset"
-CHANGING_ROPES = ("dynamic", "longrope")  # their frequencies change with the text's length
 
 
 def check_call(target, assistant: Assistant, generation_config, mode_kwargs: dict) -> None:
@@ -129,7 +128,7 @@ def _check_adapter(model) -> None:
     prepare = model.prepare_inputs_for_generation
     owner = getattr(prepare, "__self__", model)  # PEFT puts its own method there
     adapter = getattr(owner, "active_peft_config", None)
-    if adapter is not None and adapter.is_prompt_learning:
+    if adapter is not None and getattr(adapter, "is_prompt_learning", False):
         raise ValueError(
             f"the target carries a prompt-learning adapter ({adapter.peft_type}), whose virtual "
             "tokens have no place in a tree; use an adapter that changes weights (LoRA), or "
@@ -229,8 +228,9 @@ def check_mask(config, attention_mask) -> None:
             f"attention_mask ends with zeros in rows {rows}: the batch is padded on the right; "
             'pad on the left: padding_side="left"'
         )
-    has_holes = bool((attention_mask.diff(dim=1) < 0).any())
-    if has_holes and "sliding_attention" in layer_kinds(config):
+    if "sliding_attention" not in layer_kinds(config):
+        return
+    if (attention_mask.diff(dim=1) < 0).any():
         raise ValueError(
             "attention_mask has zeros after ones and the target has sliding windows; pad on the "
             "left only"

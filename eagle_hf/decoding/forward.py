@@ -1,9 +1,10 @@
-"""The one door to a model's forward while decoding.
+"""The one door to a language model's forward while decoding.
 
-A forward over a tree needs four things together: the slots that its keys go to, its mask, an
+A forward over a tree needs four things together: a mask, the slots that its keys go to, an
 attention that reads the cache in place, and the capture of the aux hidden states that a draft head
 reads. Forget one and the model still runs, but computes something else. So prefill, verification,
-drafting and timing all call the functions here, which enter the four at once.
+drafting models and timing all come through here: they bring the mask, and the other three are
+entered at once. (A draft head is no language model; assistants/eagle.py runs it.)
 
 B batch, S prompt slots, N nodes, T cache slots, H hidden, V vocabulary.
 """
@@ -60,7 +61,7 @@ class TargetForward:
             self._run_nodes = compiled(partial(run_whole, target, aux_layer_ids), target.device)
 
     def read_prompt(self, input_ids: torch.Tensor, **inputs) -> Output:
-        """The prompt [B, S], which the empty cache then holds."""
+        """Text [B, S] behind what the cache holds, read as the model itself would."""
         return self._run(input_ids=input_ids, **(self._cache_inputs | inputs))
 
     def read_nodes(self, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int) -> Output:

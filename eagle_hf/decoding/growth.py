@@ -21,6 +21,7 @@ class Draft:
 
     Attributes:
         tree: what the target reads.
+        catches_up: whether the drafter has read committed tokens without drafting.
         widths: nodes per row of every forward of the drafter, the committed tokens' first.
         expanded: by level, which proposals were run: int64 [B, k], with the root as 0 and proposal
             i of the pool as i + 1. Empty for a fixed shape.
@@ -29,6 +30,7 @@ class Draft:
     tree: Tree
     widths: tuple[int, ...] = ()
     expanded: tuple[torch.Tensor, ...] = ()
+    catches_up: bool = False
 
 
 @dataclass

@@ -16,13 +16,7 @@ from eagle_hf.compat import (
     prepare_inputs,
     take_cache,
 )
-from eagle_hf.decoding.assistants.base import (
-    Assistant,
-    DraftContext,
-    Policy,
-    choose_policy,
-    recorded,
-)
+from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.choice import TargetChoice
@@ -32,7 +26,7 @@ from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
-from eagle_hf.decoding.snapkv import Selection
+from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
@@ -46,13 +40,13 @@ class Prefilled:
     """Prompts as a target has read them.
 
     Attributes:
-        cache: their keys and values; None if they lie in the run's own cache.
+        cache: their keys and values.
         logits: [B, V] at their ends.
         aux: aux hidden states [B, S, 3H] for the drafter.
         selection: what the drafter recorded meanwhile.
     """
 
-    cache: TargetCache | None
+    cache: TargetCache
     logits: torch.Tensor
     aux: torch.Tensor | None
     selection: Selection | None
@@ -158,7 +152,7 @@ class Run:
         self.masks = TreeMask(self.target, prompts, *masks)
         if prefilled is None:
             prefilled = self._read_prompts(prompts, inputs)
-        elif prefilled.cache is not None:
+        else:
             prefilled.cache.copy_to(self.cache)
         with self.watch.phase("accept"):
             first = self.verifier.first_tokens(prefilled.logits)
@@ -179,10 +173,11 @@ class Run:
         draft = self.draft()
         logits, aux = self.read(draft.tree)
         verdicts = self.verify(draft.tree, logits)
-        done = Round(draft.tree.size - 1, draft.widths, [verdict.tokens for verdict in verdicts])
-        self.commit(verdicts, aux, done)
-        self._stream(done.emitted)
-        return done
+        self.commit(draft, verdicts, aux)
+        emitted = [verdict.tokens for verdict in verdicts]
+        self._stream(emitted)
+        widths = (1,) if draft.catches_up else draft.widths
+        return Round(draft.tree.size - 1, widths, emitted)
 
     def draft(self) -> Draft:
         """Trees below the newest tokens.
@@ -212,16 +207,18 @@ class Run:
                     self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
             return verdicts
 
-    def commit(self, verdicts: list[Verdict], aux: torch.Tensor | None, done: Round) -> None:
+    def commit(self, draft: Draft, verdicts: list[Verdict], aux: torch.Tensor | None) -> None:
         """Keep the accepted branches in both caches; rows that have ended leave the batch."""
         with self.watch.phase("commit"):
             paths = [verdict.path for verdict in verdicts]
-            before = []
-            for end, tokens in zip(self.sequences.ends, done.emitted, strict=True):
+            emitted = [verdict.tokens for verdict in verdicts]
+            before = []  # committed slots before this round
+            for end, tokens in zip(self.sequences.ends, emitted, strict=True):
                 before.append(end - len(tokens))
             self.cache.commit(max(before), before, paths)
-            self.drafter.accept(aux, paths, done.emitted)
-            self.policy.end(done.tokens, done.nodes, done.widths)
+            self.drafter.accept(aux, paths, emitted)
+            tokens_emitted = sum(map(len, emitted))
+            self.policy.end(tokens_emitted, draft.tree.size - 1, draft.widths)
             self._drop_finished()
 
     def statistics(self) -> DecodingStats:
@@ -241,11 +238,13 @@ class Run:
 
     def _read_prompts(self, prompts: torch.Tensor, inputs: dict) -> Prefilled:
         """What the target makes of the prompts [R, S], and what the drafter records meanwhile."""
-        selection = self.drafter.prefill_selection(self.masks.visible)
-        with self.watch.phase("prefill"), recorded(selection):
+        with self.watch.phase("prefill"):
+            selection = self.drafter.prefill_selection(self.masks.visible)
             prepared = prepare_inputs(self.target, prompts, self.cache, inputs)
-            logits, aux = self.forward.read_prompt(**prepared)
-        return Prefilled(None, logits[:, -1], aux, selection)
+            _, prepared = take_cache(prepared)
+            with recorded(selection):
+                logits, aux = self.forward.read_prompt(**prepared)
+        return Prefilled(self.cache, logits[:, -1], aux, selection)
 
     def _drop_finished(self) -> None:
         """Take rows that have ended out of the batch.

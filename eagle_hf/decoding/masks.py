@@ -12,6 +12,8 @@ attention is allowed. For a tree root -> a -> b with a sibling c of a, behind co
 Layers with a sliding window see less, by position.
 """
 
+from typing import Any
+
 import torch
 
 from eagle_hf.compat import attention_implementation
@@ -32,7 +34,7 @@ class MaskFormat:
     def __init__(self, model):
         config = unwrap(model).config.get_text_config()
         self.kinds = layer_kinds(config)
-        self.window = getattr(config, "sliding_window", None) or 0  # tokens, where layers slide
+        self.window: Any = getattr(config, "sliding_window", None)  # tokens, where layers slide
         # eager attention adds its mask, and would add booleans as numbers
         self.is_additive = attention_implementation(config) == "eager"
         self.dtype = model.dtype
@@ -108,8 +110,8 @@ class TreeMask:
 
         # positions of all keys: the prompt's, those generated since, the tree's own
         slots = torch.arange(self.prompt.shape[1], capacity or after, device=device)
-        is_committed = slots < committed[:, None]
-        generated = (slots + self.offset[:, None]).masked_fill(~is_committed, NEVER)
+        is_later = slots >= committed[:, None]
+        generated = (slots + self.offset[:, None]).masked_fill(is_later, NEVER)
         keys = torch.cat([self.prompt, generated], dim=1)  # [B, T]
 
         seen = (keys >= 0)[:, None].repeat(1, tree.size, 1)  # [B, N, T]

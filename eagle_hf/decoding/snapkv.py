@@ -6,7 +6,7 @@ and key head chooses for itself, besides the newest tokens, which the window kee
 B batch, h query heads, g key heads, S prompt slots, D head width, n observed queries, C kept slots.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -100,3 +100,8 @@ def choose(
     best = best.gather(-1, at.argsort(-1))
     kept[chooses, :, : window.sinks] = best[chooses]
     return kept
+
+
+def recorded(selection: Selection | None) -> AbstractContextManager:
+    """The block in which a prompt is read, recorded for `selection` if there is one."""
+    return nullcontext() if selection is None else selection.recording()

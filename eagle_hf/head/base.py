@@ -24,7 +24,7 @@ class DraftHead(PreTrainedModel):
         last_run: `DecodingStats` of the last `generate`.
         plan: The `planning.plan.Plan` of tree policies that need one; saved with the head.
         tree_by_machine: Whether trees are chosen by what this machine is measured to do (see
-            decoding/automatic.py).
+            measuring/automatic.py).
     """
 
     config: Eagle3Config
@@ -130,7 +130,7 @@ class DraftHead(PreTrainedModel):
 
                 - "auto" measures what a few tokens cost on this machine, at the first call of
                   generate, and chooses drafts by it, plain decoding included
-                  (decoding/automatic.py). A saved tree of a fixed shape, compiled, with rejection
+                  (measuring/automatic.py). A saved tree of a fixed shape, compiled, with rejection
                   or with a plan is kept.
                 - "saved" keeps the tree saved with the head.
                 - A `TreeConfig` replaces it.

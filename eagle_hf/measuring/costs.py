@@ -9,14 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from eagle_hf.decoding.assistants import Assistant, DraftContext, require_assistant
-from eagle_hf.decoding.loop import Run
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.measuring.runs import greedy_call
 from eagle_hf.measuring.timing import (
     Turns,
     draft_forward,
     noise_cache,
-    random_ids,
     read_cache,
     target_forward,
     timed,
@@ -38,6 +35,7 @@ QUICK_REPEATS = 7
 ROUND_SECONDS = 0.003  # of a round outside the forwards: 2.4 to 4 ms on 2 CPU cores
 OVERHEAD_PROMPT = 32  # tokens
 OVERHEAD_TOKENS = 16  # decoded to measure a round outside the forwards
+FIRST_WORD = 3  # token ids below are special in most vocabularies
 TREE = TreeConfig()  # bounds of the drafters that are measured; any tree costs the same a forward
 
 
@@ -195,15 +193,21 @@ def _cell(
     return medians[: len(tokens)], medians[len(tokens) :]
 
 
-@torch.no_grad()
 def _overhead(target, assistant: Assistant, batch: int) -> float:
-    """Seconds of a batch's round outside the forwards, from a short run.
+    """Seconds of a batch's round outside the forwards, from a short call of generate.
 
-    A run's statistics count every row's round.
+    Its statistics count every row's round.
     """
-    ids = random_ids(target, batch, OVERHEAD_PROMPT)
-    run = Run(target, assistant, greedy_call(ids, OVERHEAD_TOKENS), tree=TREE)
-    run.prefill({"attention_mask": torch.ones_like(ids)})
-    while not run.is_finished:
-        run.round()
-    return batch * run.statistics().overhead
+    vocabulary = unwrap(target).config.get_text_config().vocab_size
+    shape = (batch, OVERHEAD_PROMPT)
+    ids = torch.randint(FIRST_WORD, vocabulary, shape, device=target.device)
+    drafting = assistant.with_tree(TREE)
+    target.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        assistant_model=drafting,
+        max_new_tokens=OVERHEAD_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return batch * drafting.owner.last_run.overhead

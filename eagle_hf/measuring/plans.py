@@ -25,14 +25,13 @@ from eagle_hf.measuring.traces import Trace, record
 from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import FixedPolicy, PlainPolicy
 from eagle_hf.planning.sequoia import best_tree_for
-from eagle_hf.planning.static_tree import StaticTree, draw
+from eagle_hf.planning.static_tree import draw
 from eagle_hf.target import unwrap
 from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)
 
 NODES = 63  # read at most
-HEADER_LINES = 2  # of a Markdown table
 CHILDREN = 32  # offered of every node that is run
 # The trees that a plan is for.
 TREES = {
@@ -202,17 +201,16 @@ def describe(plan: Plan) -> str:
     counts = [str(count) for count in costs.tokens[1:]]
     columns = ["batch", "length", "1 token", *counts, "draft", "best tree", "predicted"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    first = StaticTree()
+    trees = []
     most = min(NODES, costs.tokens[-1] - 1)
     for batch, length in itertools.product(costs.batches, costs.lengths):
         cell = costs.at(batch, length)
         tree, rate = best_tree_for(shares, cell.rounds, cell.draft_seconds, most, DEPTH)
-        if len(lines) == HEADER_LINES:
-            first = tree
+        trees.append(tree)
         milliseconds = [f"{1000 * cell.target[count - 1]:.1f}" for count in costs.tokens]
         shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "none: plain decoding"
         row = [str(batch), str(length), *milliseconds, f"{1000 * cell.draft[0]:.1f}", shape]
         row.append(f"{rate * cell.target[0]:.2f}x")
         lines.append(f"| {' | '.join(row)} |")
     legend = "(milliseconds; predicted: simulated from these costs and the measured acceptance)"
-    return "\n".join(lines) + f"\n\n{legend}\n\n{draw(first, shares)}"
+    return "\n".join(lines) + f"\n\n{legend}\n\n{draw(trees[0], shares)}"

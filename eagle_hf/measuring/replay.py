@@ -6,7 +6,7 @@ So policies can be compared to the token.
 B rows, k nodes of a level, T positions of the trace, X nodes run at each, K children of each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy
@@ -146,5 +146,4 @@ def _verify(trace: Trace, tree: Tree, row: int, position: int, end: int) -> Verd
         emitted.append(token)
         return position + len(emitted) >= end
 
-    emit_token: Callable[[int], bool] = emit
-    return verify(tree.children(row), choose, emit_token)
+    return verify(tree.children(row), choose, emit)

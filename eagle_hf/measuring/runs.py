@@ -16,11 +16,11 @@ from transformers import (
 
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, last_logits
 from eagle_hf.decoding.assistants import DraftContext, require_assistant
-from eagle_hf.decoding.assistants.base import recorded
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.loop import Prefilled, Round, Run
 from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.decoding.snapkv import recorded
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.timing import timed
@@ -46,25 +46,23 @@ class PrefilledPrompt:
     """Prompts [B, S] of one length, as a target has read them for an assistant.
 
     Attributes:
-        cache: the target's.
-        read: that cache, the logits at the prompts' ends, and what the drafter needs.
+        prefilled: the target's cache, the logits at the prompts' ends, and what the drafter needs.
     """
 
     @torch.no_grad()
     def __init__(self, target, assistant, input_ids: torch.Tensor):
         self.target = target
         self.ids = input_ids
-        self.assistant = require_assistant(assistant)
+        self.assistant = assistant
         cache = TargetCache()
         context = DraftContext.without_run(target, cache, TreeConfig())
-        drafter = self.assistant.drafter(context)
+        drafter = require_assistant(assistant).drafter(context)
         forward = TargetForward(target, cache, drafter.aux_layer_ids)
         selection = drafter.prefill_selection(self.attention_mask.bool())
         inputs = {"attention_mask": self.attention_mask} | last_logits(unwrap(target))
         with recorded(selection):
             logits, aux = forward.read_prompt(input_ids, **inputs)
-        self.cache = cache
-        self.read = Prefilled(cache, logits[:, -1], aux, selection)
+        self.prefilled = Prefilled(cache, logits[:, -1], aux, selection)
 
     @property
     def attention_mask(self) -> torch.Tensor:
@@ -74,7 +72,7 @@ class PrefilledPrompt:
     @property
     def first(self) -> torch.Tensor:
         """The target's token [B, 1] after each prompt."""
-        return self.read.logits.argmax(-1, keepdim=True)
+        return self.prefilled.logits.argmax(-1, keepdim=True)
 
 
 class TimedRun:
@@ -100,8 +98,8 @@ class TimedRun:
         """
         prompt = self.prompt
         call = greedy_call(prompt.ids, self.new_tokens)
-        run = Run(prompt.target, prompt.assistant, call, self.tree)
-        run.prefill({"attention_mask": prompt.attention_mask}, prompt.read)
+        run = Run(prompt.target, require_assistant(prompt.assistant), call, self.tree)
+        run.prefill({"attention_mask": prompt.attention_mask}, prompt.prefilled)
         if not self._has_ended(run):
             run.round()
         if self._has_ended(run):
@@ -116,6 +114,7 @@ class TimedRun:
         run = self.start()
         before = sum(run.sequences.lengths)
         seconds = timed(lambda: finish(run), self.prompt.ids.device)
+        run.cache.release()
         return seconds, sum(run.sequences.lengths) - before
 
     @torch.no_grad()
@@ -129,6 +128,7 @@ class TimedRun:
             done = run.round()
             seconds += cell.round_seconds(done.nodes, done.widths)
             tokens += done.tokens
+        run.cache.release()
         return tokens / seconds, run.statistics()
 
     @staticmethod
@@ -164,7 +164,7 @@ def hf_generate(prompt: PrefilledPrompt, new_tokens: int) -> Callable[[], Timing
     )
 
     def decode() -> Timing:
-        cache = prompt.cache.copy_to(DynamicCache())
+        cache = prompt.prefilled.cache.copy_to(DynamicCache())
         outputs = []
 
         def generate() -> None:
@@ -185,7 +185,7 @@ def plain_loop(prompt: PrefilledPrompt, new_tokens: int) -> Callable[[], Timing]
     limit = prompt.ids.shape[1] + new_tokens
 
     def decode() -> Timing:
-        cache = prompt.cache.copy_to(TargetCache(limit=limit))
+        cache = prompt.prefilled.cache.copy_to(TargetCache(limit=limit))
         outputs = []
 
         def loop() -> None:

@@ -132,7 +132,9 @@ def measure_cell(
         "generate": hf_generate(prompt, max(1, new_tokens // GENERATE_SHARE)),
         "plain": plain_loop(prompt, new_tokens),
     }
-    methods |= {name: run.decode for name, run in runs.items()}
+    for name, run in runs.items():
+        run.start()  # raises where there is nothing to time
+        methods[name] = run.decode
     rates = interleaved(methods, repeats)
     median = {name: statistics.median(found) for name, found in rates.items()}
     one_token = costs.at(batch, length).target[0] / batch  # predicted seconds of plain decoding

@@ -15,10 +15,10 @@ import torch
 
 from eagle_hf.compat import last_logits
 from eagle_hf.decoding.assistants import DraftContext, Drafter, require_assistant
-from eagle_hf.decoding.assistants.base import recorded
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.growth import grow_dynamic
+from eagle_hf.decoding.snapkv import recorded
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.policies import FixedPolicy
 from eagle_hf.target import unwrap
@@ -157,8 +157,8 @@ class Recorder:
     def propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The k best of the proposals that are kept."""
         log_probs, tokens = self._drafter.propose(hidden, self._children)
-        self.log_probs.append(log_probs.reshape(-1, self._children).cpu())
-        self.tokens.append(tokens.reshape(-1, self._children).cpu())
+        self.log_probs.append(log_probs.reshape(-1, self._children))
+        self.tokens.append(tokens.reshape(-1, self._children))
         return log_probs[..., :k], tokens[..., :k]
 
 
@@ -239,8 +239,8 @@ def _proposals(
     for place in range(len(answer)):
         recorder.forget()
         draft = grow_dynamic(recorder, answer[None, place], policy, tree.depth)
-        tokens = torch.cat(recorder.tokens)
-        log_probs = torch.cat(recorder.log_probs)
+        tokens = torch.cat(recorder.tokens).cpu()
+        log_probs = torch.cat(recorder.log_probs).cpu()
         nodes = expanded_nodes(draft.expanded, k, tuple(tokens.shape))
         yield tokens.numpy(), log_probs.numpy(), nodes
         following = answer[place + 1 : place + 2].tolist() or [0]

@@ -74,10 +74,8 @@ class Cell:
                 f"a tree of {nodes} nodes needs the cost of {nodes + 1} tokens; "
                 f"{len(self.target)} were measured at most"
             )
-        seconds = float(self.target[nodes])
-        for width in widths:
-            seconds += self.draft_seconds(width)
-        return seconds + (self.overhead if widths else 0.0)
+        drafting = sum(map(self.draft_seconds, widths))
+        return float(self.target[nodes]) + drafting + (self.overhead if widths else 0.0)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy
 import torch
 
 from eagle_hf.planning.calibration import Calibration
-from eagle_hf.planning.cost import CostTable
+from eagle_hf.planning.cost import Cell, CostTable
 from eagle_hf.planning.sequoia import best_tree_for
 
 GRAIN = 256  # tokens by which a text must grow for its costs to be looked up again
@@ -144,6 +144,7 @@ class AdaptivePolicy:
     """
 
     shape = None
+    cell: Cell  # the costs of the batch as it is now
 
     def __init__(
         self,
@@ -161,7 +162,6 @@ class AdaptivePolicy:
         self.k = k
         self.nodes = min(nodes, table.tokens[-1] - 1)
         self.has_paused = False
-        self.cell = table.at(table.batches[0], table.lengths[0])
         self.rows = 0
         self.pays = False
         self._at: tuple[int, int] | None = None  # rows, and length in GRAINs

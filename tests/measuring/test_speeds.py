@@ -113,7 +113,7 @@ def test_plain_decoding_emits_what_was_asked_for(target, trained_head, method):
 def test_the_plain_loop_writes_generates_tokens(target, trained_head):
     ids = prompts_of(target, batch=2, length=9)
     prompt = PrefilledPrompt(target, trained_head, ids)
-    tokens = decode_one_by_one(target, prompt.read.cache, prompt.first, 12)
+    tokens = decode_one_by_one(target, prompt.prefilled.cache, prompt.first, 12)
     output = torch.cat([ids, prompt.first, tokens], dim=1)
     assert torch.equal(output, generated(target, ids, 13))
 

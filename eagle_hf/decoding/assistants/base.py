@@ -8,8 +8,8 @@ B batch, M newly committed tokens (padded), k nodes of a level, n nodes run so f
 S prompt slots, U draft vocabulary.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,12 @@ class Assistant(ABC):
         """The facts that a cost table holds for, see planning.cost.IDENTITY."""
         facts = {"target_fingerprint": weights_fingerprint(target)}
         return facts | self.drafter_facts(target) | machine(target)
+
+    def with_tree(self, tree: TreeConfig) -> "Assistant":
+        """The same assistant, drafting another tree."""
+        other = copy.copy(self)
+        other.tree = tree
+        return other
 
     def find_plan(self) -> Plan | None:
         """The plan set by the user, or one saved beside the assistant; None without either.
@@ -272,9 +278,5 @@ class Drafter(ABC):
             waiting = sum(part.width for part in self.pending)
             if waiting > self.tree.depth:
                 self.extend()  # before more wait than a ring has room for
+                return Draft(root_alone(root), catches_up=True)
         return Draft(root_alone(root))
-
-
-def recorded(selection: Selection | None) -> AbstractContextManager:
-    """The block in which a prompt is read, recorded for `selection` if there is one."""
-    return nullcontext() if selection is None else selection.recording()

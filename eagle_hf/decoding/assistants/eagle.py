@@ -57,10 +57,15 @@ class EagleAssistant(Assistant):
         """The plan set on the head, or the one in the folder it was loaded from."""
         if self.plan is not None or not self.head.name_or_path:
             return self.plan
-        file = Path(self.head.name_or_path, PLAN)
-        if not file.is_file():
+        file = Path(self.head.name_or_path, PLAN).resolve()
+        try:
+            state = file.stat()
+        except OSError:
             return None
-        return _saved_plan(file.parent, file.stat().st_mtime_ns)
+        return _saved_plan(file.parent, state.st_mtime_ns, state.st_size)
+
+    def with_tree(self, tree: TreeConfig) -> "EagleAssistant":
+        return EagleAssistant(self.head, tree)
 
     def check(self, target) -> None:
         check_compatible(target, self.head.config)
@@ -84,8 +89,8 @@ class EagleAssistant(Assistant):
 
 
 @lru_cache(maxsize=16)
-def _saved_plan(folder: Path, changed: int) -> Plan:
-    """The plan in a folder, read again where its file was `changed` (nanoseconds)."""
+def _saved_plan(folder: Path, changed: int, size: int) -> Plan:
+    """The plan in a folder, read again where its file has changed (nanoseconds, bytes)."""
     return Plan.load(folder)
 
 

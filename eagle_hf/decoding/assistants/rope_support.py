@@ -9,9 +9,9 @@ import sys
 import torch
 
 from eagle_hf.decoding.caches.drafter import rotate_keys
+from eagle_hf.decoding.support import CHANGING_ROPES
 from eagle_hf.target import unwrap
 
-CHANGING_ROPES = ("dynamic", "longrope")  # their frequencies change with the text's length
 REMEDY = "draft with a whole cache: WindowedDraft(model, window=None)"
 
 

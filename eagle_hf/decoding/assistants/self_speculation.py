@@ -6,8 +6,8 @@ B batch, M newly committed tokens (padded), S prompt slots, g key heads, D head 
 import torch
 
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext
-from eagle_hf.decoding.assistants.small_model import (
-    ModelDrafter,
+from eagle_hf.decoding.assistants.small_model import ModelDrafter
+from eagle_hf.decoding.assistants.windows import (
     chain_of,
     check_drafting,
     describe,

@@ -10,17 +10,19 @@ H hidden.
 import torch
 from transformers import PreTrainedModel
 
-from eagle_hf.compat import attention_implementation
-from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter, recorded
-from eagle_hf.decoding.assistants.rope_support import check_sinks
+from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
+from eagle_hf.decoding.assistants.windows import (
+    chain_of,
+    check_drafting,
+    describe,
+    make_window,
+)
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.pending import Pending, left_aligned, newest_output, padded_rows
-from eagle_hf.decoding.snapkv import Selection
-from eagle_hf.decoding.support import check_trees
+from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
-from eagle_hf.head.trees import TreeConfig
 from eagle_hf.provenance import dtype_name, weights_fingerprint
 from eagle_hf.target import position_limit, target_logits, unwrap
 
@@ -123,46 +125,6 @@ class WindowedDraft(Assistant):
 
     def drafter(self, context: DraftContext) -> "ModelDrafter":
         return ModelDrafter(self.model, context, self.window, self.vocab_size)
-
-
-def make_window(sinks: int, window: int, snapkv: int | None) -> Window:
-    """The window of these settings; ValueError where they contradict each other."""
-    if snapkv is None:
-        return Window(sinks, window)
-    return Window(snapkv, window, selected=True)
-
-
-def describe(window: Window | None) -> str:
-    """A window as it stands in the facts of saved plans."""
-    if window is None:
-        return "None"
-    return f"Window(sinks={window.sinks}, width={window.width}, selected={window.selected})"
-
-
-def chain_of(gamma: int) -> TreeConfig:
-    """A chain of `gamma` drafts."""
-    if not isinstance(gamma, int) or gamma < 1:
-        raise ValueError(
-            f"gamma is {gamma!r}; it counts the tokens drafted a round and must be 1 at least"
-        )
-    return TreeConfig("chain", depth=gamma)
-
-
-def check_drafting(model, window: Window | None) -> None:
-    """Raise a ValueError for a model that cannot draft trees, or not behind this window."""
-    check_trees(model)
-    if window is None:
-        return
-    if not window.selected:
-        check_sinks(model)
-        return
-    attention = attention_implementation(unwrap(model).config.get_text_config())
-    if attention != "sdpa":
-        name = type(unwrap(model)).__name__
-        raise ValueError(
-            f'snapkv reads the queries of "sdpa" attention and {name} has {attention!r}; '
-            'load it with "sdpa"'
-        )
 
 
 class ModelDrafter(Drafter):

@@ -24,7 +24,7 @@ def read_version() -> str:
 # The upper bounds are what was tested. constraints.txt has the newest release of each, and
 # `make test-oldest` installs the oldest transformers.
 requirements = [
-    "torch>=2.11,<2.15",
+    "torch>=2.11,<2.16",
     "transformers>=5.17,<5.25",
     "accelerate>=1.15,<2",
     "peft>=0.21,<0.22",

@@ -60,11 +60,9 @@ def measure_acceptance(
     with evaluating(head):
         trace = record(target, head, starts, answers, DEPTH, WIDTH, KEPT_RANKS)
     shares, calibration = fit_trace(trace)
-    return Acceptance(
-        shares=tuple(_rounded_down(row) for row in shares),
-        slopes=tuple(round(slope, DECIMALS) for slope in calibration.slopes),
-        offsets=tuple(round(offset, DECIMALS) for offset in calibration.offsets),
-    )
+    slopes = tuple(round(slope, DECIMALS) for slope in calibration.slopes)
+    offsets = tuple(round(offset, DECIMALS) for offset in calibration.offsets)
+    return Acceptance(tuple(map(_rounded_down, shares)), slopes, offsets)
 
 
 def answer_all(target, starts: list[torch.Tensor], settings: dict) -> list[torch.Tensor]:

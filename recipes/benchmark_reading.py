@@ -10,7 +10,6 @@ Command:  python recipes/benchmark_reading.py --target smollm2 --output_dir outp
 Expected: a table of medians on the screen and OUTPUT/metrics.json.
 """
 
-import statistics
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -21,7 +20,7 @@ from trl import TrlParser
 
 from eagle_hf.data import write_run
 from eagle_hf.evaluation import machine, open_target
-from eagle_hf.measuring import noise_cache, target_forward, timed, tree_attention
+from eagle_hf.measuring import Turns, noise_cache, target_forward, tree_attention
 
 
 @dataclass
@@ -47,19 +46,20 @@ def measure_cell(
     """Medians of both ways, in milliseconds."""
     cache = noise_cache(target, batch, length)
     tokens = arguments.tokens
-    forwards = {
-        "in_place": target_forward(target, cache, batch, length, tokens, tree_attention),
-        "copied": target_forward(target, cache.plain(), batch, length, tokens, nullcontext),
+    forwards = [
+        target_forward(target, cache, batch, length, tokens, tree_attention),
+        target_forward(target, cache.plain(), batch, length, tokens, nullcontext),
+    ]
+    turns = Turns(forwards, target.device)
+    for _ in range(arguments.repeats + 1):  # the first turn warms up
+        turns.take()
+    in_place, copied = turns.medians()
+    return {
+        "batch": batch,
+        "length": length,
+        "in_place": 1000 * in_place,
+        "copied": 1000 * copied,
     }
-    seconds: dict[str, list[float]] = {"in_place": [], "copied": []}
-    for _ in range(arguments.repeats + 1):
-        for name, forward in forwards.items():
-            seconds[name].append(timed(forward, target.device))
-    medians: dict[str, float] = {"batch": batch, "length": length}
-    for name, values in seconds.items():
-        # the first one warms up
-        medians[name] = 1000 * statistics.median(values[1:])
-    return medians
 
 
 def main() -> None:

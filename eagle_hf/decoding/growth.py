@@ -21,10 +21,10 @@ class Draft:
 
     Attributes:
         tree: what the target reads.
-        catches_up: whether the drafter has read committed tokens without drafting.
         widths: nodes per row of every forward of the drafter, the committed tokens' first.
         expanded: by level, which proposals were run: int64 [B, k], with the root as 0 and proposal
             i of the pool as i + 1. Empty for a fixed shape.
+        catches_up: whether the drafter has read committed tokens without drafting.
     """
 
     tree: Tree

@@ -9,7 +9,7 @@ from eagle_hf.measuring.plans import TREES, held_out_acceptance, make_plan, meas
 from eagle_hf.measuring.replay import replay
 from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun, finish
 from eagle_hf.measuring.speeds import HEADER, Speed, draw_speeds, measure_cell
-from eagle_hf.measuring.timing import noise_cache, target_forward, timed
+from eagle_hf.measuring.timing import Turns, noise_cache, target_forward, timed
 from eagle_hf.measuring.traces import Trace, record
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "TREES",
     "TimedRun",
     "Trace",
+    "Turns",
     "check_target",
     "draw_speeds",
     "fingerprint",

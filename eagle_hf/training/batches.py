@@ -203,9 +203,6 @@ class TargetStates:
             joined[name] = _join(parts, packing)
         return joined
 
-    # The recipes' spelling. It may go when they call `run_target`.
-    __call__ = run_target
-
     @torch.no_grad()
     def _forward(
         self, ids: list[torch.Tensor], labels: list[torch.Tensor]

@@ -6,6 +6,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from eagle_hf.data.examples import context_length
 from eagle_hf.data.features import Features
 from eagle_hf.data.masking import (
     SkippedRow,
@@ -16,7 +17,6 @@ from eagle_hf.data.masking import (
 from eagle_hf.data.rows import Example
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
-from eagle_hf.target import unwrap
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import compact
 
@@ -108,8 +108,7 @@ class ExampleMaker:
 
     def _max_length(self) -> int | None:
         """The arguments' limit in tokens, or else the target's."""
-        config = unwrap(self.target).config.get_text_config()
-        return self.args.max_length or getattr(config, "max_position_embeddings", None)
+        return self.args.max_length or context_length(self.target)
 
     def _check_features(self, features: Features) -> None:
         """Refuse features of another target, of other layers, or beyond max_length."""

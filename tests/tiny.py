@@ -106,7 +106,7 @@ def teacher_batch(
 ) -> tuple[dict[str, torch.Tensor], Teacher]:
     """(inputs of the head's forward, teacher) of a batch, as the Trainer makes them."""
     states = TargetStates(target, head.config.aux_layer_ids, 0.0, normaliser=True)
-    batch = batch | states(batch)
+    batch = batch | states.run_target(batch)
     next_ids = batch["input_ids"].roll(-1, dims=1)  # [B, S], slot p holds token p + 1
     inputs = {
         "inputs_embeds": target.get_input_embeddings()(next_ids).detach(),  # [B, S, H]

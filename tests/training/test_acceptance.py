@@ -1,7 +1,6 @@
 """At every evaluation the head really generates: checkpoints and runs go by what is accepted."""
 
 import sqlite3
-import time
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from training_checks import evaluations
 from transformers import EarlyStoppingCallback
 
 from eagle_hf import Eagle3Trainer
+from eagle_hf.training import clock as clock_module
 from eagle_hf.training import trainer as trainer_module
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 
@@ -111,15 +111,28 @@ def test_measuring_changes_no_weight(target, examples, trained, tmp_path):
     assert "eval_tau" not in evaluations(unmeasured)[0]
 
 
+class StepClock:
+    """Says that every step takes a tenth of a second, and measuring as long as it is told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
 def test_measuring_is_off_the_training_clock(
     target, head, examples, trained, tmp_path, monkeypatch
 ):
-    """1.2 seconds of training, 3 of evaluation."""
+    """1.2 seconds of training are twelve steps, however long their two evaluations take."""
+    clock = StepClock()
 
     def measure_slowly(*_):
-        time.sleep(1.5)
+        clock.now += 1.5
         return {"tau": 1.0}
 
+    monkeypatch.setattr(clock_module, "time", clock)
     monkeypatch.setattr(trainer_module, "measure_acceptance", measure_slowly)
     trainer = trained(
         target,
@@ -127,12 +140,12 @@ def test_measuring_is_off_the_training_clock(
         examples,
         tmp_path,
         eval_dataset=examples[:4],
-        max_minutes=0.02,
+        max_minutes=1.15 / 60,
         max_steps=10_000,
         **EVALUATING | {"eval_steps": 5},
     )
-    assert trainer.state.global_step >= 10
-    assert len(evaluations(trainer)) >= 2
+    assert trainer.state.global_step == 12
+    assert len(evaluations(trainer)) == 2
 
 
 @pytest.fixture

@@ -4,21 +4,21 @@ Every function here raises a ValueError that says what arrived, what was needed 
 changes anything.
 """
 
-from transformers import MaxLengthCriteria, StaticCache
+from transformers import StaticCache
 
-from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, take_cache
+from eagle_hf.compat import (
+    GENERATE_CACHE,
+    AssistedCall,
+    is_user_defined,
+    padding_token,
+    take_cache,
+)
 from eagle_hf.decoding.assistants import Assistant, require_assistant
+from eagle_hf.decoding.callbacks import pads_ended_rows
 from eagle_hf.decoding.support import CHANGING_ROPES, check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
 
-# Processors that number the rows of a batch, or remember them by place.
-ROW_BOUND = {
-    "PrefixConstrainedLogitsProcessor": "prefix_allowed_tokens_fn",
-    "SynthIDTextWatermarkLogitsProcessor": "watermarking_config (SynthID)",
-    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram_size",
-    "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
-}
 LEAVE_UNSET = "leave it unset"
 
 
@@ -238,28 +238,16 @@ def check_mask(config, attention_mask) -> None:
 
 
 def check_batch(call: AssistedCall) -> None:
-    """Refuse what only makes sense for rows that advance together."""
+    """Refuse what only works for one row."""
     rows = len(call.input_ids)
     if call.streamer is not None:
         raise ValueError(
             f"a streamer was given with {rows} rows, which advance at different speeds; stream "
             "one row at a time"
         )
-    for processor in call.logits_processor:
-        name = ROW_BOUND.get(type(processor).__name__)
-        if name:
-            raise ValueError(
-                f"{name} follows the rows of a batch by their place, but rows are decided one by "
-                "one; pass one row"
-            )
-    others = []
-    has_end_token = False
-    for criterion in call.stopping_criteria:
-        has_end_token = has_end_token or hasattr(criterion, "eos_token_id")
-        if not isinstance(criterion, MaxLengthCriteria):
-            others.append(type(criterion).__name__)
-    if others and not has_end_token:
+    pads = pads_ended_rows(call.stopping_criteria)
+    if pads and padding_token(call.generation_config) is None:
         raise ValueError(
-            f"{', '.join(others)} may end {rows} rows at different times, and without an "
-            "end-of-turn token generate does not pad them; set eos_token_id or pass one row"
+            f"a stopping criterion has an eos_token_id, so {rows} rows are padded as they end, and "
+            "there is no padding token; set pad_token_id or pass one row"
         )

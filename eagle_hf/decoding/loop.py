@@ -19,7 +19,6 @@ from eagle_hf.compat import (
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.choice import TargetChoice
 from eagle_hf.decoding.compiling import fixed_size, mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
@@ -28,9 +27,8 @@ from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
-from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
-from eagle_hf.decoding.verifier import Verifier
+from eagle_hf.decoding.verifier import make_verifier
 from eagle_hf.decoding.verify import Verdict
 from eagle_hf.head.trees import TreeConfig
 
@@ -120,7 +118,6 @@ class Run:
         self.config = config
         self.streamer = call.streamer
         self.sequences = Sequences(call.input_ids, config.max_length)
-        self.choice = TargetChoice(call.logits_processor, config, rows)
         self.policy = policy
         self.stats = DecodingStats(rows=rows)
         self.watch = Stopwatch(device)
@@ -128,8 +125,7 @@ class Run:
         sampler = make_sampler(tree, config, device)
         context = DraftContext(target, self.cache, tree, policy, self.watch, sampler)
         self.drafter = assistant.drafter(context)
-        stopping = Stopping(call.stopping_criteria)
-        self.verifier = Verifier(self.sequences, self.choice, stopping, self.drafter)
+        self.verifier = make_verifier(call, self.sequences, self.drafter)
         self.forward = TargetForward(target, self.cache, self.drafter.aux_layer_ids)
         self._is_captured = tree.compile and device.type == "cuda"
         if tree.compile:
@@ -174,7 +170,7 @@ class Run:
         logits, aux = self.read(draft.tree)
         verdicts = self.verify(draft.tree, logits)
         self.commit(draft, verdicts, aux)
-        emitted = [verdict.tokens for verdict in verdicts]
+        emitted = [verdict.emitted for verdict in verdicts]
         self._stream(emitted)
         widths = (1,) if draft.catches_up else draft.widths
         return Round(draft.tree.size - 1, widths, emitted)
@@ -187,7 +183,8 @@ class Run:
         with self.watch.phase("draft"):
             max_depth = self.sequences.room - 1
             lengths = self.sequences.running_lengths
-            return self.drafter.draft(self.sequences.newest(), max_depth, lengths)
+            draft = self.drafter.draft(self.sequences.newest(), max_depth, lengths)
+            return self.verifier.prepare(draft)
 
     def read(self, tree: Tree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The target's logits [B, N, V] and aux hidden states [B, N, 3H] at every node."""
@@ -203,21 +200,21 @@ class Run:
         with self.watch.phase("accept"):
             verdicts = self.verifier.verdicts(tree, logits)
             for verdict in verdicts:
-                if verdict.tokens:
-                    self.stats.count(verdict.trials, verdict.accepted, len(verdict.tokens))
+                if verdict.emitted:
+                    self.stats.count(verdict.trials, verdict.accepted, len(verdict.emitted))
             return verdicts
 
     def commit(self, draft: Draft, verdicts: list[Verdict], aux: torch.Tensor | None) -> None:
         """Keep the accepted branches in both caches; rows that have ended leave the batch."""
         with self.watch.phase("commit"):
             paths = [verdict.path for verdict in verdicts]
-            emitted = [verdict.tokens for verdict in verdicts]
+            appended = [verdict.tokens for verdict in verdicts]
             before = []  # committed slots before this round
-            for end, tokens in zip(self.sequences.ends, emitted, strict=True):
+            for end, tokens in zip(self.sequences.ends, appended, strict=True):
                 before.append(end - len(tokens))
             self.cache.commit(max(before), before, paths)
-            self.drafter.accept(aux, paths, emitted)
-            tokens_emitted = sum(map(len, emitted))
+            self.drafter.accept(aux, paths, appended)
+            tokens_emitted = sum(len(verdict.emitted) for verdict in verdicts)
             self.policy.end(tokens_emitted, draft.tree.size - 1, draft.widths)
             self._drop_finished()
 
@@ -233,7 +230,7 @@ class Run:
         sequences = self.sequences.padded(padding_token(self.config))
         if not self.config.return_dict_in_generate:
             return sequences
-        scores, logits = self.choice.collected()
+        scores, logits = self.verifier.choice.collected()
         return decoder_only_output(sequences, scores, logits, self.cache.plain())
 
     def _read_prompts(self, prompts: torch.Tensor, inputs: dict) -> Prefilled:
@@ -249,9 +246,11 @@ class Run:
     def _drop_finished(self) -> None:
         """Take rows that have ended out of the batch.
 
-        They stay where the cache is to be returned, or keeps its size.
+        They stay where the cache is to be returned, or keeps its size, or where callbacks see all
+        rows.
         """
-        if self.config.return_dict_in_generate or self.cache.capacity:
+        keeps_rows = self.config.return_dict_in_generate or self.verifier.keeps_rows
+        if keeps_rows or self.cache.capacity:
             return
         index = self.sequences.drop_finished()
         if index is None:

@@ -71,6 +71,17 @@ class Sequences:
         self._newest[row] = token
         self.lengths[row] += 1
 
+    def append_to_all(self, tokens: list[int]) -> None:
+        """Append a token to every row of the call; all have one length."""
+        length = self.lengths[0]
+        self.ids[:, length] = upload(tokens, self.ids.device)
+        self.lengths = [length + 1] * len(tokens)
+        self._newest = tokens
+
+    def finish(self, has_ended: list[bool]) -> None:
+        """Say of every row of the call whether it has ended."""
+        self.finished = list(has_ended)
+
     def newest(self) -> torch.Tensor:
         """The newest token [B] of every row in the batch."""
         return upload([self._newest[row] for row in self.in_batch], self.ids.device)

@@ -1,14 +1,16 @@
 """Draft trees as tensors.
 
-B batch, N nodes with the root, P proposals. Node 0 is the root: the newest committed token, at
-depth 0. Parents precede their children. A pool is all that was proposed. A tree is the part of it
-that the target reads.
+B batch, N nodes with the root, P proposals, V target vocabulary, U draft vocabulary. Node 0 is the
+root: the newest committed token, at depth 0. Parents precede their children. A pool is all that was
+proposed. A tree is the part of it that the target reads.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+
+from eagle_hf.decoding.upload import upload
 
 
 @dataclass
@@ -68,6 +70,39 @@ class Tree:
         for parent, token, node in self._drafts(row):
             children[parent].append((token, node))
         return children
+
+    def offer(
+        self, node: int, row: int, draft_to_target: torch.Tensor | None, vocabulary: int
+    ) -> torch.Tensor:
+        """The distribution [V] that a node's children were drawn from.
+
+        Args:
+            node: one with children.
+            row: of the batch.
+            draft_to_target: target ids [U] of what drafts are drawn from; None where they are the
+                same.
+            vocabulary: V, the target's.
+        """
+        offer = self.offers[node][row]  # [U]
+        if draft_to_target is None:
+            return offer
+        whole = torch.zeros(vocabulary, device=offer.device)
+        return whole.scatter_(0, draft_to_target, offer)
+
+    def with_chains(self, rows: list[int], token: int) -> "Tree":
+        """The same tree, but in `rows` the drafts are a chain that repeats a token.
+
+        A chain of N - 1 drafts is at least as deep as the drafts of any other row.
+        """
+        index = upload(rows, self.tokens.device)
+        numbers = torch.arange(self.size, device=self.tokens.device)
+        tokens = self.tokens.clone()
+        parents = self.parents.clone()
+        depths = self.depths.clone()
+        tokens[index, 1:] = token
+        parents[index] = (numbers - 1).clamp(min=0)
+        depths[index] = numbers
+        return Tree(tokens, parents, depths, self.offers)
 
     def _drafts(self, row: int) -> list[tuple[int, int, int]]:
         """(parent, token, node) of every node of a row but the root."""

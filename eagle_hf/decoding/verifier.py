@@ -1,36 +1,62 @@
-"""Walking the trees of a batch, row by row, with the target's logits.
+"""Walking the trees of a batch with the target's logits.
 
-B rows of the batch, N tree nodes, V vocabulary, U draft vocabulary.
+Each row is walked down by itself, at its own speed, where nothing that is called looks at more than
+one row. Otherwise the rows go in lockstep, see lockstep.py.
+
+B rows of the batch, N tree nodes, V vocabulary.
 """
 
 from functools import partial
 
 import torch
 
+from eagle_hf.compat import AssistedCall
 from eagle_hf.decoding.assistants.base import Drafter
+from eagle_hf.decoding.callbacks import advance_together
 from eagle_hf.decoding.choice import TargetChoice
+from eagle_hf.decoding.growth import Draft
+from eagle_hf.decoding.lockstep import LockstepVerifier
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
-from eagle_hf.decoding.verify import STANDS_STILL, Verdict, verify, verify_drawn
+from eagle_hf.decoding.verify import (
+    STANDS_STILL,
+    Verdict,
+    draw,
+    uniform,
+    verify,
+    verify_drawn,
+)
 
 
-class Verifier:
-    """Decides what every row emits, and appends it to the sequences.
+def make_verifier(
+    call: AssistedCall, sequences: Sequences, drafter: Drafter
+) -> "RowVerifier | LockstepVerifier":
+    """What decides what every row of a call emits."""
+    kind = LockstepVerifier if advance_together(call) else RowVerifier
+    return kind(call, sequences, drafter)
+
+
+class RowVerifier:
+    """Decides what every row emits, and appends it to the sequences: row by row.
 
     Args:
+        call: of generate.
         sequences: of the run.
-        choice: how the target chooses.
-        stopping: when a row ends.
         drafter: who drafted.
+
+    Attributes:
+        keeps_rows: whether rows that have ended must stay in the batch.
+        choice: how the target chooses.
     """
 
-    def __init__(
-        self, sequences: Sequences, choice: TargetChoice, stopping: Stopping, drafter: Drafter
-    ):
+    keeps_rows = False
+
+    def __init__(self, call: AssistedCall, sequences: Sequences, drafter: Drafter):
+        rows = len(call.input_ids)
         self.sequences = sequences
-        self.choice = choice
-        self.stopping = stopping
+        self.choice = TargetChoice(call.logits_processor, call.generation_config, groups=rows)
+        self.stopping = Stopping(call.stopping_criteria)
         self.draws = drafter.sampler is not None
         self.draft_to_target = drafter.draft_to_target
 
@@ -42,6 +68,10 @@ class Verifier:
             self.emit(row, token)
             first.append([token])
         return first
+
+    def prepare(self, draft: Draft) -> Draft:
+        """The draft as the walk needs it: as it is."""
+        return draft
 
     def verdicts(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:
         """A verdict for every row of the batch, from logits [B, N, V]."""
@@ -65,7 +95,7 @@ class Verifier:
 
     def choose(self, row: int, logits: torch.Tensor) -> int:
         """The target's next token for a row, by its processors and its one draw."""
-        return self.choice(row, self.sequences.prefix(row), logits)
+        return int(self.choice(row, self.sequences.prefix(row), logits[None]))
 
     def emit(self, row: int, token: int) -> bool:
         """Append a row's token; whether the row ends with it."""
@@ -87,25 +117,12 @@ class Verifier:
         """A row's verdict by rejection sampling, from logits [N, V]."""
 
         def target_probs(node: int) -> torch.Tensor:
-            scores = self.choice.processed(row, self.sequences.prefix(row), logits[node])
+            prefix = self.sequences.prefix(row)
+            scores = self.choice.processed(row, prefix, logits[node : node + 1])
             return scores[0].softmax(-1)
 
         def draft_probs(node: int) -> torch.Tensor:
-            offer = tree.offers[node][place]  # [U]
-            if self.draft_to_target is None:
-                return offer
-            whole = torch.zeros(logits.shape[-1], device=offer.device)
-            return whole.scatter_(0, self.draft_to_target, offer)
+            return tree.offer(node, place, self.draft_to_target, logits.shape[-1])
 
         emit = partial(self.emit, row)
         return verify_drawn(tree.drawn(place), target_probs, draft_probs, emit, uniform, draw)
-
-
-def uniform() -> float:
-    """A number from [0, 1)."""
-    return float(torch.rand(()))
-
-
-def draw(probs: torch.Tensor) -> int:
-    """A token drawn from probabilities [V]."""
-    return int(torch.multinomial(probs, 1))

@@ -16,6 +16,7 @@ B batch, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,10 +27,11 @@ class Verdict:
 
     Attributes:
         path: nodes whose keys stay, root first.
-        tokens: emitted, in order.
+        tokens: appended to the row, in order.
         finished: whether the row has ended.
         trials: visited nodes that had children.
         accepted: of these, how many had the chosen token among them.
+        padding: how many of the tokens, the last ones, are padding behind the row's end.
     """
 
     path: list[int]
@@ -37,6 +39,12 @@ class Verdict:
     finished: bool
     trials: int
     accepted: int
+    padding: int = 0
+
+    @property
+    def emitted(self) -> list[int]:
+        """The tokens without padding; none where the row had ended before."""
+        return self.tokens[: len(self.tokens) - self.padding]
 
 
 STANDS_STILL = Verdict([], [], True, 0, 0)  # of a row that had ended before
@@ -115,19 +123,39 @@ def verify_drawn(
     trials = 0
     accepted = 0
     while True:
-        wanted = target_probs(node)
-        kept = None
-        if children[node]:
-            trials += 1
-            wanted, kept = try_drafts(children[node], wanted, draft_probs(node), uniform)
-        accepted += kept is not None
-        token, child = kept or (draw(wanted), None)
+        drafts = children[node]
+        offered = partial(draft_probs, node)
+        token, child = draw_next(drafts, target_probs(node), offered, uniform, draw)
         finished = emit(token)
         tokens.append(token)
+        trials += bool(drafts)
+        accepted += child is not None
         if finished or child is None:
             return Verdict(path, tokens, finished, trials, accepted)
         node = child
         path.append(node)
+
+
+def draw_next(
+    drafts: list[tuple[int, int]],
+    wanted: torch.Tensor,
+    offered: Callable[[], torch.Tensor],
+    uniform: Callable[[], float],
+    draw: Callable[[torch.Tensor], int],
+) -> tuple[int, int | None]:
+    """The token after a node, and the child that holds it; None where no draft is accepted.
+
+    Args:
+        drafts: the children (token, node), in the order they were drawn in.
+        wanted: the target's distribution [V].
+        offered: gives the drafter's distribution [V], which only nodes with children have.
+        uniform, draw: see `verify_drawn`.
+    """
+    if drafts:
+        wanted, kept = try_drafts(drafts, wanted, offered(), uniform)
+        if kept is not None:
+            return kept
+    return draw(wanted), None
 
 
 def try_drafts(
@@ -155,3 +183,13 @@ def try_drafts(
             return wanted, (token, node)
         wanted, offered = reject(wanted, offered, token)
     return wanted, None
+
+
+def uniform() -> float:
+    """A number from [0, 1)."""
+    return float(torch.rand(()))
+
+
+def draw(probs: torch.Tensor) -> int:
+    """A token drawn from probabilities [V]."""
+    return int(torch.multinomial(probs, 1))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from drafting import plain_and_drafted
 from tiny import left_padded, quickly_trained, tiny_head, tiny_target
+from transformers import LogitsProcessorList
+from user_callbacks import Recorder
 
 from eagle_hf import TreeConfig, WindowedDraft
 from eagle_hf.decoding import verifier, verify
@@ -104,19 +106,19 @@ def enumerated(target, prompt):
     return chances
 
 
-def sampled_p(target, assistant):
+def sampled_p(target, assistant, pairs=BATCH, runs=RUNS, **settings):
     """P value of what is sampled in a batch, every second row of which has another prompt."""
     prompt = [3, 4, 5]
     batch = {
-        "input_ids": torch.tensor([[0, 0] + prompt, [3, 5, 4, 4, 3]] * BATCH),
-        "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]] * BATCH),
+        "input_ids": torch.tensor([[0, 0] + prompt, [3, 5, 4, 4, 3]] * pairs),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]] * pairs),
     }
     counts = Counter()
     torch.manual_seed(0)
-    for _ in range(RUNS):
-        out = target.generate(**batch, assistant_model=assistant, **SAMPLING)
+    for _ in range(runs):
+        out = target.generate(**batch, assistant_model=assistant, **SAMPLING, **settings)
         counts.update(map(tuple, out[::2, 5:].tolist()))
-    return chi_square_p(counts, enumerated(target, prompt), BATCH * RUNS)
+    return chi_square_p(counts, enumerated(target, prompt), pairs * runs)
 
 
 def test_batched_sampling_follows_the_targets_distribution(tiny_target_of_six, tiny_head_of_five):
@@ -188,6 +190,32 @@ def test_a_broken_rejection_fails_the_distribution_test(
     tiny_head_of_five.tree = SEQUOIA
     monkeypatch.setattr(verify, "reject", reject_nothing)
     assert sampled_p(tiny_target_of_six, tiny_head_of_five) < 1e-6
+
+
+def in_lockstep():
+    """Settings that change no score, but let rows advance together: few, so that drafts count."""
+    return dict(pairs=2, runs=240, logits_processor=LogitsProcessorList([Recorder()]))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [pytest.param(CHAIN, id="chain", marks=pytest.mark.slow), pytest.param(SEQUOIA, id="sequoia")],
+)
+def test_rejection_in_lockstep_follows_the_targets_distribution(
+    tiny_target_of_six, tiny_head_of_five, tree
+):
+    head = tiny_head_of_five
+    head.tree = tree
+    assert sampled_p(tiny_target_of_six, head, **in_lockstep()) > 1e-3
+    assert head.last_run.accepted[0] > 0
+
+
+def test_a_broken_rejection_fails_in_lockstep_too(
+    tiny_target_of_six, tiny_head_of_five, monkeypatch
+):
+    tiny_head_of_five.tree = SEQUOIA
+    monkeypatch.setattr(verify, "reject", reject_nothing)
+    assert sampled_p(tiny_target_of_six, tiny_head_of_five, **in_lockstep()) < 1e-6
 
 
 def test_siblings_are_tried_in_the_order_of_their_draws(tiny_target_of_six, tiny_head_of_five):

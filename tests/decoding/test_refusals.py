@@ -91,33 +91,26 @@ class SilentStreamer(BaseStreamer):
         pass
 
 
-def allow_two_tokens(row, ids):
-    return [3, 4]
+def test_a_streamer_with_a_batch_is_refused(target, head):
+    settings = dict(assistant_model=head, max_new_tokens=5, streamer=SilentStreamer())
+    with pytest.raises(ValueError, match="streamer was given with 2 rows"):
+        target.generate(**left_padded(target, [5, 5]), **settings)
 
 
-ONE_ROW_ONLY = {
-    "streamer": SilentStreamer(),
-    "prefix_allowed_tokens_fn": allow_two_tokens,
-    "encoder_no_repeat_ngram_size": 2,
-}
+class EndsByToken(StoppingCriteria):
+    """Has the attribute by which generate knows that rows are padded."""
 
+    eos_token_id = 7
 
-def test_a_streamer_or_prefix_function_with_a_batch_is_refused(target, head):
-    inputs = left_padded(target, [5, 5])
-    for name, value in ONE_ROW_ONLY.items():
-        with pytest.raises(ValueError, match=name):
-            target.generate(**inputs, assistant_model=head, max_new_tokens=5, **{name: value})
-
-
-class Sometimes(StoppingCriteria):
     def __call__(self, input_ids, scores, **kwargs):
-        return input_ids[:, -1] == 7
+        return input_ids[:, -1] == self.eos_token_id
 
 
-def test_rows_that_could_end_apart_without_an_end_token_are_refused(target, head):
-    settings = dict(max_new_tokens=5, eos_token_id=None, stopping_criteria=[Sometimes()])
-    with pytest.raises(ValueError, match="Sometimes may end 2 rows"):
-        target.generate(**left_padded(target, [5, 5]), assistant_model=head, **settings)
+def test_rows_that_would_be_padded_with_nothing_are_refused(target, head):
+    inputs = left_padded(target, [5, 5])
+    settings = dict(eos_token_id=None, pad_token_id=None, stopping_criteria=[EndsByToken()])
+    with pytest.raises(ValueError, match="there is no padding token; set pad_token_id"):
+        target.generate(**inputs, assistant_model=head, max_new_tokens=5, **settings)
 
 
 def test_rope_that_follows_the_longest_position_is_refused_beyond_its_limit():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -154,3 +154,13 @@ def word_tokenizer(vocab_size: int = 31) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="w2", pad_token="w0")
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    """Tokens 5 to 30 are the letters a to z."""
+    words = {"<0>": 0, "<1>": 1, "<2>": 2, "<3>": 3, "<4>": 4}
+    for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz"):
+        words[letter] = 5 + index
+    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<2>", pad_token="<0>")

@@ -33,7 +33,7 @@ from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.verify import Verdict, draw, draw_next, uniform
 
-NO_TOKEN = -1
+NO_TOKEN = -1  # in place of the padding token, where no row is padded
 
 
 class LockstepVerifier:
@@ -70,8 +70,8 @@ class LockstepVerifier:
         self._append(tokens)
         return [[token] for token in tokens]
 
-    def prepare(self, draft: Draft) -> Draft:
-        """The draft as the walk needs it: with padding in rows that have ended."""
+    def with_padding(self, draft: Draft) -> Draft:
+        """The draft, with padding as the drafts of rows that have ended."""
         ended = [row for row, is_finished in enumerate(self.sequences.finished) if is_finished]
         if not ended:
             return draft

@@ -184,7 +184,7 @@ class Run:
             max_depth = self.sequences.room - 1
             lengths = self.sequences.running_lengths
             draft = self.drafter.draft(self.sequences.newest(), max_depth, lengths)
-            return self.verifier.prepare(draft)
+            return self.verifier.with_padding(draft)
 
     def read(self, tree: Tree) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The target's logits [B, N, V] and aux hidden states [B, N, 3H] at every node."""

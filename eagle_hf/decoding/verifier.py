@@ -69,8 +69,8 @@ class RowVerifier:
             first.append([token])
         return first
 
-    def prepare(self, draft: Draft) -> Draft:
-        """The draft as the walk needs it: as it is."""
+    def with_padding(self, draft: Draft) -> Draft:
+        """The draft as it is: where rows that have ended stay, their drafts go unread."""
         return draft
 
     def verdicts(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:

@@ -1,12 +1,19 @@
-"""Processors and criteria for the whole batch: they see plain generate's calls, and have its say."""
+"""Processors and criteria for the whole batch see plain generate's calls, and do as much."""
 
 import random
 
 import pytest
 import torch
-from drafting import given_tree
-from tiny import left_padded, tiny_head, tiny_target
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from drafting import given_tree, plain_and_drafted
+from tiny import left_padded, letter_tokenizer
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    SynthIDTextWatermarkingConfig,
+)
+from transformers.generation.stopping_criteria import ConfidenceCriteria
 from user_callbacks import CRITERIA, PROCESSORS, Recorder
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
@@ -175,3 +182,132 @@ def test_many_mixtures_of_callbacks_give_plain_output(target, trained_head, star
     check_random_calls(target, trained_head, range(start, start + 50))
 
 
+# Callbacks of transformers that number rows, or keep a state by row
+
+
+def allow_by_row(row, ids):
+    """Two tokens of three, others in each row, and after each token."""
+    shift = row + int(ids[-1])
+    return [token for token in range(3, 31) if (token + shift) % 3]
+
+
+SYNTH_ID = dict(keys=[17, 5, 23], ngram_len=3, sampling_table_size=2**10, context_history_size=8)
+BATCH_BOUND = {
+    "prefix_allowed_tokens_fn": dict(prefix_allowed_tokens_fn=allow_by_row),
+    "encoder_no_repeat_ngram_size": dict(encoder_no_repeat_ngram_size=2),
+    "encoder_repetition_penalty": dict(encoder_repetition_penalty=1.5),
+    "synth_id": dict(watermarking_config=SynthIDTextWatermarkingConfig(**SYNTH_ID)),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", BATCH_BOUND)
+def test_a_batch_bound_processor_of_transformers_gives_plain_output(
+    target, trained_head, name, rows
+):
+    inputs = left_padded(target, [7, 3, 5][:rows])
+    for mode in (GREEDY, SAMPLED):
+        settings = dict(BATCH_BOUND[name], max_new_tokens=25, eos_token_id=[5, 11], **mode)
+        plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
+        assert torch.equal(plain, fast)
+
+
+def test_a_penalty_with_a_length_for_every_row_gives_plain_output(target, trained_head):
+    inputs = left_padded(target, [7, 3])
+    penalty = RepetitionPenaltyLogitsProcessor(1.5, prompt_ignore_length=torch.tensor([2, 6]))
+    settings = dict(logits_processor=[penalty], max_new_tokens=25, eos_token_id=None)
+    plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
+    assert torch.equal(plain, fast)
+
+
+def test_without_an_end_token_stop_strings_end_a_batch_with_its_last_row(target, trained_head):
+    inputs = left_padded(target, [7, 4, 9])
+    tokenizer = letter_tokenizer()
+    settings = dict(max_new_tokens=60, eos_token_id=None, do_sample=False)
+    texts = tokenizer.batch_decode(target.generate(**inputs, **settings)[:, 9:])
+    ends = [text[5 + 6 * row : 7 + 6 * row] for row, text in enumerate(texts)]
+    settings |= dict(stop_strings=ends, tokenizer=tokenizer)
+    plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
+    assert torch.equal(plain, fast)
+    assert 9 + 7 < fast.shape[1] < 9 + 60
+
+
+def test_without_an_end_token_time_ends_all_rows_at_once(target, trained_head):
+    inputs = left_padded(target, [7, 4, 9])
+    settings = dict(max_new_tokens=30, eos_token_id=None, max_time=1e-9)
+    plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
+    assert torch.equal(plain, fast)
+    assert fast.shape[1] == 10
+
+
+def test_a_criterion_about_confidence_gives_plain_output(target, trained_head):
+    inputs = left_padded(target, [7, 4, 9])
+    settings = dict(
+        max_new_tokens=30,
+        stopping_criteria=StoppingCriteriaList([ConfidenceCriteria(0.15)]),
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
+    assert torch.equal(plain.sequences, fast.sequences)
+    assert fast.sequences.shape[1] < 9 + 30
+
+
+class WrongShape(StoppingCriteria):
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.zeros(len(input_ids), 1, dtype=torch.bool)
+
+
+def test_a_criterion_of_a_wrong_shape_is_named(target, trained_head):
+    settings = dict(stopping_criteria=[WrongShape()], max_new_tokens=5)
+    with pytest.raises(ValueError, match=r"shape \[2, 2\] for 2 rows; each must return one bool"):
+        target.generate(**left_padded(target, [5, 3]), assistant_model=trained_head, **settings)
+
+
+# Callbacks of other libraries
+
+
+def grammar_processor():
+    """A grammar of xgrammar's on an alphabet of single characters."""
+    xgrammar = pytest.importorskip("xgrammar", reason="xgrammar is not installed")
+    from xgrammar.contrib.hf import LogitsProcessor
+
+    letters = ["<0>", "<1>", "<2>", "<3>", "<4>", *"abcdefghijklmnopqrstuvwxyz"]
+    info = xgrammar.TokenizerInfo(letters, vocab_size=31, stop_token_ids=[2])
+    grammar = 'root ::= ([ab] [c-f]* [xyz] [g-k]){1,6} "end"'
+    return LogitsProcessor(xgrammar.GrammarCompiler(info).compile_grammar(grammar))
+
+
+@pytest.mark.parametrize("mode", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_grammar_of_xgrammar_gives_plain_output(target, trained_head, rows, mode):
+    inputs = left_padded(target, [7, 3, 5][:rows])
+    outputs = []
+    for one in (None, trained_head):
+        torch.manual_seed(0)
+        settings = dict(logits_processor=[grammar_processor()], max_new_tokens=40, **mode)
+        outputs.append(target.generate(**inputs, assistant_model=one, **settings))
+    assert torch.equal(*outputs)
+    first = outputs[1][:, 7]
+    assert set(first.tolist()) <= {5, 6}  # a or b, as the grammar has it
+
+
+def test_the_criterion_of_lm_eval_gives_plain_output(target, trained_head):
+    harness = pytest.importorskip("lm_eval.models.utils_hf", reason="lm-eval is not installed")
+    inputs = left_padded(target, [7, 3, 5])
+    tokenizer = letter_tokenizer()
+    settings = dict(max_new_tokens=40, do_sample=False)
+    for end_token in (None, 2):
+        outputs = []
+        for one in (None, trained_head):
+            ends = harness.stop_sequences_criteria(tokenizer, ["e", "fn"], 7, 3)
+            output = target.generate(
+                **inputs,
+                assistant_model=one,
+                stopping_criteria=ends,
+                eos_token_id=end_token,
+                **settings,
+            )
+            outputs.append(output)
+        assert torch.equal(*outputs)
+        assert outputs[1].shape[1] < 7 + 40

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from drafting import plain_and_drafted
-from tiny import left_padded, tiny_head
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast, StoppingCriteria
+from tiny import left_padded, letter_tokenizer, tiny_head
+from transformers import StoppingCriteria
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE, take_cache
@@ -29,16 +28,6 @@ def test_several_eos_ids_end_a_row(target, trained_head):
     assert any(len(answer) < 120 for answer in answers)
     for answer in answers:
         assert set(answer[:-1]).isdisjoint({5, 11, 17})
-
-
-def letter_tokenizer():
-    """Tokens 5 to 30 are the letters a to z."""
-    words = {"<0>": 0, "<1>": 1, "<2>": 2, "<3>": 3, "<4>": 4}
-    for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz"):
-        words[letter] = 5 + index
-    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<2>", pad_token="<0>")
 
 
 @pytest.mark.parametrize("assistant", ["head", "window", "itself"])

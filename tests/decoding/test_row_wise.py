@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny import word_tokenizer
+from tiny import letter_tokenizer
 from transformers import (
     EosTokenCriteria,
     LogitsProcessor,
@@ -150,7 +150,7 @@ CRITERIA = {
     "EosTokenCriteria": lambda: EosTokenCriteria([2, 5]),
     "MaxLengthCriteria": lambda: MaxLengthCriteria(7),
     "MaxTimeCriteria": lambda: MaxTimeCriteria(0.0, initial_timestamp=0.0),
-    "StopStringCriteria": lambda: StopStringCriteria(word_tokenizer(), ["w3", "w5"]),
+    "StopStringCriteria": lambda: StopStringCriteria(letter_tokenizer(), ["a", "bc"]),
 }
 
 

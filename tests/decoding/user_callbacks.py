@@ -92,7 +92,7 @@ class Automaton(LogitsProcessor):
         self.length = input_ids.shape[1]
         scores = scores.clone()
         for row, state in enumerate(self.states):
-            scores[row, state :: 11] -= 4.0
+            scores[row, state::11] -= 4.0
         return scores
 
 
@@ -107,7 +107,7 @@ class EndsPerRow(StoppingCriteria):
     """Row i ends at its own token: a comparison with a tensor [R]."""
 
     def __init__(self, rows, vocabulary):
-        self.ends = (28 - 4 * torch.arange(rows)) % vocabulary
+        self.ends = torch.tensor([28, 24, 21, 19])[:rows] % vocabulary
 
     def __call__(self, input_ids, scores, **kwargs):
         return (input_ids[:, -1] == self.ends) | (input_ids[:, -2] == self.ends)

@@ -9,7 +9,7 @@ from typing import Any
 
 from eagle_hf.compat import AssistedCall, patch_generate
 from eagle_hf.decoding.assistants import Assistant, as_assistant
-from eagle_hf.decoding.checks import check_call, check_inputs
+from eagle_hf.decoding.checks import check_call, check_fixed_size, check_inputs
 from eagle_hf.decoding.loop import speculate
 
 
@@ -25,6 +25,7 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
         check_inputs(target, call)
         if assistant.chooses_by_machine:
             return decode_by_machine(target, assistant, call)
+        check_fixed_size(target, assistant.tree, call.generation_config.max_length)
         return speculate(target, assistant, call)
 
     patch_generate(as_assistant, check_call, decode)

@@ -7,6 +7,8 @@ import torch
 
 from eagle_hf.decoding.upload import upload
 
+SLACK = 128  # columns beyond the prompts: room for the first rounds
+
 
 class Sequences:
     """The ids of every row, and which rows still run.
@@ -16,7 +18,7 @@ class Sequences:
         max_length: the longest a row may become, in tokens.
 
     Attributes:
-        ids: int64 [R, L].
+        ids: int64 [R, L], and as many columns as were needed so far.
         lengths: tokens of each row, left padding included.
         finished: whether each row has ended.
         in_batch: the rows still in the batch, in its order. Some of them may have ended.
@@ -24,8 +26,7 @@ class Sequences:
 
     def __init__(self, input_ids: torch.Tensor, max_length: int):
         rows, prompt = input_ids.shape
-        self.ids = input_ids.new_zeros(rows, max_length)
-        self.ids[:, :prompt] = input_ids
+        self.ids = input_ids
         self.max_length = max_length
         self.lengths = [prompt] * rows
         self.finished = [False] * rows
@@ -67,6 +68,8 @@ class Sequences:
 
     def append(self, row: int, token: int) -> None:
         """Append a token to a row."""
+        if self.lengths[row] == self.ids.shape[1]:
+            self._make_room()
         self.ids[row, self.lengths[row]] = token
         self._newest[row] = token
         self.lengths[row] += 1
@@ -109,3 +112,14 @@ class Sequences:
             if length < longest:
                 sequences[row, length:] = pad_token
         return sequences
+
+    def _make_room(self) -> None:
+        """Double the columns, so that appending stays linear in time; `max_length` at most.
+
+        Not all at once: `max_length` may be far beyond what a row becomes.
+        """
+        rows, columns = self.ids.shape
+        most = min(2 * columns + SLACK, self.max_length)
+        larger = self.ids.new_zeros(rows, most)
+        larger[:, :columns] = self.ids
+        self.ids = larger

@@ -15,15 +15,17 @@ from eagle_hf.compat import (
 )
 from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.callbacks import pads_ended_rows
+from eagle_hf.decoding.modes import check_mode
 from eagle_hf.decoding.support import CHANGING_ROPES, check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import unwrap
+from eagle_hf.target import check_adapters, check_whole_adapters, unwrap
 
 LEAVE_UNSET = "leave it unset"
 
 
 def check_call(target, assistant: Assistant, generation_config, mode_kwargs: dict) -> None:
     """Refuse settings that our assistants cannot serve losslessly."""
+    check_adapters(target)  # first: X-LoRA asks for settings that would be refused for themselves
     refused = _refused_settings(generation_config)
     refused += _refused_arguments(mode_kwargs, assistant.foreign_tokenizer_remedy)
     name = type(assistant.owner).__name__
@@ -44,6 +46,7 @@ def _refused_settings(config) -> list[tuple]:
     is_constrained = getattr(config, "constraints", None) or getattr(
         config, "force_words_ids", None
     )
+    returns_states = config.return_dict_in_generate  # otherwise generate ignores the wish for them
     guided = "its processor runs the target a second time; leave it unset"
     return [
         (beams > 1, f"num_beams={beams}", "use num_beams=1"),
@@ -51,7 +54,7 @@ def _refused_settings(config) -> list[tuple]:
         (
             config.use_cache is False,
             "use_cache=False",
-            "speculation needs the cache; leave use_cache at True",
+            "speculation needs the cache; pass use_cache=True",
         ),
         (cache not in (None, "dynamic"), f"cache_implementation={cache!r}", LEAVE_UNSET),
         (
@@ -75,14 +78,14 @@ def _refused_settings(config) -> list[tuple]:
         ),
         (config.token_healing, "token_healing", "heal the prompt before calling generate"),
         (
-            config.output_attentions,
+            returns_states and config.output_attentions,
             "output_attentions",
-            "trees have no per-token attentions; leave it False",
+            "trees have no per-token attentions; pass output_attentions=False",
         ),
         (
-            config.output_hidden_states,
+            returns_states and config.output_hidden_states,
             "output_hidden_states",
-            "trees have no per-token states; leave it False",
+            "trees have no per-token states; pass output_hidden_states=False",
         ),
     ]
 
@@ -107,7 +110,10 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
     assistant = require_assistant(assistant)
     model = unwrap(target)
     check_trees(model)
-    _check_adapter(model)
+    check_mode(model, "target")
+    _check_virtual_tokens(model)
+    if target is not model:  # outside of generate, which takes wrappers off
+        check_whole_adapters(target)
     assistant.check(target)
     if tree is None:
         if assistant.chooses_by_machine:
@@ -123,7 +129,7 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
         check_plan(target, assistant, tree)
 
 
-def _check_adapter(model) -> None:
+def _check_virtual_tokens(model) -> None:
     """Refuse an adapter that puts virtual tokens before the text."""
     prepare = model.prepare_inputs_for_generation
     owner = getattr(prepare, "__self__", model)  # PEFT puts its own method there

@@ -16,6 +16,7 @@ from eagle_hf.compat import (
     prepare_inputs,
     take_cache,
 )
+from eagle_hf.decoding.adapters import adapters_by_row
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
@@ -90,8 +91,9 @@ def speculate(
     run = Run(target, assistant, call, tree, policy)
     _, inputs = take_cache(call.model_inputs)
     run.prefill(inputs)
-    while not run.is_finished:
-        run.round()
+    with adapters_by_row(target, run.sequences):
+        while not run.is_finished:
+            run.round()
     assistant.owner.last_run = run.statistics()
     output = run.output()
     run.cache.release()

@@ -77,6 +77,8 @@ class Sequences:
     def append_to_all(self, tokens: list[int]) -> None:
         """Append a token to every row of the call; all have one length."""
         length = self.lengths[0]
+        if length == self.ids.shape[1]:
+            self._make_room()
         self.ids[:, length] = upload(tokens, self.ids.device)
         self.lengths = [length + 1] * len(tokens)
         self._newest = tokens

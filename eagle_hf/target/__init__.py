@@ -1,5 +1,6 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
+from eagle_hf.target.adapters import check_adapters, check_whole_adapters
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
@@ -16,7 +17,9 @@ __all__ = [
     "AuxStates",
     "aux_layer_ids",
     "capture_aux",
+    "check_adapters",
     "check_compatible",
+    "check_whole_adapters",
     "choose_dtype",
     "decoder_layers",
     "default_device",

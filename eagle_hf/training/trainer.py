@@ -19,7 +19,13 @@ from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import aux_layer_ids, check_compatible, draft_vocab_logits, unwrap
+from eagle_hf.target import (
+    aux_layer_ids,
+    check_compatible,
+    check_whole_adapters,
+    draft_vocab_logits,
+    unwrap,
+)
 from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate, example_lengths, separate
@@ -75,6 +81,7 @@ class Eagle3Trainer(ResumableTrainer):
         # 1) The frozen target, and what is asked of it.
         head = cast(Eagle3DraftHead, unwrap(model))
         check_compatible(target, head.config)
+        check_whole_adapters(target)
         self.target = target.requires_grad_(False).eval()
         self.layer_ids = aux_layer_ids(target, head.config)
         self.states = TargetStates(

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LilyConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from tiny import left_padded, tiny_head, tiny_target
 from training_checks import copied_parameters, losses, same_weights
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, TreeConfig, new_head
+from eagle_hf.data import capture_features
 from eagle_hf.target import unwrap
 from eagle_hf.training import merge_adapter
 from eagle_hf.training.merging import merged
@@ -226,3 +227,30 @@ def test_a_target_with_virtual_tokens_is_refused(head, examples, tmp_path, argum
     target = get_peft_model(tiny_target(dtype=torch.float32), prompt_tuning)
     with pytest.raises(ValueError, match="prompt-learning adapter \\(PROMPT_TUNING\\)"):
         Eagle3Trainer(model=head, target=target, args=arguments(tmp_path), train_dataset=examples)
+
+
+@pytest.mark.parametrize(
+    "adapter, kind",
+    [
+        (
+            LoraConfig(
+                task_type="CAUSAL_LM", alora_invocation_tokens=[4], target_modules=["q_proj"]
+            ),
+            "an activated LoRA",
+        ),
+        (LilyConfig(target_modules=["q_proj"]), "of the kind LILY"),
+    ],
+    ids=["activated", "lily"],
+)
+def test_a_target_whose_states_need_more_than_its_tokens_is_refused(
+    head, examples, tmp_path, arguments, adapter, kind
+):
+    target = get_peft_model(tiny_target(dtype=torch.float32), adapter)
+    settings = dict(model=head, target=target, train_dataset=examples)
+    with pytest.raises(ValueError, match=f"the adapter 'default' is {kind}"):
+        Eagle3Trainer(args=arguments(tmp_path), **settings)
+    with pytest.raises(ValueError, match=f"the adapter 'default' is {kind}"):
+        capture_features(
+            target, examples, tmp_path / "features", layer_ids=[2, 3, 4], template_sha256=""
+        )
+    assert not (tmp_path / "features").exists()

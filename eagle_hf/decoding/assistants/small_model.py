@@ -19,12 +19,13 @@ from eagle_hf.decoding.assistants.windows import (
 )
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.decoding.modes import check_mode
 from eagle_hf.decoding.pending import Pending, left_aligned, newest_output, padded_rows
 from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.provenance import dtype_name, weights_fingerprint
-from eagle_hf.target import position_limit, target_logits, unwrap
+from eagle_hf.target import check_adapters, position_limit, target_logits, unwrap
 
 
 class WindowedDraft(Assistant):
@@ -86,6 +87,8 @@ class WindowedDraft(Assistant):
         """Raise a ValueError for a target that this model cannot draft for."""
         self._check_vocabulary(target)
         check_drafting(self.model, self.window)
+        check_adapters(self.model)
+        check_mode(self.model, "draft model")
         limit = position_limit(self.model)
         if limit < target.config.get_text_config().max_position_embeddings:
             raise ValueError(

@@ -7,7 +7,6 @@ H hidden size, n states of a token: its aux hidden states and the final one, 4 i
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from eagle_hf.data.rows import TargetFeatures
@@ -38,11 +37,10 @@ def compute_features(
         ValueError: a state is not finite.
     """
     lengths = torch.tensor([len(tokens) for tokens in input_ids])
-    # Padding on the right needs no attention mask, because causality hides it.
-    padded = pad_sequence(list(input_ids), batch_first=True)  # [B, longest]
-    padded = padded.to(unwrap(target).device)
-    aux, states = target_states(target, padded, layer_ids)
-    is_token = torch.arange(padded.shape[1]) < lengths[:, None]  # [B, longest]
+    device = unwrap(target).device
+    rows = [tokens.to(device) for tokens in input_ids]
+    aux, states = target_states(target, rows, layer_ids)  # [B, longest, ...]
+    is_token = torch.arange(aux.shape[1]) < lengths[:, None]  # [B, longest]
     aux = aux[is_token.to(aux.device)]  # [N, 3H]
     states = states[is_token.to(states.device)]  # [N, H]
     is_finite = aux.isfinite().all() and states.isfinite().all()

@@ -16,9 +16,9 @@ from eagle_hf.compat import (
 from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.callbacks import pads_ended_rows
 from eagle_hf.decoding.modes import check_mode
-from eagle_hf.decoding.support import CHANGING_ROPES, check_trees, layer_kinds
+from eagle_hf.decoding.support import check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import check_adapters, check_whole_adapters, unwrap
+from eagle_hf.target import changing_ropes, check_adapters, check_whole_adapters, unwrap
 
 LEAVE_UNSET = "leave it unset"
 
@@ -178,7 +178,7 @@ def check_inputs(target, call: AssistedCall) -> None:
             f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass "
             "[batch, length]"
         )
-    check_rope(config, call.generation_config.max_length)
+    check_rope(target, call.generation_config.max_length)
     check_mask(config, inputs.get("attention_mask"))
     if len(input_ids) > 1:
         check_batch(call)
@@ -216,22 +216,19 @@ def check_fixed_size(target, tree: TreeConfig, max_length: int) -> None:
         )
 
 
-def check_rope(config, max_length: int) -> None:
+def check_rope(target, max_length: int) -> None:
     """Refuse RoPE whose frequencies depend on the longest position of a forward.
 
     A tree's deeper nodes would change them for the others.
     """
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type")
-    limit = rope.get("original_max_position_embeddings")
-    limit = limit or getattr(config, "original_max_position_embeddings", None)
-    limit = limit or config.max_position_embeddings
-    if kind in CHANGING_ROPES and max_length > limit:
-        raise ValueError(
-            f"the target's RoPE is {kind!r} and max_length is {max_length}, beyond its {limit} "
-            "original positions, where its frequencies change with the text's length; keep prompt "
-            f"and answer within {limit} tokens or generate without the head"
-        )
+    for rope in changing_ropes(target):
+        if max_length > rope.limit:
+            raise ValueError(
+                f"the target's RoPE is {rope.kind!r} and max_length is {max_length}, beyond its "
+                f"{rope.limit} original positions, where its frequencies change with the text's "
+                f"length; keep prompt and answer within {rope.limit} tokens or generate without "
+                "the head"
+            )
 
 
 def check_mask(config, attention_mask) -> None:

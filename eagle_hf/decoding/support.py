@@ -7,7 +7,6 @@ from eagle_hf.target import unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 SUPPORTED_ATTENTION = ("sdpa", "eager")
-CHANGING_ROPES = ("dynamic", "longrope")  # their frequencies change with the text's length
 
 
 def layer_kinds(config) -> set[str]:

@@ -16,6 +16,7 @@ from eagle_hf.planning.sequoia import acceptance_vector
 DEPTH = 6  # levels of the recorded trees
 WIDTH = 8  # nodes run at each
 KEPT_RANKS = 8  # guesses of every node whose acceptance is saved with a head
+NEW_TOKENS = 48  # of each answer
 ENOUGH = 30  # trials below which a depth is taken to be like the one above it
 DECIMALS = 4  # of what is saved
 
@@ -36,7 +37,7 @@ def fit_trace(trace: Trace) -> tuple[Shares, Calibration]:
 
 
 def measure_acceptance(
-    target, head, starts: list[torch.Tensor], max_new_tokens: int = 48
+    target, head, starts: list[torch.Tensor], max_new_tokens: int = NEW_TOKENS
 ) -> Acceptance | None:
     """How often a head's guesses are taken along the target's own greedy answers.
 

@@ -13,6 +13,7 @@ from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.acceptance import (
     DEPTH,
+    NEW_TOKENS,
     WIDTH,
     answer_all,
     fit_trace,
@@ -26,7 +27,7 @@ from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import FixedPolicy, PlainPolicy
 from eagle_hf.planning.sequoia import best_tree_for
 from eagle_hf.planning.static_tree import draw
-from eagle_hf.target import unwrap
+from eagle_hf.target import rope_limit, unwrap
 from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)
@@ -97,7 +98,8 @@ def held_out_acceptance(trainer) -> Acceptance | None:
     if trainer.eval_dataset is None or not args.eval_prompts or args.shard_target:
         return None
     try:
-        prompts = held_out_prompts(trainer.eval_dataset, args.eval_prompts)
+        longest = rope_limit(trainer.target) - NEW_TOKENS
+        prompts = held_out_prompts(trainer.eval_dataset, args.eval_prompts, longest)
     except ValueError as error:
         logger.warning(f"how often the head is accepted was not measured: {error}")
         return None

@@ -17,6 +17,7 @@ from transformers import (
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, last_logits
 from eagle_hf.decoding.assistants import DraftContext, require_assistant
 from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.checks import check_rope
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.loop import Prefilled, Round, Run
 from eagle_hf.decoding.masks import MaskFormat
@@ -82,9 +83,13 @@ class TimedRun:
         prompt: the prompts.
         tree: what the assistant drafts; None for its own.
         new_tokens: of the longest row.
+
+    Raises:
+        ValueError: the rows would end beyond what the target's RoPE lets a tree read.
     """
 
     def __init__(self, prompt: PrefilledPrompt, tree: TreeConfig | None, new_tokens: int):
+        check_rope(prompt.target, prompt.ids.shape[1] + new_tokens)
         self.prompt = prompt
         self.tree = tree
         self.new_tokens = new_tokens

@@ -16,6 +16,7 @@ import torch
 from eagle_hf.compat import last_logits
 from eagle_hf.decoding.assistants import DraftContext, Drafter, require_assistant
 from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.checks import check_rope
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.growth import grow_dynamic
 from eagle_hf.decoding.snapkv import recorded
@@ -187,13 +188,16 @@ def record(
         The trace.
 
     Raises:
-        ValueError: where fewer children are kept than nodes are run.
+        ValueError: where fewer children are kept than nodes are run, or an answer ends beyond
+            what the target's RoPE lets a tree read.
     """
     if children < width:
         raise ValueError(
             f"children is {children} and width {width}; of every node at least as many children "
             "are kept as nodes are run"
         )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        check_rope(target, prompt.shape[1] + len(answer))
     tree = TreeConfig(depth=depth, top_k=width, nodes=1)
     rows: dict[str, list] = {field.name: [] for field in fields(Trace)}
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

@@ -11,13 +11,16 @@ from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
 from eagle_hf.target.logits import draft_vocab_logits, next_token_summary, target_logits
 from eagle_hf.target.opening import lay_adapter, load_target
+from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
 from eagle_hf.target.structure import decoder_layers, position_limit, unwrap
 
 __all__ = [
     "AuxStates",
+    "ChangingRope",
     "aux_layer_ids",
     "capture_aux",
     "check_adapters",
+    "changing_ropes",
     "check_compatible",
     "check_whole_adapters",
     "choose_dtype",
@@ -29,6 +32,7 @@ __all__ = [
     "next_token_summary",
     "position_limit",
     "resolve_dtype",
+    "rope_limit",
     "target_logits",
     "target_states",
     "unwrap",

@@ -7,13 +7,15 @@ B batch, S sequence, H hidden.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
+from eagle_hf.target.rope import changing_ropes, rows_read_together
 from eagle_hf.target.structure import decoder_layers, unwrap
 
 
@@ -101,24 +103,65 @@ def aux_layer_ids(target: Any, head_config: Eagle3Config) -> list[int]:
 
 @torch.no_grad()
 def target_states(
-    target: Any, input_ids: torch.Tensor, layer_ids: list[int]
+    target: Any, input_ids: Sequence[torch.Tensor] | torch.Tensor, layer_ids: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the states that a head reads and those that the LM head reads.
 
     The LM head is not run. Padding needs no mask: causality hides it, and without a mask the fast
-    attention kernels apply.
+    attention kernels apply. A row's states are those of the row alone: where a RoPE follows the
+    longest text of a forward (see rope.py), the target runs once for each of its choices.
 
     Args:
         target: A causal LM.
-        input_ids: A batch [B, S], padded on the right.
+        input_ids: B rows of tokens [S], each of its own length; or a batch [B, S] without padding.
         layer_ids: HF `hidden_states` indices.
 
     Returns:
-        (aux hidden states [B, S, 3H], final-normed states [B, S, H]).
+        (aux hidden states [B, S, 3H], final-normed states [B, S, H]), where S is the longest row.
+        What lies behind the end of a shorter row means nothing.
     """
+    rows = list(input_ids)
+    ropes = changing_ropes(target)
+    groups = rows_read_together(ropes, [len(row) for row in rows])
+    parts = []
+    for group in groups:
+        together = [rows[row] for row in group]
+        longest = max(len(row) for row in together)
+        if any(rope.is_dynamic and longest >= rope.limit for rope in ropes):
+            _forget_longer_texts(target, together[0])
+        parts.append(_read_together(target, together, layer_ids))
+    if len(parts) == 1:
+        return parts[0]
+    aux_parts, state_parts = zip(*parts, strict=True)
+    return _in_one_batch(aux_parts, groups), _in_one_batch(state_parts, groups)
+
+
+def _read_together(
+    target: Any, rows: list[torch.Tensor], layer_ids: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two results of `target_states` for rows that one forward may read."""
     decoder = unwrap(target).get_decoder()
     with capture_aux(target, layer_ids) as aux:
-        output = decoder(input_ids=input_ids, use_cache=False)
+        output = decoder(input_ids=pad_sequence(rows, batch_first=True), use_cache=False)
     states = aux.take()
     assert states is not None  # capture_aux refuses an empty list
     return states, output.last_hidden_state
+
+
+def _forget_longer_texts(target: Any, row: torch.Tensor) -> None:
+    """Give a target of dynamic NTK its original frequencies again.
+
+    transformers keeps those of the longest text that was read, until it reads one that is shorter
+    than the limit.
+    """
+    unwrap(target).get_decoder()(input_ids=row[None, :1], use_cache=False)
+
+
+def _in_one_batch(parts: Sequence[torch.Tensor], groups: list[list[int]]) -> torch.Tensor:
+    """States [B, S, W] of the groups' own [b, s, W], with zeros behind shorter rows."""
+    rows = sum(len(group) for group in groups)
+    longest = max(part.shape[1] for part in parts)
+    batch = parts[0].new_zeros(rows, longest, parts[0].shape[-1])
+    for part, group in zip(parts, groups, strict=True):
+        batch[group, : part.shape[1]] = part
+    return batch

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.prompts import evenly_spread
@@ -15,40 +16,91 @@ from eagle_hf.data.sampling import evaluating, generate_batch
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import rope_limit
+from eagle_hf.target.structure import UNLIMITED
+from eagle_hf.training.arguments import Eagle3TrainingArguments
+
+logger = logging.get_logger(__name__)
 
 BATCH = 8  # prompts answered at once
 
 
-def held_out_prompts(examples: Any, count: int) -> list[list[int]]:
+def held_out_prompts(examples: Any, count: int, longest: int = UNLIMITED) -> list[list[int]]:
     """Take the token ids before the first response of some examples.
 
     Args:
         examples: tokenised conversations (`input_ids`, `loss_mask`), or a stream of them.
         count: how many examples at most, evenly spread; of a stream, the first ones.
+        longest: leave out longer prompts, in tokens, and say so.
 
     Returns:
         The prompts. An example that begins with its response has none and is left out.
 
     Raises:
-        ValueError: no example has a prompt.
+        ValueError: no example has such a prompt.
     """
     if hasattr(examples, "__len__"):
         chosen = evenly_spread(examples, count)
     else:
         chosen = list(islice(examples, count))
     prompts = []
+    too_long = 0
     for example in chosen:
         mask = torch.as_tensor(example["loss_mask"]).long()
         response_start = int(mask.argmax())
-        if response_start > 0:
+        if response_start > longest:
+            too_long += 1
+        elif response_start > 0:
             input_ids = torch.as_tensor(example["input_ids"])
             prompts.append(input_ids[:response_start].tolist())
     if not prompts:
         raise ValueError(
-            f"none of {len(chosen)} evaluation examples has a prompt before its response, so "
-            "nothing can be generated; keep the prompts in the examples, or set eval_prompts=0"
+            f"none of {len(chosen)} evaluation examples has a prompt before its response that can "
+            f"be answered ({too_long} are longer than {longest} tokens), so nothing can be "
+            "generated; keep shorter prompts in the examples, or set eval_prompts=0"
+        )
+    if too_long:
+        logger.warning_once(
+            f"{too_long} of {len(chosen)} evaluation prompts are longer than {longest} tokens, the "
+            "most that the target can answer with a head; acceptance is measured on the others"
         )
     return prompts
+
+
+def answerable_prompts(
+    examples: Any, args: Eagle3TrainingArguments, target: PreTrainedModel
+) -> list[list[int]]:
+    """Take the held-out prompts that the target can answer with a head, as `args` ask for them.
+
+    Args:
+        examples: as in `held_out_prompts`.
+        args: `eval_prompts` and `eval_new_tokens`.
+        target: its RoPE may set a limit to prompt and answer.
+
+    Raises:
+        ValueError: there are none.
+    """
+    longest = rope_limit(target) - args.eval_new_tokens
+    return held_out_prompts(examples, args.eval_prompts, longest)
+
+
+def check_prompts(datasets: Any, args: Eagle3TrainingArguments, target: PreTrainedModel) -> None:
+    """Refuse, before training, evaluation sets without a prompt that can be answered.
+
+    Args:
+        datasets: examples, or a dict of them by name. Streams and features are read later.
+        args: as in `answerable_prompts`.
+        target: the target.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    if args.eval_strategy == "no" or not args.eval_prompts:
+        return
+    parts = datasets.values() if isinstance(datasets, dict) else [datasets]
+    for examples in parts:
+        if isinstance(examples, list):
+            answerable_prompts(examples, args, target)
 
 
 @torch.no_grad()

@@ -209,8 +209,7 @@ class TargetStates:
     ) -> list[dict[str, torch.Tensor]]:
         """The features of each conversation; `best` only where the next token is learnt."""
         # 1) The states of all conversations in one padded batch.
-        padded = pad_sequence(ids, batch_first=True)  # [B, S]
-        aux, states = target_states(self.target, padded, self.layer_ids)
+        aux, states = target_states(self.target, ids, self.layer_ids)
         # A target over several devices answers on its last.
         aux = aux.to(ids[0].device)  # [B, S, 3H]
         states = states.to(ids[0].device)  # [B, S, H]

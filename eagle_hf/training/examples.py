@@ -17,8 +17,10 @@ from eagle_hf.data.masking import (
 from eagle_hf.data.rows import Example
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
+from eagle_hf.target.structure import UNLIMITED
 from eagle_hf.training.arguments import Eagle3TrainingArguments
-from eagle_hf.training.batches import compact
+from eagle_hf.training.batches import compact, example_lengths
+from eagle_hf.training.sharding import check_read_at_once
 
 logger = logging.get_logger(__name__)
 
@@ -74,11 +76,13 @@ class ExampleMaker:
             return dataset
         if not hasattr(dataset, "__len__"):
             self._check_stream(dataset)
+            self._check_length(self._max_length() or UNLIMITED)
             return StreamedExamples(dataset, self._tokenize, self.skipped, endless)
         examples, skipped = self._tokenize(list(dataset))
         self.skipped += skipped
         if skipped:
             logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
+        self._check_length(max(example_lengths(examples), default=0))
         for example in examples:
             example["index"] = self._next_index
             self._next_index += 1
@@ -105,6 +109,10 @@ class ExampleMaker:
             "eos_token_ids": eos_token_ids(self.target, self.tokenizer),
             "max_length": self._max_length(),
         }
+
+    def _check_length(self, longest: int) -> None:
+        """Refuse conversations that are too long for a sharded target."""
+        check_read_at_once(self.target, self.args.shard_target, longest)
 
     def _max_length(self) -> int | None:
         """The arguments' limit in tokens, or else the target's."""

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from eagle_hf.provenance import has_remembered_fingerprint, remember_fingerprint
-from eagle_hf.target import decoder_layers, unwrap
+from eagle_hf.target import decoder_layers, rope_limit, unwrap
 
 FSDP2 = "fsdp2"
 REMEDY = (
@@ -156,6 +156,32 @@ def check_shardable(target: PreTrainedModel, how: str) -> None:
                 f"shard_target is {how!r} but the target {what}; {remedy}, or leave shard_target "
                 "out"
             )
+
+
+def check_read_at_once(target: PreTrainedModel, how: str | None, longest: int) -> None:
+    """Refuse conversations that a sharded target would have to read in several forwards.
+
+    Where a RoPE follows the longest text of a forward, a batch takes as many forwards as its
+    lengths choose frequencies. Processes would then wait for each other's layers for ever.
+
+    Args:
+        target: the target.
+        how: as in `shard_target`.
+        longest: tokens of the longest conversation.
+
+    Raises:
+        ValueError: it is sharded, and conversations reach beyond what its RoPE reads unchanged.
+    """
+    limit = rope_limit(target)
+    # at the limit itself, dynamic NTK needs a forward more to forget longer texts
+    if how is None or longest < limit:
+        return
+    raise ValueError(
+        f"shard_target is {how!r} and conversations have up to {longest} tokens, but the target's "
+        f"RoPE has other frequencies for long texts, from {limit} tokens on, so that processes "
+        f"would run it differently often; set max_length={limit - 1}, or capture features once "
+        "and train on them"
+    )
 
 
 def _shard_by_fsdp2(model: PreTrainedModel, device: torch.device) -> None:

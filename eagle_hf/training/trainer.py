@@ -21,12 +21,13 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
     aux_layer_ids,
+    capture_aux,
     check_compatible,
     check_whole_adapters,
     draft_vocab_logits,
     unwrap,
 )
-from eagle_hf.training.acceptance import held_out_prompts, measure_acceptance
+from eagle_hf.training.acceptance import answerable_prompts, check_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate, example_lengths, separate
 from eagle_hf.training.checkpoints import last_checkpoint
@@ -84,6 +85,8 @@ class Eagle3Trainer(ResumableTrainer):
         check_whole_adapters(target)
         self.target = target.requires_grad_(False).eval()
         self.layer_ids = aux_layer_ids(target, head.config)
+        with capture_aux(target, self.layer_ids):
+            pass  # refuses layers that cannot be read
         self.states = TargetStates(
             target,
             self.layer_ids,
@@ -99,6 +102,7 @@ class Eagle3Trainer(ResumableTrainer):
         train_examples = self._maker.prepare(train_dataset, endless=True)
         eval_examples = self._maker.prepare(eval_dataset)
         let_processes_read_streams(args, train_examples, eval_examples)
+        check_prompts(eval_examples, args, target)
         collate_batch = partial(collate, packing=args.packing, learn_prompts=args.learn_prompts)
         kwargs.setdefault("data_collator", collate_batch)
 
@@ -333,7 +337,7 @@ class Eagle3Trainer(ResumableTrainer):
         if not self.args.eval_prompts:
             return {}
         head = self._unwrap_head(self.model)
-        prompts = held_out_prompts(examples, self.args.eval_prompts)
+        prompts = answerable_prompts(examples, self.args, self.target)
         return measure_acceptance(self.target, head, prompts, self.args.eval_new_tokens)
 
 

@@ -173,9 +173,9 @@ def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(
     real_target_states = target_features.target_states
     shapes = []
 
-    def noted(target, ids, layers):
-        shapes.append(tuple(ids.shape))
-        return real_target_states(target, ids, layers)
+    def noted(target, rows, layers):
+        shapes.append((len(rows), max(map(len, rows))))
+        return real_target_states(target, rows, layers)
 
     monkeypatch.setattr(target_features, "target_states", noted)
     write(tmp_path, batch_tokens=36)

@@ -1,8 +1,11 @@
 """Traces: which recorded child is which node, by hand."""
 
+import pytest
 import torch
+from tiny import tiny_head, tiny_target
 
-from eagle_hf.measuring.traces import expanded_nodes
+from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun
+from eagle_hf.measuring.traces import expanded_nodes, record
 
 
 def test_expanded_nodes_of_three_levels():
@@ -27,3 +30,14 @@ def test_expanded_nodes_of_three_levels():
 
 def test_expanded_nodes_of_a_root_alone():
     assert expanded_nodes([], k=2, shape=(1, 3)).tolist() == [[-1, -1, -1]]
+
+
+def test_texts_beyond_what_a_changing_rope_lets_trees_read_are_refused():
+    rope = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0}
+    target = tiny_target(max_position_embeddings=32, rope_parameters=rope)
+    head = tiny_head(target)
+    prompt = torch.full((1, 20), 5)
+    with pytest.raises(ValueError, match="'dynamic' and max_length is 36, beyond its 32"):
+        record(target, head, [prompt], [torch.full((16,), 5)])
+    with pytest.raises(ValueError, match="'dynamic' and max_length is 33, beyond its 32"):
+        TimedRun(PrefilledPrompt(target, head, prompt), None, new_tokens=13)

@@ -9,8 +9,7 @@ import sys
 import torch
 
 from eagle_hf.decoding.caches.drafter import rotate_keys
-from eagle_hf.decoding.support import CHANGING_ROPES
-from eagle_hf.target import unwrap
+from eagle_hf.target import changing_ropes, unwrap
 
 REMEDY = "draft with a whole cache: WindowedDraft(model, window=None)"
 
@@ -34,12 +33,11 @@ def check_sinks(model) -> None:
         )
     if _has_unturned_keys(config):
         raise ValueError(f"{name} has keys that carry no position, or only in part; {REMEDY}")
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kind = parameters.get("rope_type")
-    if kind in CHANGING_ROPES:
+    changing = changing_ropes(model)
+    if changing:
         raise ValueError(
-            f"the RoPE of {name} is {kind!r}, whose frequencies change with the text's length; "
-            f"{REMEDY}"
+            f"the RoPE of {name} is {changing[0].kind!r}, whose frequencies change with the text's "
+            f"length; {REMEDY}"
         )
     if not _turns_like_llama(model, config, rotary, apply):
         raise ValueError(

@@ -1,6 +1,7 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
-from eagle_hf.target.adapters import check_adapters, check_whole_adapters
+from eagle_hf.target.adapter_kinds import check_adapters, check_whole_adapters
+from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
@@ -10,7 +11,7 @@ from eagle_hf.target.aux_hidden_states import (
 from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
 from eagle_hf.target.logits import draft_vocab_logits, next_token_summary, target_logits
-from eagle_hf.target.opening import lay_adapter, load_target
+from eagle_hf.target.opening import load_target
 from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
 from eagle_hf.target.structure import decoder_layers, position_limit, unwrap
 

@@ -1,97 +1,76 @@
-"""PEFT adapters whose output for a token depends on more than its prefix.
+"""PEFT adapters laid over a model, whose embeddings grow where the adapter's have grown."""
 
-Most adapters change weights, or compute token by token: whatever reads a model may ignore them.
-Those named here do not.
-"""
-
+import textwrap
+import warnings
+from pathlib import Path
 from typing import Any
 
-from eagle_hf.target.structure import unwrap
+from transformers.utils import logging
 
-# Kinds that compute another output where tokens are read together, and what they do.
-WHOLE_FORWARDS = {
-    "LILY": "mixes its experts over all tokens that are read together",
-    "SHADOW": "runs a model beside the target, with a cache of its own",
-    "XLORA": "reads every text twice, without a cache",
-}
+logger = logging.get_logger(__name__)
 
 
-def active_adapters(model: Any) -> dict[str, Any]:
-    """Return the adapters that take part in a model's forward.
+def lay_adapter(model: Any, adapter: str | Path) -> Any:
+    """Lay a PEFT adapter over a model.
+
+    An adapter that was trained after `resize_token_embeddings` holds the embeddings of that size.
+    The model's are then resized first, in place.
+
+    PEFT itself only warns of adapter weights that are missing, and the model would go on as if it
+    had no adapter. Here this is an error.
 
     Args:
-        model: A model, with or without wrappers.
+        model: A transformers model.
+        adapter: Hub id or folder of the adapter.
 
     Returns:
-        The PEFT config of each by its name. Adapters that virtual tokens make up are not found:
-        they are in no layer.
-    """
-    base = unwrap(model)
-    configs = getattr(base, "peft_config", None)
-    if not configs:
-        return {}
-    names = set()
-    for module in base.modules():
-        active = getattr(module, "active_adapters", None)
-        # transformers gives every model a method of this name
-        if isinstance(active, list) and not module.disable_adapters:
-            names.update(active)
-    return {name: configs[name] for name in sorted(names) if name in configs}
-
-
-def is_activated_late(config: Any) -> bool:
-    """Return whether a PEFT config is of an activated LoRA.
-
-    Args:
-        config: The PEFT config.
-    """
-    return bool(getattr(config, "alora_invocation_tokens", None))
-
-
-def check_adapters(model: Any) -> None:
-    """Check that reading tokens together gives what reading them one by one does.
-
-    Args:
-        model: A model, with or without wrappers.
+        The model inside a PeftModel.
 
     Raises:
-        ValueError: An active adapter computes something else then.
+        ValueError: The adapter does not fit.
     """
-    for name, config in active_adapters(model).items():
-        kind = _kind(config)
-        if kind in WHOLE_FORWARDS:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Found missing adapter keys")
+        try:
+            _resize_embeddings(model, adapter)
+            return PeftModel.from_pretrained(model, adapter)
+        except Exception as error:  # of a dozen kinds, whatever does not fit first
+            reason = textwrap.shorten(str(error), 300)
             raise ValueError(
-                f"the adapter {name!r} is of the kind {kind}, which {WHOLE_FORWARDS[kind]}: its "
-                "tokens can neither be drafted nor learnt in batches; disable it, or use an "
-                "adapter that changes weights (LoRA)"
-            )
+                f"the adapter {adapter} cannot be laid over this {type(model).__name__} "
+                f"({reason}); "
+                "give the folder or hub id of a PEFT adapter that was trained on this very model"
+            ) from error
 
 
-def check_whole_adapters(model: Any) -> None:
-    """Check that a forward without the help of PEFT's `generate` has the model's own states.
-
-    Args:
-        model: A model, with or without wrappers.
-
-    Raises:
-        ValueError: An active adapter needs to know more than the tokens, or more than one forward.
-    """
-    check_adapters(model)
-    for name, config in active_adapters(model).items():
-        if is_activated_late(config):
-            raise ValueError(
-                f"the adapter {name!r} is an activated LoRA, which works from its "
-                "alora_invocation_tokens on only, and outside of generate its place is not known; "
-                "disable it (`with model.disable_adapter():`), or use an adapter that always works"
-            )
-        if _kind(config) == "POLY":
-            raise ValueError(
-                f"the adapter {name!r} is of the kind POLY, which needs task_ids for every row, "
-                "and outside of generate there are none; disable it, or use another adapter"
-            )
+def _resize_embeddings(model: Any, adapter: str | Path) -> None:
+    """Give a model's embeddings the size of those that an adapter holds, if it holds any."""
+    embeddings = model.get_input_embeddings()
+    if embeddings is None:  # a draft head has none of its own
+        return
+    size = _stored_vocabulary(model, adapter)
+    known = model.config.get_text_config().vocab_size
+    if size is None or size == known:
+        return
+    logger.warning(
+        f"the adapter {adapter} was trained with {size} tokens and the model has {known}; its "
+        "embeddings are resized"
+    )
+    # their rows are the adapter's in the end, so means of the old ones need not be computed
+    model.resize_token_embeddings(size, mean_resizing=False)
 
 
-def _kind(config: Any) -> str:
-    """The kind of an adapter, as PEFT writes it: "LORA", ..."""
-    kind = config.peft_type
-    return getattr(kind, "value", kind)
+def _stored_vocabulary(model: Any, adapter: str | Path) -> int | None:
+    """How many rows an adapter's own embeddings or LM head have; None where it holds neither."""
+    from peft.utils import load_peft_weights
+
+    resized = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if module in resized]
+    weights = load_peft_weights(str(adapter), device="cpu")
+    for key, weight in weights.items():
+        is_whole = key.endswith(".weight") and "lora_" not in key
+        if is_whole and any(f".{name}." in key for name in names):
+            return weight.shape[0]
+    return None

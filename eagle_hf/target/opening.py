@@ -1,16 +1,16 @@
 """Opening the frozen target, with an adapter over it where one is given."""
 
-import textwrap
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.dtypes import default_device, resolve_dtype
 from eagle_hf.target.gguf import resolve
+from eagle_hf.target.tokenizers import open_tokenizer, warn_of_unknown_tokens
 
 SHARED_OPTIONS = ("revision", "trust_remote_code", "token")  # of model, config and tokenizer
 
@@ -19,6 +19,7 @@ def load_target(
     name_or_path: str | Path,
     adapter: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     dtype: str | torch.dtype = "auto",
     device: torch.device | str | None = None,
     work: str = "draft",
@@ -29,7 +30,10 @@ def load_target(
     Args:
         name_or_path: A hub id, a folder, a `.gguf` file, or "smollm2", the embedded
             SmolLM2-135M-Instruct.
-        adapter: Hub id or folder of a PEFT adapter laid over it.
+        adapter: Hub id or folder of a PEFT adapter laid over it. Where it holds embeddings of
+            another size, the target's are resized first.
+        tokenizer: Hub id or folder of the tokenizer. Default: the adapter's where it brings one,
+            else the target's.
         dtype: "auto" is what the device does this work fastest in (see dtypes.py), and what is
             stored where the weights are quantised. "stored" is what the checkpoint holds. A dtype
             or its name is obeyed.
@@ -47,7 +51,7 @@ def load_target(
     path = resolve(name_or_path)
     shared = {key: kwargs[key] for key in SHARED_OPTIONS if key in kwargs}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **shared)
+        opened = open_tokenizer(path, adapter, tokenizer, shared)
         loaded_dtype = _loaded_dtype(path, shared, dtype, device, work, "device_map" in kwargs)
         target = AutoModelForCausalLM.from_pretrained(path, dtype=loaded_dtype, **kwargs)
     except (SafetensorError, OSError) as error:
@@ -57,9 +61,10 @@ def load_target(
         ) from error
     if adapter is not None:
         target = lay_adapter(target, adapter)
+    warn_of_unknown_tokens(opened, target)
     if device is not None:
         target = target.to(device)
-    return target.requires_grad_(False).eval(), tokenizer
+    return target.requires_grad_(False).eval(), opened
 
 
 def _loaded_dtype(
@@ -80,34 +85,3 @@ def _loaded_dtype(
     if device is None:
         device = default_device() if is_mapped else "cpu"
     return resolve_dtype(dtype, device, work)
-
-
-def lay_adapter(model: Any, adapter: str | Path) -> Any:
-    """Lay a PEFT adapter over a model.
-
-    PEFT itself only warns of adapter weights that are missing, and the model would go on as if it
-    had no adapter. Here this is an error.
-
-    Args:
-        model: A transformers model.
-        adapter: Hub id or folder of the adapter.
-
-    Returns:
-        The model inside a PeftModel.
-
-    Raises:
-        ValueError: The adapter does not fit.
-    """
-    from peft import PeftModel
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*Found missing adapter keys")
-        try:
-            return PeftModel.from_pretrained(model, adapter)
-        except Exception as error:  # of a dozen kinds, whatever does not fit first
-            reason = textwrap.shorten(str(error), 300)
-            raise ValueError(
-                f"the adapter {adapter} cannot be laid over this {type(model).__name__} "
-                f"({reason}); "
-                "give the folder or hub id of a PEFT adapter that was trained on this very model"
-            ) from error

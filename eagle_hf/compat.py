@@ -105,6 +105,24 @@ def attention_implementation(config) -> str:
     return config._attn_implementation
 
 
+def layer_values(config, name: str) -> list[Any]:
+    """The distinct values of a setting over the layers of a model; [] where it has none.
+
+    A config whose layers differ refuses to be asked for one value.
+    """
+    known_as = getattr(config, "attribute_map", {}).get(name, name)
+    if known_as in (getattr(config, "per_layer_attributes", None) or ()):
+        values = [getattr(layer, name, None) for layer in config.per_layer_config]
+    else:
+        value = getattr(config, name, None)
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+    distinct = []
+    for value in values:
+        if value is not None and value not in distinct:
+            distinct.append(value)
+    return distinct
+
+
 def padding_token(generation_config: GenerationConfig) -> torch.Tensor | None:
     """The token that a prepared call pads rows with."""
     return getattr(generation_config, "_pad_token_tensor", None)

@@ -125,6 +125,11 @@ def attention_is_named() -> bool:
     return isinstance(getattr(LlamaConfig(), "_attn_implementation", MISSING), str | None)
 
 
+@clause("configs name what differs between layers in per_layer_attributes, None where nothing does")
+def differing_layers_are_named() -> bool:
+    return getattr(LlamaConfig(), "per_layer_attributes", MISSING) is None
+
+
 @clause("models say by _supports_logits_to_keep() whether one token's logits can be asked for")
 def logits_to_keep_are_known() -> bool:
     return callable(getattr(GenerationMixin, "_supports_logits_to_keep", None))

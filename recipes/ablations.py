@@ -32,7 +32,7 @@ from eagle_hf.evaluation import collect_stats, read_acceptance, write_acceptance
 from eagle_hf.measuring import tau_difference, tau_interval
 
 TRAIN = Path(__file__).with_name("train.py")
-HEAD_SHAPE = ("fill_by_rank", "fc_norm", "norm_output")
+HEAD_SHAPE = ("fill_by_rank", "fc_norm", "norm_output", "hidden_act")
 
 
 @dataclass

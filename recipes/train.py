@@ -95,6 +95,10 @@ class ScriptArguments:
     norm_output: bool = field(
         default=False, metadata={"help": "EAGLE-3.1: feed the normed output back."}
     )
+    hidden_act: str = field(
+        default="silu",
+        metadata={"help": "A new head's activation; engines serve silu alone."},
+    )
     attn_implementation: str = field(
         default="sdpa",
         metadata={"help": "Of the head: sdpa, flex_attention, flash_attention_2 or eager."},
@@ -212,6 +216,7 @@ def make_head(
             fill_by_rank=arguments.fill_by_rank,
             fc_norm=arguments.fc_norm,
             norm_output=arguments.norm_output,
+            hidden_act=arguments.hidden_act,
         )
         print(
             f"the draft vocabulary of {head.config.draft_vocab_size} covers {covered:.2%} of the "

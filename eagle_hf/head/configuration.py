@@ -14,24 +14,10 @@ from transformers import LlamaConfig
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.head.dialects import recognise, translate_config
 from eagle_hf.head.layouts import LAYER_IDS_KEY, engine_config, foreign_layer_ids
+from eagle_hf.head.target_settings import say_activation, shared_settings, target_size
 from eagle_hf.head.trees import TreeConfig
 
 OWN_FIELDS = ("draft_vocab_size", "fc_norm", "norm_output", "norm_before_residual", "eagle_hf")
-FIELDS_OF_TARGET = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "initializer_range",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
 SINKS = 4  # first tokens that a window keeps (StreamingLLM, arXiv 2309.17453, section 3.2)
 
 
@@ -169,7 +155,9 @@ class Eagle3Config(LlamaConfig):
     def from_target(
         cls, target, draft_vocab_size: int | None = None, **overrides
     ) -> "Eagle3Config":
-        """Make a head config for a target: same width, heads, RoPE, norms and special tokens.
+        """Make a head config for a target (see target_settings.py).
+
+        The activation is silu, whatever the target's: engines serve no other.
 
         Args:
             target: A model or its config.
@@ -177,21 +165,15 @@ class Eagle3Config(LlamaConfig):
             overrides: Other settings. `eagle_hf` is merged with the one made here.
 
         Raises:
-            ValueError: The target has fewer than three layers, or there is no such setting.
+            ValueError: The target has fewer than three layers, or no width that a head can share,
+                or there is no such setting.
         """
         config = getattr(target, "config", target).get_text_config()
-        values: dict[str, Any] = {"intermediate_size": 4 * config.hidden_size}
-        for name in FIELDS_OF_TARGET:
-            value = getattr(config, name, None)
-            if value is not None:
-                values[name] = value
+        values = shared_settings(config)
+        if "hidden_act" not in overrides:
+            say_activation(config)
 
-        # of the target's RoPE only the base frequency is kept, not its scaling for long texts
-        rope = getattr(config, "rope_parameters", None)
-        if rope and "rope_theta" in rope:
-            values["rope_parameters"] = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
-
-        layers = config.num_hidden_layers
+        layers = target_size(config, "num_hidden_layers")
         extras: dict[str, Any] = {
             "aux_layer_ids": default_aux_layer_ids(layers),
             "target_num_hidden_layers": layers,

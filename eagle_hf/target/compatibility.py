@@ -3,6 +3,7 @@
 from typing import Any
 
 from eagle_hf.head.configuration import Eagle3Config
+from eagle_hf.head.target_settings import target_size
 from eagle_hf.target.structure import unwrap
 
 
@@ -35,8 +36,8 @@ def _check_sizes(config: Any, head_config: Eagle3Config) -> None:
     layers = (head_config.eagle_hf or {}).get("target_num_hidden_layers")
     sizes = {
         "vocabulary": (head_config.vocab_size, config.vocab_size),
-        "hidden size": (head_config.target_hidden_size, config.hidden_size),
-        "layer count": (layers, config.num_hidden_layers),
+        "hidden size": (head_config.target_hidden_size, target_size(config, "hidden_size")),
+        "layer count": (layers, target_size(config, "num_hidden_layers")),
     }
     for what, (expected, found) in sizes.items():
         if expected is not None and expected != found:

@@ -242,6 +242,18 @@ def test_a_streamed_dataset_trains(folder, conversations):
     assert head.config.draft_vocab_size == 20
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_training_chooses_the_activation_of_a_new_head(activation):
+    recipe = recipe_module("train")
+    arguments = recipe.ScriptArguments(
+        target="", dataset=[""], draft_vocab_size=0, hidden_act=activation
+    )
+    target = tiny_target(dtype=torch.float32, hidden_act="gelu")
+    examples = [{"id": "x", "input_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}]
+    head, _ = recipe.make_head(arguments, target, examples)
+    assert head.config.hidden_act == activation
+
+
 def test_training_takes_what_is_not_held_out_evenly_spread():
     recipe = recipe_module("train")
     arguments = recipe.ScriptArguments(

@@ -10,10 +10,22 @@ from eagle_hf.target.aux_hidden_states import (
 )
 from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
-from eagle_hf.target.logits import draft_vocab_logits, next_token_summary, target_logits
+from eagle_hf.target.logits import (
+    draft_vocab_logits,
+    logit_factor,
+    next_token_summary,
+    target_logits,
+)
 from eagle_hf.target.opening import load_target
 from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
-from eagle_hf.target.structure import decoder_layers, position_limit, unwrap
+from eagle_hf.target.structure import (
+    decoder_layers,
+    final_norm_gain,
+    position_limit,
+    text_decoder,
+    unwrap,
+)
+from eagle_hf.target.teaching import check_teacher
 
 __all__ = [
     "AuxStates",
@@ -23,18 +35,22 @@ __all__ = [
     "check_adapters",
     "changing_ropes",
     "check_compatible",
+    "check_teacher",
     "check_whole_adapters",
     "choose_dtype",
     "decoder_layers",
     "default_device",
     "draft_vocab_logits",
+    "final_norm_gain",
     "lay_adapter",
     "load_target",
+    "logit_factor",
     "next_token_summary",
     "position_limit",
     "resolve_dtype",
     "rope_limit",
     "target_logits",
     "target_states",
+    "text_decoder",
     "unwrap",
 ]

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
 from eagle_hf.target.rope import changing_ropes, rows_read_together
-from eagle_hf.target.structure import decoder_layers, unwrap
+from eagle_hf.target.structure import decoder_layers, text_decoder
 
 
 class AuxStates:
@@ -140,7 +140,7 @@ def _read_together(
     target: Any, rows: list[torch.Tensor], layer_ids: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two results of `target_states` for rows that one forward may read."""
-    decoder = unwrap(target).get_decoder()
+    decoder = text_decoder(target)
     with capture_aux(target, layer_ids) as aux:
         output = decoder(input_ids=pad_sequence(rows, batch_first=True), use_cache=False)
     states = aux.take()
@@ -154,7 +154,7 @@ def _forget_longer_texts(target: Any, row: torch.Tensor) -> None:
     transformers keeps those of the longest text that was read, until it reads one that is shorter
     than the limit.
     """
-    unwrap(target).get_decoder()(input_ids=row[None, :1], use_cache=False)
+    text_decoder(target)(input_ids=row[None, :1], use_cache=False)
 
 
 def _in_one_batch(parts: Sequence[torch.Tensor], groups: list[list[int]]) -> torch.Tensor:

@@ -13,6 +13,13 @@ from torch import nn
 from eagle_hf.target.structure import unwrap
 
 LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target
+# Names under which configs say what a model's forward does behind its LM head. `check_teacher`
+# refuses a target whose forward does something else.
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere; Falcon-H1; Muse
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")  # Granite, MiniCPM 3; Inkling
+CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2 and others; RecurrentGemma
+UNUSED = {"mpt": ("logit_scale",)}  # in the config of a model type, but not in its forward
+MULTIPLYING = ("hyperclovax",)  # the model types that multiply by what the others divide by
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,14 +80,30 @@ def _gathered_logits(
 def _scale(target: Any, logits: torch.Tensor) -> torch.Tensor:
     """What the model's own forward does to the LM head's output."""
     config = unwrap(target).config.get_text_config()
-    if getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * config.logit_scale
-    if getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / config.logits_scaling
-    if getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        cap = config.final_logit_softcapping
-        logits = torch.tanh(logits / cap) * cap
+    factor = logit_factor(config)
+    if factor != 1:
+        logits = logits * factor
+    for name in CAPS:
+        cap = getattr(config, name, None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def logit_factor(config: Any) -> float:
+    """Return what a model multiplies its LM head's output by, before any cap.
+
+    Args:
+        config: A text model's config.
+    """
+    factor = 1.0
+    for name in MULTIPLIERS:
+        if name not in UNUSED.get(config.model_type, ()):
+            factor *= getattr(config, name, None) or 1
+    for name in DIVISORS:
+        divisor = getattr(config, name, None) or 1
+        factor = factor * divisor if config.model_type in MULTIPLYING else factor / divisor
+    return factor
 
 
 @torch.no_grad()

@@ -5,10 +5,26 @@ Models differ in what wraps them and in how they name their parts; these differe
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 LAYER_NAMES = ("layers", "h", "blocks")  # Llama and most others; GPT-2 and Falcon; MPT
+# Llama and most others; Phi and Falcon-H1; OPT and NeoX; GPT-2 and Falcon; MPT and Mamba; BioGPT;
+# RecurrentGemma; LFM2; CTRL; RWKV; xLSTM
+FINAL_NORM_NAMES = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "ln_f",
+    "norm_f",
+    "layer_norm",
+    "final_norm",
+    "embedding_norm",
+    "layernorm",
+    "ln_out",
+    "out_norm",
+)
 UNLIMITED = 2**31  # more positions than any text has
 
 
@@ -29,6 +45,30 @@ def unwrap(model: Any) -> PreTrainedModel:
             return model
 
 
+def text_decoder(target: Any) -> nn.Module:
+    """Return the model below the LM head: its embeddings, its layers, its final norm.
+
+    Args:
+        target: A causal LM.
+    """
+    model = unwrap(target)
+    found = model.get_decoder()
+    # Llama 4, Mllama and ModernBERT's decoder answer with another module
+    inner = getattr(model, "model", None)
+    if _layer_list(found) is None and isinstance(inner, nn.Module) and _layer_list(inner):
+        return inner
+    return found
+
+
+def _layer_list(decoder: nn.Module) -> nn.ModuleList | None:
+    """The layers of a decoder, by the first of their names that it has; None without a list."""
+    for name in LAYER_NAMES:
+        if hasattr(decoder, name):
+            layers = getattr(decoder, name)
+            return layers if isinstance(layers, nn.ModuleList) else None
+    return None
+
+
 def decoder_layers(target: Any) -> nn.ModuleList:
     """Return the target's decoder layers, in order.
 
@@ -38,19 +78,43 @@ def decoder_layers(target: Any) -> nn.ModuleList:
     Raises:
         ValueError: It is no decoder-only model with one list of layers.
     """
-    decoder = unwrap(target).get_decoder()
-    layers = None
-    for name in LAYER_NAMES:
-        if hasattr(decoder, name):
-            layers = getattr(decoder, name)
-            break
-    if not isinstance(layers, nn.ModuleList):
+    decoder = text_decoder(target)
+    layers = _layer_list(decoder)
+    if layers is None:
         raise ValueError(
             f"{type(unwrap(target)).__name__} has no list of layers in its decoder "
             f"({type(decoder).__name__}), so its hidden states cannot be read; "
             "use a decoder-only causal LM of the Llama kind"
         )
     return layers
+
+
+@torch.no_grad()
+def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
+    """Measure what the target's final norm multiplies every dimension by.
+
+    Some norms keep the gain less one, and some have none. So the norm is asked, not its weight: a
+    state of ones with alternating signs is normed already, and an RMSNorm or LayerNorm returns the
+    gain with those signs, and a bias, which the difference to the negated state lacks.
+
+    Args:
+        target: A causal LM.
+        width: H, the width of its final states.
+
+    Returns:
+        The gain [H], float32; None where the target has no final norm.
+    """
+    decoder = text_decoder(target)
+    norm = None
+    for name in FINAL_NORM_NAMES:
+        norm = norm or getattr(decoder, name, None)
+    if norm is None:
+        return None
+    model = unwrap(target)
+    state = torch.ones(1, 1, width, device=model.device, dtype=model.dtype)
+    state[..., 1::2] = -1
+    gain = (norm(state).float() - norm(-state).float()) / 2 * state.float()
+    return gain[0, 0]
 
 
 def position_limit(model: Any) -> int:
@@ -63,7 +127,7 @@ def position_limit(model: Any) -> int:
         The length of its table of positions. 2^31 for RoPE, which has no such table.
     """
     model = unwrap(model)
-    if hasattr(model.get_decoder(), "rotary_emb"):
+    if hasattr(text_decoder(model), "rotary_emb"):
         return UNLIMITED
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None) or UNLIMITED

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from eagle_hf.provenance import has_remembered_fingerprint, remember_fingerprint
-from eagle_hf.target import decoder_layers, rope_limit, unwrap
+from eagle_hf.target import decoder_layers, rope_limit, text_decoder, unwrap
 
 FSDP2 = "fsdp2"
 REMEDY = (
@@ -190,7 +190,7 @@ def _shard_by_fsdp2(model: PreTrainedModel, device: torch.device) -> None:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     whole = {parameter for parameter in model.parameters() if not isinstance(parameter, DTensor)}
     # One root over all layers: the next layer is gathered while one runs.
-    fully_shard(model.get_decoder(), mesh=mesh, ignored_params=whole)
+    fully_shard(text_decoder(model), mesh=mesh, ignored_params=whole)
 
 
 def _shard_by_zero3(model: PreTrainedModel, settings: dict) -> None:
@@ -214,7 +214,7 @@ def _shard_by_zero3(model: PreTrainedModel, settings: dict) -> None:
     embeddings = model.get_input_embeddings()
     model.set_input_embeddings(nn.Identity())
     try:
-        engine, *_ = deepspeed.initialize(model=model.get_decoder(), config=config)
+        engine, *_ = deepspeed.initialize(model=text_decoder(model), config=config)
     finally:
         model.set_input_embeddings(embeddings)
     _ENGINES[model] = engine

@@ -8,13 +8,25 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from eagle_hf.data.masking import count_response_tokens
 from eagle_hf.data.rows import Example
-from eagle_hf.head.configuration import Eagle3Config
+from eagle_hf.data.sampling import evaluating
+from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.vocabulary import choose_draft_vocabulary, coverage
-from eagle_hf.target import aux_layer_ids, target_states, unwrap
+from eagle_hf.target import (
+    aux_layer_ids,
+    check_teacher,
+    decoder_layers,
+    final_norm_gain,
+    logit_factor,
+    target_states,
+    unwrap,
+)
+
+logger = logging.get_logger(__name__)
 
 NORM_SCALE = 0.35  # of the target's final norm: softer first logits than the target's own
 CALIBRATION_EXAMPLES = 8
@@ -30,8 +42,9 @@ def new_head(
 ) -> tuple[Eagle3DraftHead, float]:
     """Make a head for `target` whose first weights are better than random ones.
 
-    The LM head starts from the target's, the final norm from a scaled copy of the target's, and
-    fc_norm, where asked for, from the spread of the aux hidden states. The rest is random.
+    The LM head starts from the target's, the final norm from the gain of the target's, scaled as
+    the target scales its logits, and fc_norm, where asked for, from the spread of the aux hidden
+    states. The rest is random.
 
     Args:
         target: the target that the head will draft for.
@@ -44,32 +57,58 @@ def new_head(
         (the head, the share of the response tokens that its vocabulary covers).
 
     Raises:
-        ValueError: the examples hold too few distinct tokens, or a setting does not exist.
+        ValueError: the target is none that a head can learn from, the examples hold too few
+            distinct tokens, or a setting does not exist.
     """
     model = unwrap(target)
 
-    # 1) The draft vocabulary.
+    # 1) The head's config, and whether the target can teach such a head.
+    head_config = _make_config(target, draft_vocab_size, config)
+    with evaluating(model):
+        check_teacher(target, aux_layer_ids(target, head_config))
+
+    # 2) The draft vocabulary.
     counts = count_response_tokens(examples, model.config.get_text_config().vocab_size)  # [V]
     if draft_vocab_size is None:
         ids = torch.arange(len(counts))
     else:
         ids = choose_draft_vocabulary(counts, draft_vocab_size, fill_by_rank)  # [U]
 
-    # 2) The head, random.
-    head = Eagle3DraftHead(
-        Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config)
-    )
+    # 3) The head, random.
+    head = Eagle3DraftHead(head_config)
     head.set_draft_vocabulary(ids)
 
-    # 3) What the target knows already.
+    # 4) What the target knows already.
     with torch.no_grad():
         head.lm_head.weight.copy_(model.get_output_embeddings().weight[ids])  # [U, H]
-        final_norm = getattr(model.get_decoder(), "norm", None)
-        if final_norm is not None:
-            head.norm.weight.copy_(NORM_SCALE * final_norm.weight)
+        gain = final_norm_gain(target, head_config.hidden_size)  # [H]
+        if gain is not None:
+            factor = logit_factor(model.config.get_text_config())
+            head.norm.weight.copy_(NORM_SCALE * factor * gain)
     if head.config.fc_norm:
         calibrate_fc_norm(head, target, examples)
     return head, coverage(counts, ids)
+
+
+def _make_config(
+    target: PreTrainedModel, draft_vocab_size: int | None, settings: dict[str, Any]
+) -> Eagle3Config:
+    """The config of a new head; its layers are counted in the target, where configs may differ."""
+    config = Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **settings)
+    facts = config.eagle_hf or {}
+    layers = len(decoder_layers(target))
+    if (
+        "aux_layer_ids" in settings.get("eagle_hf", {})
+        or layers == facts["target_num_hidden_layers"]
+    ):
+        return config
+    ids = default_aux_layer_ids(layers)
+    logger.warning(
+        f"the target's config counts {facts['target_num_hidden_layers']} layers and the target has "
+        f"{layers}; the head reads what enters layers {ids}"
+    )
+    config.eagle_hf = {**facts, "aux_layer_ids": ids}
+    return config
 
 
 @torch.no_grad()

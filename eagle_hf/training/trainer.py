@@ -15,14 +15,15 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from eagle_hf.data.features import Features
 from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
     aux_layer_ids,
-    capture_aux,
     check_compatible,
+    check_teacher,
     check_whole_adapters,
     draft_vocab_logits,
     unwrap,
@@ -85,8 +86,8 @@ class Eagle3Trainer(ResumableTrainer):
         check_whole_adapters(target)
         self.target = target.requires_grad_(False).eval()
         self.layer_ids = aux_layer_ids(target, head.config)
-        with capture_aux(target, self.layer_ids):
-            pass  # refuses layers that cannot be read
+        if not isinstance(train_dataset, Features):  # captured features were checked
+            check_teacher(target, self.layer_ids)
         self.states = TargetStates(
             target,
             self.layer_ids,

@@ -18,7 +18,7 @@ from typing import Any
 
 from trl import TrlParser
 
-from eagle_hf import Eagle3Config, Eagle3DraftHead
+from eagle_hf import Eagle3DraftHead
 from eagle_hf.data import (
     capture_features,
     load_conversations,
@@ -27,6 +27,7 @@ from eagle_hf.data import (
     write_run,
 )
 from eagle_hf.evaluation import open_target
+from eagle_hf.target import choose_aux_layer_ids
 
 
 @dataclass
@@ -88,9 +89,7 @@ def layer_ids(arguments: CaptureArguments, target: Any) -> list[int]:
     ids = None
     if arguments.head:
         ids = Eagle3DraftHead.from_pretrained(arguments.head).config.aux_layer_ids
-    ids = ids or Eagle3Config.from_target(target).aux_layer_ids
-    assert ids is not None, "a config made from a target names its layers"
-    return ids
+    return ids or choose_aux_layer_ids(target)
 
 
 def main() -> None:

@@ -25,18 +25,19 @@ from eagle_hf.target.structure import (
     text_decoder,
     unwrap,
 )
-from eagle_hf.target.teaching import check_teacher
+from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
 
 __all__ = [
     "AuxStates",
     "ChangingRope",
     "aux_layer_ids",
     "capture_aux",
-    "check_adapters",
     "changing_ropes",
+    "check_adapters",
     "check_compatible",
     "check_teacher",
     "check_whole_adapters",
+    "choose_aux_layer_ids",
     "choose_dtype",
     "decoder_layers",
     "default_device",

@@ -41,14 +41,27 @@ class AuxStates:
 
         return store
 
+    def shapes(self) -> dict[int, torch.Size]:
+        """The shapes of the states of the last forward; layers that did not run are missing."""
+        return {layer_id: state.shape for layer_id, state in self._states.items()}
+
     def take(self) -> torch.Tensor | None:
         """Return the states of the last forward, and forget them.
 
         Returns:
             [B, S, 3H], in the order of `layer_ids`; None where there are none.
+
+        Raises:
+            ValueError: The target left one of the layers out, as some do without an image.
         """
         if not self.layer_ids:
             return None
+        if not self._states.keys() >= set(self.layer_ids):
+            left_out = sorted(set(self.layer_ids) - self._states.keys())
+            raise ValueError(
+                f"the target did not run its layers {left_out}, whose inputs the head reads; train "
+                "a head on layers that always run: eagle_hf.target.choose_aux_layer_ids(target)"
+            )
         device = self._states[self.layer_ids[0]].device  # layers may lie on several
         states = [self._states[layer_id].to(device) for layer_id in self.layer_ids]
         self._states.clear()

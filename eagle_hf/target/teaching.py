@@ -7,13 +7,15 @@ before anything is learnt or written, and both are compared with what the model 
 S tokens, H hidden, V vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
-from eagle_hf.target.aux_hidden_states import capture_aux, target_states
+from eagle_hf.head.configuration import default_aux_layer_ids
+from eagle_hf.target.aux_hidden_states import capture_aux
 from eagle_hf.target.logits import target_logits
-from eagle_hf.target.structure import unwrap
+from eagle_hf.target.structure import decoder_layers, text_decoder, unwrap
 
 PROBED_TOKENS = 8
 SPECIAL = ("token_id", "token_index")  # endings of settings that name tokens with a meaning
@@ -41,11 +43,76 @@ def check_teacher(target: Any, layer_ids: list[int]) -> None:
             f"{type(model).__name__} has no LM head; load it with AutoModelForCausalLM"
         )
     input_ids = _ordinary_tokens(model)  # [1, S]
-    with capture_aux(target, layer_ids):
-        pass  # raises where the target's layers cannot be read
-    width = model.get_input_embeddings()(input_ids).shape[-1]
-    states = _read_states(target, input_ids, layer_ids, width)  # [1, S, H]
+    expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
+    with capture_aux(target, layer_ids) as aux:
+        states = text_decoder(target)(input_ids=input_ids, use_cache=False).last_hidden_state
+        shapes = aux.shapes()
+    if any(shapes.get(layer_id) != expected for layer_id in layer_ids):
+        raise ValueError(_other_states(target, layer_ids, shapes, expected))
+    if states.shape != expected:
+        raise ValueError(
+            f"the final states of {type(model).__name__} are {list(states.shape)}, not "
+            f"{list(expected)}: a head's LM head starts from the target's and reads states as wide "
+            "as the embeddings. Use another target, or plain decoding"
+        )
     _check_logits(target, input_ids, states)
+
+
+@torch.no_grad()
+def choose_aux_layer_ids(target: Any) -> list[int]:
+    """Choose the layers whose inputs a new head reads.
+
+    They are EAGLE-3's three, or the nearest that always run and that one state a token enters. It
+    costs a forward of a few tokens.
+
+    Args:
+        target: A causal LM in eval mode.
+
+    Returns:
+        HF `hidden_states` indices.
+
+    Raises:
+        ValueError: There are no three such layers.
+    """
+    model = unwrap(target)
+    layers = len(decoder_layers(target))
+    wanted = default_aux_layer_ids(layers)
+    input_ids = _ordinary_tokens(model)  # [1, S]
+    expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
+    with capture_aux(target, list(range(layers))) as aux:
+        text_decoder(target)(input_ids=input_ids, use_cache=False)
+        shapes = aux.shapes()
+    readable = [layer_id for layer_id, shape in shapes.items() if shape == expected]
+    if set(wanted) <= set(readable):
+        return wanted
+
+    chosen = [layer_id for layer_id in wanted if layer_id in readable]
+    for layer_id in sorted(set(wanted) - set(readable)):
+        others = sorted(set(readable) - set(chosen) - set(wanted))
+        if not others:
+            raise ValueError(_other_states(target, wanted, shapes, expected))
+        chosen.append(min(others, key=partial(_distance, layer_id)))
+    return sorted(chosen)
+
+
+def _distance(layer_id: int, other: int) -> int:
+    """How many layers lie between two."""
+    return abs(layer_id - other)
+
+
+def _other_states(
+    target: Any, layer_ids: list[int], shapes: dict[int, torch.Size], expected: torch.Size
+) -> str:
+    """What is wrong with the states that enter these layers."""
+    found = []
+    for layer_id in layer_ids:
+        shape = shapes.get(layer_id)
+        found.append("not run" if shape is None else str(list(shape)))
+    return (
+        f"the states that enter layers {layer_ids} of {type(unwrap(target)).__name__} are "
+        f"{', '.join(found)}, where a head reads one state a token, as wide as its embedding: "
+        f"{list(expected)}. Use another target, or plain decoding"
+    )
 
 
 def _ordinary_tokens(model: Any) -> torch.Tensor:
@@ -59,29 +126,6 @@ def _ordinary_tokens(model: Any) -> torch.Tensor:
     tokens = torch.randperm(config.vocab_size, generator=own).tolist()
     ordinary = [token for token in tokens if token not in special]
     return torch.tensor([ordinary[:PROBED_TOKENS]], device=model.device)
-
-
-def _read_states(
-    target: Any, input_ids: torch.Tensor, layer_ids: list[int], width: int
-) -> torch.Tensor:
-    """The final states [1, S, H]; refuses states of other shapes than heads read."""
-    aux, states = target_states(target, input_ids, layer_ids)
-    name = type(unwrap(target)).__name__
-    expected = (*input_ids.shape, len(layer_ids) * width)
-    if aux.shape != expected:
-        raise ValueError(
-            f"the states that enter layers {layer_ids} of {name} are {list(aux.shape)} together, "
-            f"not {list(expected)}: it carries several states a token, or states of another width "
-            f"than its embeddings' {width}. A head reads one of that width from each layer; use "
-            "another target, or plain decoding"
-        )
-    if states.shape != (*input_ids.shape, width):
-        raise ValueError(
-            f"the final states of {name} are {list(states.shape)}, not "
-            f"{[*input_ids.shape, width]}: a head's LM head starts from the target's and reads "
-            "states of its width; use another target, or plain decoding"
-        )
-    return states
 
 
 def _check_logits(target: Any, input_ids: torch.Tensor, states: torch.Tensor) -> None:

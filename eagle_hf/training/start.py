@@ -13,13 +13,13 @@ from transformers.utils import logging
 from eagle_hf.data.masking import count_response_tokens
 from eagle_hf.data.rows import Example
 from eagle_hf.data.sampling import evaluating
-from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
+from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.vocabulary import choose_draft_vocabulary, coverage
 from eagle_hf.target import (
     aux_layer_ids,
     check_teacher,
-    decoder_layers,
+    choose_aux_layer_ids,
     final_norm_gain,
     logit_factor,
     target_states,
@@ -63,8 +63,8 @@ def new_head(
     model = unwrap(target)
 
     # 1) The head's config, and whether the target can teach such a head.
-    head_config = _make_config(target, draft_vocab_size, config)
     with evaluating(model):
+        head_config = _make_config(target, draft_vocab_size, config)
         check_teacher(target, aux_layer_ids(target, head_config))
 
     # 2) The draft vocabulary.
@@ -93,21 +93,14 @@ def new_head(
 def _make_config(
     target: PreTrainedModel, draft_vocab_size: int | None, settings: dict[str, Any]
 ) -> Eagle3Config:
-    """The config of a new head; its layers are counted in the target, where configs may differ."""
+    """The config of a new head, on layers that it can read, unless others are asked for."""
     config = Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **settings)
-    facts = config.eagle_hf or {}
-    layers = len(decoder_layers(target))
-    if (
-        "aux_layer_ids" in settings.get("eagle_hf", {})
-        or layers == facts["target_num_hidden_layers"]
-    ):
+    if "aux_layer_ids" in settings.get("eagle_hf", {}):
         return config
-    ids = default_aux_layer_ids(layers)
-    logger.warning(
-        f"the target's config counts {facts['target_num_hidden_layers']} layers and the target has "
-        f"{layers}; the head reads what enters layers {ids}"
-    )
-    config.eagle_hf = {**facts, "aux_layer_ids": ids}
+    ids = choose_aux_layer_ids(target)
+    say = logger.info if ids == config.aux_layer_ids else logger.warning
+    say(f"the head reads what enters layers {ids} of {type(unwrap(target)).__name__}")
+    config.eagle_hf = {**(config.eagle_hf or {}), "aux_layer_ids": ids}
     return config
 
 

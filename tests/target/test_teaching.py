@@ -18,6 +18,7 @@ from transformers import (
     HyperCLOVAXForCausalLM,
     Llama4ForCausalLM,
     Llama4TextConfig,
+    MllamaForCausalLM,
     ModernBertDecoderConfig,
     ModernBertDecoderForCausalLM,
     MptConfig,
@@ -27,8 +28,14 @@ from transformers import (
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
 )
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from eagle_hf.target import check_teacher, target_logits, target_states
+from eagle_hf.target import (
+    check_teacher,
+    choose_aux_layer_ids,
+    target_logits,
+    target_states,
+)
 
 SMALL = dict(
     vocab_size=40,
@@ -126,8 +133,12 @@ def test_several_states_a_token_are_refused():
         num_kv_shared_layers=0,
         activation_sparsity_pattern=[0.0] * 7,
     )
-    with pytest.raises(ValueError, match=r"enter layers \[2, 3, 4\] of Gemma3nForCausalLM"):
-        check_teacher(seeded(Gemma3nForCausalLM, config), [2, 3, 4])
+    model = seeded(Gemma3nForCausalLM, config)
+    problem = r"enter layers \[2, 3, 4\] of Gemma3nForCausalLM are \[4, 1, 8, 32\]"
+    with pytest.raises(ValueError, match=problem):
+        check_teacher(model, [2, 3, 4])
+    with pytest.raises(ValueError, match=problem):
+        choose_aux_layer_ids(model)
 
 
 def test_embeddings_of_another_width_are_refused():
@@ -135,7 +146,9 @@ def test_embeddings_of_another_width_are_refused():
         vocab_size=40, hidden_size=32, ffn_dim=48, num_hidden_layers=7, num_attention_heads=4,
         word_embed_proj_dim=16,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="states of another width than its embeddings' 16"):
+    with pytest.raises(
+        ValueError, match=r"are \[1, 8, 32\], .* as wide as its embedding: \[1, 8, 16\]"
+    ):
         check_teacher(seeded(OPTForCausalLM, config), [2, 3, 4])
 
 
@@ -152,6 +165,22 @@ def test_a_model_that_names_another_decoder_is_read():
     with torch.no_grad():
         _, states = target_states(model, ids, [2, 3, 4])
         assert torch.equal(target_logits(model, states), model(ids).logits)
+
+
+def test_layers_that_run_for_images_alone_are_not_chosen():
+    config = MllamaTextConfig(
+        **{name: value for name, value in SMALL.items() if name != "head_dim"},
+        cross_attention_layers=[2, 3],
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    )
+    model = seeded(MllamaForCausalLM, config)
+    assert choose_aux_layer_ids(model) == [1, 4, 5]
+    check_teacher(model, [1, 4, 5])
+    with pytest.raises(ValueError, match=r"layers \[2, 3, 4\] of MllamaForCausalLM are not run"):
+        check_teacher(model, [2, 3, 4])
+    ids = torch.arange(3, 13)[None]
+    with pytest.raises(ValueError, match=r"did not run its layers \[2\]"):
+        target_states(model, ids, [1, 2, 4])
 
 
 def test_the_probe_leaves_random_numbers_and_the_target_alone():

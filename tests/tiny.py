@@ -78,7 +78,9 @@ def tiny_head(
     head = Eagle3DraftHead(
         Eagle3Config.from_target(target, draft_vocab_size=draft_vocab_size, **config)
     )
-    ids = torch.randperm(target.config.vocab_size)[:draft_vocab_size].sort().values
+    ids = (
+        torch.randperm(target.config.get_text_config().vocab_size)[:draft_vocab_size].sort().values
+    )
     head.set_draft_vocabulary(ids)
     head.tree = TreeConfig(depth=4, top_k=6, nodes=24)
     return head.to(target.dtype).eval()
@@ -126,7 +128,7 @@ def quickly_trained(
     It is not a good head, but some of its drafts are accepted.
     """
     torch.manual_seed(0)
-    start = torch.randint(3, target.config.vocab_size, (32, 4))
+    start = torch.randint(3, target.config.get_text_config().vocab_size, (32, 4))
     ids = target.generate(
         start, max_new_tokens=60, do_sample=True, top_k=0, temperature=0.7, eos_token_id=None
     )

@@ -165,7 +165,9 @@ def check_inputs(target, call: AssistedCall) -> None:
         raise ValueError(
             "the prompt came as inputs_embeds; the head reads token ids: pass input_ids"
         )
-    if inputs.get("token_type_ids") is not None:
+    # An image-text model reads them in the prompt alone, where they tell its images from text.
+    reads_images = config is not unwrap(target).config
+    if inputs.get("token_type_ids") is not None and not reads_images:
         raise ValueError("token_type_ids were given, but drafted tokens have none; leave them out")
     if input_ids.device != unwrap(target).device:
         raise ValueError(
@@ -173,10 +175,10 @@ def check_inputs(target, call: AssistedCall) -> None:
             "move the inputs"
         )
     positions = inputs.get("position_ids")
-    if positions is not None and positions.dim() != 2:
+    if positions is not None and positions.dim() not in (2, 3):
         raise ValueError(
-            f"position_ids have {positions.dim()} dimensions; trees are placed on one axis: pass "
-            "[batch, length]"
+            f"position_ids have {positions.dim()} dimensions; pass [batch, length], or "
+            "[axes, batch, length] for a target with several axes"
         )
     check_rope(target, call.generation_config.max_length)
     check_mask(config, inputs.get("attention_mask"))

@@ -65,8 +65,9 @@ class TargetForward:
         return self._run(input_ids=input_ids, **(self._cache_inputs | inputs))
 
     def read_nodes(self, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int) -> Output:
-        """Tokens [B, N] at `positions` [B, N], whose keys go to the slots from `base` on.
+        """Tokens [B, N] at `positions`, whose keys go to the slots from `base` on.
 
+        positions: [B, N], or [A, B, N] for a target with several axes.
         mask: what they see, as `masks.MaskFormat` makes it.
         """
         if self._places_nodes:

@@ -142,14 +142,16 @@ class Run:
         """Read the prompts and choose every row's first token, as plain generate does.
 
         Args:
-            inputs: attention_mask, position_ids and whatever else generate prepared.
+            inputs: attention_mask, position_ids, images and whatever else generate prepared.
             prefilled: the same prompts, read before; the target then reads nothing.
         """
         prompts = self.sequences.prompts
-        masks = (inputs.get("attention_mask"), inputs.get("position_ids"))
+        _, prepared = take_cache(prepare_inputs(self.target, prompts, self.cache, inputs))
+        # the positions that the model reads: some classes move those that generate counted
+        masks = (inputs.get("attention_mask"), prepared.get("position_ids"))
         self.masks = TreeMask(self.target, prompts, *masks)
         if prefilled is None:
-            prefilled = self._read_prompts(prompts, inputs)
+            prefilled = self._read_prompts(prepared)
         else:
             prefilled.cache.copy_to(self.cache)
         with self.watch.phase("accept"):
@@ -160,6 +162,7 @@ class Run:
             prefilled.aux,
             self.sequences.newest(),
             prefilled.selection,
+            None if self.masks.shift is None else self.masks.shift[-1],
         )
         self._drop_finished()
         self._stream(first)
@@ -235,12 +238,10 @@ class Run:
         scores, logits = self.verifier.choice.collected()
         return decoder_only_output(sequences, scores, logits, self.cache.plain())
 
-    def _read_prompts(self, prompts: torch.Tensor, inputs: dict) -> Prefilled:
-        """What the target makes of the prompts [R, S], and what the drafter records meanwhile."""
+    def _read_prompts(self, prepared: dict) -> Prefilled:
+        """What the target makes of its prepared inputs, and what the drafter records meanwhile."""
         with self.watch.phase("prefill"):
             selection = self.drafter.prefill_selection(self.masks.visible)
-            prepared = prepare_inputs(self.target, prompts, self.cache, inputs)
-            _, prepared = take_cache(prepared)
             with recorded(selection):
                 logits, aux = self.forward.read_prompt(**prepared)
         return Prefilled(self.cache, logits[:, -1], aux, selection)

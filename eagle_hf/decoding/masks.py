@@ -1,7 +1,8 @@
 """What a tree's nodes may see: the row's committed tokens and their own ancestors.
 
-B batch, S prompt slots, N nodes, T cache slots, the tree's own among them. A mask is True where
-attention is allowed. For a tree root -> a -> b with a sibling c of a, behind committed tokens x y:
+B batch, S prompt slots, N nodes, A axes of positions, T cache slots, the tree's own among them. A
+mask is True where attention is allowed. For a tree root -> a -> b with a sibling c of a, behind
+committed tokens x y:
 
             x  y  root a  b  c
     root    1  1  1    0  0  0
@@ -23,6 +24,7 @@ from eagle_hf.decoding.upload import upload
 from eagle_hf.target import position_limit, unwrap
 
 NEVER = -1  # the position of a slot that nobody sees
+TEXT_AND_AXES = 4  # text, time, height, width; without the first there are three
 
 
 class MaskFormat:
@@ -67,8 +69,28 @@ class MaskFormat:
 class TreeMask:
     """Positions of the committed slots of a batch, and from them masks and positions of trees.
 
+    Some models place the patches of an image on several axes (M-RoPE): position_ids are [A, B, S].
+    Text goes on by one on every axis, so an axis differs from the text's own count by a constant
+    `shift`. An image of 2 by 3 patches takes 6 slots and 3 positions, and what follows is shifted
+    by -3:
+
+        slot     0  1  2  3  4  5  6  7  8
+        token    a  b  x  x  x  x  x  x  c
+        height   0  1  2  2  2  3  3  3  5
+        width    0  1  2  3  4  2  3  4  5
+
+    Masks count in slots of text, as the models themselves do.
+
+    Args:
+        target: the model that reads the trees.
+        input_ids: the prompts [B, S].
+        attention_mask: [B, S]; None where every slot is real.
+        position_ids: [B, S], or [A, B, S], as the model takes them; None where it counts itself.
+
     Attributes:
         visible: bool [B, S], the prompt's real slots.
+        shift: [A, B], what is added on each axis to the position of text behind the prompt; None
+            where there is one axis.
     """
 
     def __init__(self, target, input_ids, attention_mask=None, position_ids=None):
@@ -77,17 +99,25 @@ class TreeMask:
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         self.visible = attention_mask.bool()
+        axes = None
+        if position_ids is not None and position_ids.dim() == 3:
+            axes = position_ids
+            # of four, the first counts the text
+            position_ids = axes[0] if len(axes) == TEXT_AND_AXES else None
         if position_ids is None:
             position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         self.prompt = position_ids.masked_fill(~self.visible, NEVER)  # [B, S]
         # [B] a generated token's position minus its slot
         self.offset = position_ids[:, -1] - input_ids.shape[1] + 1
+        self.shift = None if axes is None else axes[..., -1] - position_ids[:, -1]
 
     def keep_rows(self, index: torch.Tensor) -> None:
         """Drop all rows except `index`."""
         self.visible = self.visible[index]
         self.prompt = self.prompt[index]
         self.offset = self.offset[index]
+        if self.shift is not None:
+            self.shift = self.shift[:, index]
 
     def for_tree(self, tree: Tree, ends: list[int], limit: int, capacity: int | None = None):
         """Mask and positions of a tree.
@@ -99,8 +129,8 @@ class TreeMask:
             capacity: slots of a cache that keeps its size.
 
         Returns:
-            (mask as the target takes it, position_ids [B, N]). Positions stay below `limit`, and
-            the drafts' within a table of positions: what lies beyond is never emitted.
+            (mask as the target takes it, position_ids [B, N] or [A, B, N]). Positions stay below
+            `limit`, and the drafts' within a table of positions: what lies beyond is never emitted.
         """
         device = tree.tokens.device
         base = max(ends)
@@ -117,7 +147,10 @@ class TreeMask:
         seen = (keys >= 0)[:, None].repeat(1, tree.size, 1)  # [B, N, T]
         seen[:, :, base:after] = tree.ancestors
         keys[:, base:after] = positions
-        return self.format(seen, positions, keys), positions
+        mask = self.format(seen, positions, keys)
+        if self.shift is not None:
+            positions = positions + self.shift[..., None]  # [A, B, N]
+        return mask, positions
 
     def _node_positions(self, tree: Tree, committed: torch.Tensor, limit: int) -> torch.Tensor:
         """Positions [B, N] of a tree's nodes behind `committed` [B] slots."""

@@ -59,6 +59,8 @@ class SlotMap:
         has_started: whether a prompt has been taken.
         lengths: committed tokens [B].
         held: the position in each committed slot [B, C], -1 for none.
+        offset: what the model adds to the position of every new token [B], where a prompt's images
+            take fewer positions than tokens; None where nothing is added.
         version: a number that changes with `lengths`.
     """
 
@@ -72,6 +74,7 @@ class SlotMap:
         self.has_started = False
         self.lengths = torch.empty(0, dtype=torch.long)
         self.held = torch.empty(0, 0, dtype=torch.long)
+        self.offset: torch.Tensor | None = None
         self.version = 0
         self._keys = self.held
 
@@ -86,13 +89,14 @@ class SlotMap:
         """C."""
         return self.held.shape[1]
 
-    def start(self, counts: torch.Tensor) -> torch.Tensor:
-        """Begin with prompts of `counts` [B] tokens.
+    def start(self, counts: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
+        """Begin with prompts of `counts` [B] tokens, and the `offset` of what follows them.
 
         Returns:
             The number [B, C] of the token that each slot keeps, 0 where it keeps none.
         """
         self.has_started = True
+        self.offset = offset
         self._set_lengths(counts)
         longest = int(counts.max())
         newest = (counts - 1)[:, None]  # [B, 1]
@@ -112,6 +116,8 @@ class SlotMap:
         """Drop all rows except `index`."""
         self._set_lengths(self.lengths[index])
         self.held = self.held[index]
+        if self.offset is not None:
+            self.offset = self.offset[index]
 
     def take_back(self, counts: torch.Tensor) -> None:
         """Uncommit the newest `counts` [B] tokens; the next ones take their slots."""
@@ -182,7 +188,10 @@ class SlotMap:
         """By how many positions [B] the sinks stand further on; None while no window rolls."""
         if self.window is None or self.window.selected or not self.window.sinks:
             return None
-        shift = (self.lengths - self.window.sinks - self.window.width).clamp(min=0)
+        shift = self.lengths - self.window.sinks - self.window.width
+        if self.offset is not None:
+            shift = shift + self.offset
+        shift = shift.clamp(min=0)
         if self.fixed is not None:
             return shift  # turned by nothing rather than asked, which would wait for a GPU
         return shift if shift.any() else None

@@ -187,6 +187,7 @@ class Drafter(ABC):
         aux: torch.Tensor | None,
         first: torch.Tensor,
         selection: Selection | None,
+        shift: torch.Tensor | None = None,
     ) -> None:
         """Take the prompt, which the target has read.
 
@@ -196,6 +197,8 @@ class Drafter(ABC):
             aux: the target's aux hidden states [B, S, 3H].
             first: the first token [B] after the prompt.
             selection: what `prefill_selection` gave, recorded.
+            shift: what the target adds to the positions of text behind each prompt [B], because
+                images take fewer positions than tokens; None where it has one axis of positions.
         """
 
     @abstractmethod

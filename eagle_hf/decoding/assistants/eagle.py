@@ -109,7 +109,7 @@ class EagleDrafter(Drafter):
         if self.capacity is not None:
             self._nodes_forward = compiled(self._forward, head.device)
 
-    def start(self, input_ids, visible, aux, first, selection):
+    def start(self, input_ids, visible, aux, first, selection, shift=None):
         order, counts = left_aligned(visible)
         tokens = input_ids.gather(1, order).roll(-1, dims=1)
         tokens.scatter_(1, counts[:, None] - 1, first[:, None])

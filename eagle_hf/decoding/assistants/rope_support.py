@@ -11,7 +11,9 @@ import torch
 from eagle_hf.decoding.caches.drafter import rotate_keys
 from eagle_hf.target import changing_ropes, unwrap
 
-REMEDY = "draft with a whole cache: WindowedDraft(model, window=None)"
+REMEDY = (
+    "draft with a whole cache: WindowedDraft(model, window=None); for SelfSpeculation, give snapkv"
+)
 
 
 def check_sinks(model) -> None:

@@ -157,7 +157,7 @@ class ModelDrafter(Drafter):
         self._last_id = config.vocab_size - 1
         self._last_position = position_limit(model) - 1
 
-    def start(self, input_ids, visible, aux, first, selection):
+    def start(self, input_ids, visible, aux, first, selection, shift=None):
         order, counts = left_aligned(visible)
         room = torch.zeros_like(first)[:, None]
         tokens = torch.cat([input_ids.gather(1, order), room], dim=1)
@@ -217,4 +217,6 @@ class ModelDrafter(Drafter):
 
         Drafts beyond the longest row's end go unread, and larger ids are padding of the target's.
         """
+        if self.slots.offset is not None:
+            positions = positions + self.slots.offset[:, None]
         return tokens.clamp(max=self._last_id), positions.clamp(max=self._last_position)

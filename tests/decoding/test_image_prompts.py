@@ -1,0 +1,90 @@
+"""Prompts with images: the target reads them, drafts are text, the output is the target's own."""
+
+import pytest
+import torch
+from drafting import plain_and_drafted
+from tiny import tiny_head, tiny_target
+from tiny_vision import KINDS, image_prompts, vision_target
+
+from eagle_hf import SelfSpeculation, WindowedDraft
+from eagle_hf.decoding.masks import TreeMask
+from eagle_hf.decoding.tree import Tree
+
+# The lengths of the pieces of text of every row; an image stands between two.
+PROMPTS = {
+    "one image": [[5, 4]],
+    "an image at the end": [[6, 0]],
+    "rows with two, no and one image": [[3, 2, 4], [6], [9, 3]],
+    "text": [[8]],
+    "rows of text": [[8], [3]],
+}
+GREEDY = dict(do_sample=False, max_new_tokens=24, eos_token_id=None)
+SAMPLED = dict(do_sample=True, temperature=1.0, top_k=0, max_new_tokens=24, eos_token_id=None)
+
+
+def settings_for(inputs):
+    """Greedy, and for one row sampled: the rows of a batch share plain generate's draws."""
+    return [GREEDY, SAMPLED] if len(inputs["input_ids"]) == 1 else [GREEDY]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def target(kind):
+    return vision_target(kind)
+
+
+@pytest.fixture(scope="module")
+def head(target):
+    return tiny_head(target)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_output_over_images_equals_the_target_alone(kind, target, head, prompt):
+    inputs = image_prompts(kind, PROMPTS[prompt])
+    for settings in settings_for(inputs):
+        plain, fast = plain_and_drafted(target, head, inputs, **settings)
+        assert torch.equal(plain, fast)
+    assert head.last_run.tau > 1
+
+
+@pytest.mark.parametrize(
+    "assistant",
+    [
+        WindowedDraft(tiny_target(layers=2, seed=3), sinks=2, window=6),
+        SelfSpeculation(snapkv=6, window=6),
+    ],
+)
+def test_other_drafters_are_lossless_over_images(kind, target, assistant):
+    inputs = image_prompts(kind, PROMPTS["rows with two, no and one image"])
+    plain, fast = plain_and_drafted(target, assistant, inputs, **GREEDY)
+    assert torch.equal(plain, fast)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("settings", [dict(sinks=2), dict(snapkv=30)])
+def test_the_target_places_its_own_drafts_where_it_places_text_after_images(kind, settings):
+    inputs = image_prompts(kind, PROMPTS["rows with two, no and one image"])
+    knows_all = SelfSpeculation(window=60, gamma=4, **settings)
+    plain, fast = plain_and_drafted(vision_target(kind), knows_all, inputs, **GREEDY)
+    assert torch.equal(plain, fast)
+    assert set(knows_all.last_run.accepted[:5]) == {3}  # every draft of every row
+
+
+def test_trees_after_an_image_go_on_by_one_on_every_axis():
+    target = vision_target("qwen2_5_vl")
+    ids = torch.ones(1, 9, dtype=torch.long)
+    # a b, an image of 2 by 3 patches, c
+    axes = [
+        [0, 1, 2, 3, 4, 5, 6, 7, 8],
+        [0, 1, 2, 2, 2, 2, 2, 2, 5],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
+    masks = TreeMask(target, ids, position_ids=torch.tensor(axes)[:, None])
+    tree = Tree(ids[:, :3], torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 2]]))
+    _, positions = masks.for_tree(tree, ends=[9], limit=64)
+    assert positions[:, 0].tolist() == [[9, 10, 11], [6, 7, 8], [6, 7, 8], [6, 7, 8]]

@@ -4,21 +4,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
+from tiny import word_tokenizer
 from transformers import (
     AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     Gemma3Config,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
     Gemma3TextConfig,
     Idefics3Config,
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaProcessor,
     Mistral3Config,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
     Qwen2Config,
+    Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     SmolVLMConfig,
 )
@@ -46,6 +56,16 @@ VISION = dict(
     num_hidden_layers=2,
     num_attention_heads=2,
     initializer_range=0.25,
+)
+# Messages as words, as in tiny.py; contents may be lists of parts, {image} stands for an image.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{{ 'w3 ' if m.role == 'user' else 'w4 ' }}"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+    "{{ ' {image} ' if p.type == 'image' else p.text }}"
+    "{% endfor %}{% endif %}"
+    " w2 {% endfor %}"
+    "{% if add_generation_prompt %}w4 {% endif %}"
 )
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
@@ -284,3 +304,61 @@ def _prompt(kind: Kind, pieces: Sequence[int]) -> list[int]:
             prompt += [IMAGE_TOKEN] * kind.tokens
         prompt += torch.randint(3, 27, (length,)).tolist()
     return prompt
+
+
+class ImageProcessor(Qwen2_5_VLProcessor):
+    """Qwen's processor without its videos, which need torchvision."""
+
+    def __init__(self, image_processor=None, tokenizer=None):
+        super().__init__(image_processor, tokenizer, None)
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+
+def vision_processor(name: str) -> ProcessorMixin:
+    """The processor of a tiny target; of "llava", "gemma3" or "qwen2_5_vl"."""
+    tokenizer = image_tokenizer()
+    if name == "llava":
+        crop = {"height": 16, "width": 16}
+        images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=crop)
+        return LlavaProcessor(
+            images,
+            tokenizer,
+            patch_size=PATCH,
+            vision_feature_select_strategy="default",
+            image_token="w30",
+            num_additional_image_tokens=1,
+            chat_template=CHAT_TEMPLATE.replace("{image}", "w30"),
+        )
+    if name == "gemma3":
+        images = Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
+        template = CHAT_TEMPLATE.replace("{image}", "w28")
+        return Gemma3Processor(images, tokenizer, template, image_seq_length=4)
+    images = Qwen2VLImageProcessorPil(patch_size=PATCH, min_pixels=64, max_pixels=1024)
+    processor = ImageProcessor(images, tokenizer)
+    # the model tells two images apart by the tokens around them
+    processor.chat_template = CHAT_TEMPLATE.replace("{image}", "w28 w30 w27")
+    return processor
+
+
+def image_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of words, with the tokens that stand around and for images."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["w27", "w28", "w29", "w30"]})
+    tokenizer.chat_template = None
+    tokenizer.image_token = "w30"
+    tokenizer.image_token_id = IMAGE_TOKEN
+    tokenizer.video_token = "w29"
+    tokenizer.boi_token = "w28"
+    tokenizer.boi_token_id = 28
+    tokenizer.eoi_token = "w27"
+    return tokenizer
+
+
+def picture(seed: int) -> Image.Image:
+    """A random image of 16 by 16 pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (16, 16, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())

@@ -6,6 +6,7 @@ from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
     capture_aux,
+    prepared_images,
     target_states,
 )
 from eagle_hf.target.compatibility import check_compatible
@@ -16,7 +17,7 @@ from eagle_hf.target.logits import (
     next_token_summary,
     target_logits,
 )
-from eagle_hf.target.opening import load_target
+from eagle_hf.target.opening import load_processor, load_target
 from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
 from eagle_hf.target.structure import (
     decoder_layers,
@@ -44,10 +45,12 @@ __all__ = [
     "draft_vocab_logits",
     "final_norm_gain",
     "lay_adapter",
+    "load_processor",
     "load_target",
     "logit_factor",
     "next_token_summary",
     "position_limit",
+    "prepared_images",
     "resolve_dtype",
     "rope_limit",
     "target_logits",

@@ -7,7 +7,7 @@ B batch, S sequence, H hidden.
 """
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eagle_hf.head.configuration import Eagle3Config, default_aux_layer_ids
 from eagle_hf.target.rope import changing_ropes, rows_read_together
-from eagle_hf.target.structure import decoder_layers, text_decoder
+from eagle_hf.target.structure import decoder_layers, text_decoder, unwrap
 
 
 class AuxStates:
@@ -116,7 +116,10 @@ def aux_layer_ids(target: Any, head_config: Eagle3Config) -> list[int]:
 
 @torch.no_grad()
 def target_states(
-    target: Any, input_ids: Sequence[torch.Tensor] | torch.Tensor, layer_ids: list[int]
+    target: Any,
+    input_ids: Sequence[torch.Tensor] | torch.Tensor,
+    layer_ids: list[int],
+    image_inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the states that a head reads and those that the LM head reads.
 
@@ -128,6 +131,7 @@ def target_states(
         target: A causal LM.
         input_ids: B rows of tokens [S], each of its own length; or a batch [B, S] without padding.
         layer_ids: HF `hidden_states` indices.
+        image_inputs: The images of the batch, as the target's processor prepares them.
 
     Returns:
         (aux hidden states [B, S, 3H], final-normed states [B, S, H]), where S is the longest row.
@@ -136,13 +140,19 @@ def target_states(
     rows = list(input_ids)
     ropes = changing_ropes(target)
     groups = rows_read_together(ropes, [len(row) for row in rows])
+    if image_inputs is not None and len(groups) > 1:
+        raise ValueError(
+            f"the target's RoPE is {ropes[0].kind!r}, rows of {[len(row) for row in rows]} tokens "
+            "are read with different frequencies, and their images cannot be read apart; train "
+            "with per_device_train_batch_size=1"
+        )
     parts = []
     for group in groups:
         together = [rows[row] for row in group]
         longest = max(len(row) for row in together)
         if any(rope.is_dynamic and longest >= rope.limit for rope in ropes):
             _forget_longer_texts(target, together[0])
-        parts.append(_read_together(target, together, layer_ids))
+        parts.append(_read_together(target, together, layer_ids, image_inputs))
     if len(parts) == 1:
         return parts[0]
     aux_parts, state_parts = zip(*parts, strict=True)
@@ -150,12 +160,21 @@ def target_states(
 
 
 def _read_together(
-    target: Any, rows: list[torch.Tensor], layer_ids: list[int]
+    target: Any,
+    rows: list[torch.Tensor],
+    layer_ids: list[int],
+    image_inputs: Mapping[str, torch.Tensor] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The two results of `target_states` for rows that one forward may read."""
-    decoder = text_decoder(target)
+    padded = pad_sequence(rows, batch_first=True)  # [B, S]
+    reader = text_decoder(target)
+    images = {}
+    if image_inputs is not None:
+        model = unwrap(target)
+        reader = model.base_model  # mixes images into the text, and places them
+        images = prepared_images(image_inputs, padded.device, model.dtype)
     with capture_aux(target, layer_ids) as aux:
-        output = decoder(input_ids=pad_sequence(rows, batch_first=True), use_cache=False)
+        output = reader(input_ids=padded, use_cache=False, **images)
     states = aux.take()
     assert states is not None  # capture_aux refuses an empty list
     return states, output.last_hidden_state
@@ -178,3 +197,21 @@ def _in_one_batch(parts: Sequence[torch.Tensor], groups: list[list[int]]) -> tor
     for part, group in zip(parts, groups, strict=True):
         batch[group, : part.shape[1]] = part
     return batch
+
+
+def prepared_images(
+    image_inputs: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Move a processor's tensors to a target.
+
+    Args:
+        image_inputs: What the processor prepares beside the tokens.
+        device: Of the target.
+        dtype: Of the target; pixels are given it.
+    """
+    prepared = {}
+    for name, value in image_inputs.items():
+        if value.is_floating_point():
+            value = value.to(dtype)
+        prepared[name] = value.to(device)
+    return prepared

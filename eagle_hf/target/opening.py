@@ -5,7 +5,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
 
 from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.dtypes import default_device, resolve_dtype
@@ -25,7 +35,9 @@ def load_target(
     work: str = "draft",
     **kwargs,
 ) -> tuple[Any, Any]:
-    """Open a causal LM and its tokenizer.
+    """Open a causal LM, or an image-text model, and its tokenizer.
+
+    A folder that transformers knows as both is opened as a causal LM.
 
     Args:
         name_or_path: A hub id, a folder, a `.gguf` file, or "smollm2", the embedded
@@ -43,7 +55,8 @@ def load_target(
             device_map, ...).
 
     Returns:
-        (target, tokenizer). The target is frozen and in eval mode.
+        (target, tokenizer). The target is frozen and in eval mode. What prepares images for it is
+        `load_processor(name_or_path)`.
 
     Raises:
         ValueError: It cannot be opened, or the device cannot compute in this dtype.
@@ -53,7 +66,8 @@ def load_target(
     try:
         opened = open_tokenizer(path, adapter, tokenizer, shared)
         loaded_dtype = _loaded_dtype(path, shared, dtype, device, work, "device_map" in kwargs)
-        target = AutoModelForCausalLM.from_pretrained(path, dtype=loaded_dtype, **kwargs)
+        opener = _opener(AutoConfig.from_pretrained(path, **shared))
+        target = opener.from_pretrained(path, dtype=loaded_dtype, **kwargs)
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"the target {name_or_path} cannot be opened ({error}); a file is missing, truncated "
@@ -65,6 +79,48 @@ def load_target(
     if device is not None:
         target = target.to(device)
     return target.requires_grad_(False).eval(), opened
+
+
+def load_processor(name_or_path: str | Path, **kwargs: Any) -> Any:
+    """Open what prepares a target's inputs.
+
+    Args:
+        name_or_path: As in `load_target`.
+        kwargs: Those of `AutoProcessor.from_pretrained` (revision, token, ...).
+
+    Returns:
+        The processor of an image-text model, whose `tokenizer` is that of `load_target`; the
+        tokenizer of any other target.
+
+    Raises:
+        ValueError: It cannot be opened.
+    """
+    path = resolve(name_or_path)
+    shared = {key: kwargs[key] for key in SHARED_OPTIONS if key in kwargs}
+    try:
+        config = AutoConfig.from_pretrained(path, **shared)
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return AutoTokenizer.from_pretrained(path, **kwargs)
+        processor = AutoProcessor.from_pretrained(path, **kwargs)
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"the processor of {name_or_path} cannot be opened ({error}); install what it needs, "
+            "or check the name"
+        ) from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError(
+            f"{name_or_path} is an image-text model and has a {type(processor).__name__} in place "
+            "of a processor; save the processor's files beside the weights"
+        )
+    return processor
+
+
+def _opener(config: PreTrainedConfig) -> Any:
+    """The auto class that opens a model of this config."""
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not is_causal:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def _loaded_dtype(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.rows import Example, SkippedRow
@@ -17,7 +17,7 @@ from eagle_hf.target import unwrap
 
 def prepare_examples(
     target: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Any,
     rows: Iterable[Mapping[str, Any]],
     *,
     max_length: int | None = None,
@@ -30,8 +30,8 @@ def prepare_examples(
 
     Args:
         target: the model that wrote the conversations, with or without a PEFT adapter.
-        tokenizer: the target's tokenizer, which needs a chat template. None will do for rows that
-            are already tokenized.
+        tokenizer: the target's tokenizer, which needs a chat template, or its processor where
+            conversations hold images. None will do for rows that are already tokenized.
         rows: mappings with `messages` (see `Conversation`), or with `input_ids` and `loss_mask`
             (see `Example`); a list, a `datasets.Dataset` or an `IterableDataset`.
         max_length: leave longer conversations out, in tokens. Default: the target's

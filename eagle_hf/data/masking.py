@@ -14,11 +14,12 @@ S tokens of one conversation, V target vocabulary.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from eagle_hf.data.images import ConversationEncoder, ImageInputs, tokenizer_of
 from eagle_hf.data.rows import (
     Example,
     Message,
@@ -33,12 +34,12 @@ from eagle_hf.data.template import chat_template, render_text
 FIRST_LEARNT = 2
 
 
-def eos_token_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
+def eos_token_ids(target: PreTrainedModel, tokenizer: Any) -> set[int]:
     """Collect every token that ends a turn.
 
     Args:
         target: a model; `generate` stops at its `generation_config.eos_token_id`.
-        tokenizer: its `eos_token_id` counts too. None: there is no tokenizer.
+        tokenizer: a tokenizer or processor, whose `eos_token_id` counts too. None: there is none.
 
     Returns:
         At least one token id.
@@ -50,7 +51,7 @@ def eos_token_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     stop = getattr(generation_config, "eos_token_id", None)
     ids = set(stop) if isinstance(stop, (list, tuple)) else {stop}
     # Instruct models often name two: one ends a turn, the other a document.
-    ids.add(getattr(tokenizer, "eos_token_id", None))
+    ids.add(getattr(tokenizer_of(tokenizer), "eos_token_id", None))
     ids.discard(None)
     if not ids:
         raise ValueError(
@@ -69,53 +70,70 @@ def until_end_of_turn(ids: list[int], stop: Container[int]) -> list[int]:
     return ids
 
 
+class Rendered(NamedTuple):
+    """One conversation in tokens.
+
+    Attributes:
+        input_ids: the tokens, [S].
+        loss_mask: 1 on every response, up to and including its end-of-turn token, [S].
+        image_inputs: what the processor prepares beside the tokens; None without images.
+    """
+
+    input_ids: list[int]
+    loss_mask: list[int]
+    image_inputs: ImageInputs | None
+
+
 def render(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     messages: list[Message],
     *,
     eos_token_ids: Iterable[int],
     max_length: int | None = None,
-) -> tuple[list[int], list[int]]:
+    images: Sequence[Any] = (),
+) -> Rendered:
     """Tokenize one conversation and mark its responses.
 
     Args:
-        tokenizer: the target's tokenizer, with a chat template.
+        tokenizer: the target's tokenizer, with a chat template; for images its processor.
         messages: a conversation that ends with the assistant.
         eos_token_ids: tokens that end a turn. A response without any of them is learnt whole.
         max_length: most tokens that are accepted. Default: no limit.
-
-    Returns:
-        Token ids and loss mask, both of shape [S]. The mask is 1 on every response, up to and
-        including its end-of-turn token.
+        images: what image parts without an image of their own stand for, in order.
 
     Raises:
         ValueError: the conversation does not end with the assistant, a response is empty, the
-            template renders history anew, or there are more than `max_length` tokens.
+            template renders history anew, there are more than `max_length` tokens, or its images
+            cannot be read.
     """
     check_messages(messages)
     stop = frozenset(eos_token_ids)
+    encoder = ConversationEncoder(tokenizer, images)
     input_ids: list[int] = []
     loss_mask: list[int] = []
     rendered = ""
+    begin = 0  # the first message that is not yet rendered
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt, full = _render_turn(tokenizer, messages, index, rendered)
         # Encoded apart: a token must not span the boundary that `generate` meets.
-        prompt_ids = tokenizer.encode(prompt[len(rendered) :], add_special_tokens=False)
-        response_ids = tokenizer.encode(full[len(prompt) :], add_special_tokens=False)
+        asked = messages[begin:index]
+        prompt_ids = encoder.encode_prompt(prompt[len(rendered) :], asked, len(input_ids))
+        response_ids = encoder.encode(full[len(prompt) :])
         input_ids += prompt_ids + response_ids
         loss_mask += [0] * len(prompt_ids)
         loss_mask += _response_mask(response_ids, stop, index)
         rendered = full
+        begin = index + 1
     assert any(loss_mask), "every response has a token, so some token is learnt"
     if max_length is not None and len(input_ids) > max_length:
         raise ValueError(_too_long(len(input_ids), max_length))
-    return input_ids, loss_mask
+    return Rendered(input_ids, loss_mask, encoder.image_inputs(rendered, len(input_ids)))
 
 
 def _render_turn(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], index: int, rendered: str
+    tokenizer: Any, messages: list[Message], index: int, rendered: str
 ) -> tuple[str, str]:
     """The text before assistant message `index`, and with it; each extends the one before it."""
     prompt = render_text(tokenizer, messages[:index], add_generation_prompt=True)
@@ -150,7 +168,7 @@ def _too_long(length: int, max_length: int) -> str:
 
 def tokenize_conversations(
     rows: Iterable[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     *,
     eos_token_ids: Iterable[int],
     max_length: int | None,
@@ -160,7 +178,7 @@ def tokenize_conversations(
     Args:
         rows: conversations (see `Conversation`). A row without an id is called by its number,
             "row-0" the first.
-        tokenizer: the target's tokenizer, with a chat template.
+        tokenizer: the target's tokenizer, with a chat template; for images its processor.
         eos_token_ids: tokens that end a turn.
         max_length: longer conversations are skipped, in tokens. None: no limit.
 
@@ -184,11 +202,14 @@ def tokenize_conversations(
             # From here on the row is blamed by its own name.
             name = str(row.get("id") or name)
             messages: Any = row.get("messages")
-            ids, mask = render(tokenizer, messages, eos_token_ids=stop, max_length=max_length)
+            images = row.get("images") or ()
+            whole = render(
+                tokenizer, messages, eos_token_ids=stop, max_length=max_length, images=images
+            )
         except ValueError as error:
             skipped.append(SkippedRow(name, str(error)))
         else:
-            examples.append({"id": name, "input_ids": ids, "loss_mask": mask})
+            examples.append(_example(name, whole))
     if not examples:
         reasons = first_reasons(skipped, "there were no rows")
         raise ValueError(
@@ -196,6 +217,14 @@ def tokenize_conversations(
             "fix the data or the settings"
         )
     return examples, skipped
+
+
+def _example(name: str, whole: Rendered) -> Example:
+    """A rendered conversation as an example."""
+    example: Example = {"id": name, "input_ids": whole.input_ids, "loss_mask": whole.loss_mask}
+    if whole.image_inputs is not None:
+        example["image_inputs"] = whole.image_inputs
+    return example
 
 
 def usable_examples(

@@ -8,7 +8,7 @@ S tokens of one conversation, H hidden size of the target.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 
@@ -22,11 +22,11 @@ class Message(TypedDict):
 
     Attributes:
         role: "system", "user" or "assistant".
-        content: the text of the turn.
+        content: the text of the turn, or a list of parts of text and images (see images.py).
     """
 
     role: str
-    content: str
+    content: str | list[dict[str, Any]]
 
 
 class Prompt(TypedDict):
@@ -53,12 +53,14 @@ class Conversation(TypedDict):
     Attributes:
         messages: alternating user and assistant turns, after an optional system message.
         id: unique within its dataset. Optional: a row without one is called by its number.
+        images: what the image parts without an image of their own stand for. Optional.
         source: of the prompt. Optional.
         category: of the prompt. Optional.
     """
 
     messages: list[Message]
     id: NotRequired[str]
+    images: NotRequired[list[Any]]
     source: NotRequired[str]
     category: NotRequired[str]
 
@@ -71,12 +73,15 @@ class Example(TypedDict):
         input_ids: tokens of the rendered conversation, shape [S].
         loss_mask: 1 where `input_ids` at the same position is learnt, else 0, shape [S].
         index: number of the example in its dataset. Optional: the trainer and `Features` set it.
+        image_inputs: of a conversation with images what the target's processor prepares beside the
+            tokens, such as `pixel_values`, as a batch of one row. Optional.
     """
 
     id: str
     input_ids: TokenValues
     loss_mask: TokenValues
     index: NotRequired[int]
+    image_inputs: NotRequired[dict[str, torch.Tensor]]
 
 
 class CapturedExample(TypedDict):
@@ -145,7 +150,9 @@ def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
 
 
 def check_messages(messages: object) -> None:
-    """Refuse anything that is not a list of text messages ending with the assistant.
+    """Refuse anything that is not a list of messages ending with the assistant.
+
+    The assistant's are text. Others may be lists of text and image parts.
 
     Args:
         messages: the `messages` of a `Conversation`, as found in a file or dataset.
@@ -162,10 +169,13 @@ def check_messages(messages: object) -> None:
             raise ValueError(
                 f"message {index} is {describe_type(message)}; a {{'role', 'content'}} is needed"
             )
-        is_text = isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        content = message.get("content")
+        is_text = isinstance(message.get("role"), str) and isinstance(content, str | list)
         if not is_text:
             found = {key: type(value).__name__ for key, value in message.items()}
             raise ValueError(f"message {index} holds {found}; role and content must both be text")
+        if isinstance(content, list):
+            _check_parts(content, index, message["role"])
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
@@ -173,6 +183,21 @@ def check_messages(messages: object) -> None:
         raise ValueError(
             f"the last message is from {roles[-1]!r}; drop it or let the target answer it"
         )
+
+
+def _check_parts(parts: list, index: int, role: str) -> None:
+    """Refuse parts of message `index` that are neither text nor images, and an assistant's."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        is_text = kind == "text" and isinstance(part.get("text"), str)
+        if not is_text and kind != "image":
+            found = dict(part) if isinstance(part, Mapping) else describe_type(part)
+            raise ValueError(
+                f"message {index} has the part {found!r:.80}; parts are "
+                '{"type": "text", "text": ...} or {"type": "image", ...}'
+            )
+    if role == "assistant" and any(part["type"] == "image" for part in parts):
+        raise ValueError(f"message {index} of the assistant holds an image; answers are text")
 
 
 def describe_type(value: object) -> str:

@@ -11,30 +11,35 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from eagle_hf.data.images import image_parts, tokenizer_of
 from eagle_hf.data.rows import Message
 
 SENTINEL = "EAGLEHFUSERTURN"  # a user turn that no template contains by itself
+PRINTED_PART = "{'type': "  # how a template for text shows a list of parts
+TEMPLATE_ERRORS = (TemplateError, TypeError)  # the second from text + list
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Get the tokenizer's default chat template.
+def chat_template(tokenizer: Any) -> str:
+    """Get the default chat template.
 
     Args:
-        tokenizer: the target's tokenizer.
+        tokenizer: the target's tokenizer or processor.
 
     Returns:
         The template's Jinja source.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        ValueError: there is no chat template.
     """
-    if not tokenizer.chat_template:
-        name = tokenizer.name_or_path or type(tokenizer).__name__
+    inner = tokenizer_of(tokenizer)
+    template = tokenizer.chat_template or inner.chat_template
+    if not template:
+        name = inner.name_or_path or type(tokenizer).__name__
         raise ValueError(
             f"the tokenizer {name!r} has no chat template, and conversations can only be rendered "
             "with one; set tokenizer.chat_template or use the instruct model and its tokenizer"
         )
-    return tokenizer.get_chat_template()
+    return template if isinstance(template, str) else inner.get_chat_template()
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -53,15 +58,19 @@ def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render_text(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = False,
 ) -> str:
     """Render messages as the target meets them.
 
+    Some templates read contents that are text, some read lists of parts, and a template that is
+    given the other kind often shows nothing of it. So a text that lacks the turns is rendered once
+    more in the other form.
+
     Args:
-        tokenizer: the target's tokenizer, with a chat template.
+        tokenizer: the target's tokenizer or processor, with a chat template.
         messages: turns of one conversation.
         add_generation_prompt: end with the text that opens the assistant's turn.
 
@@ -71,20 +80,85 @@ def render_text(
     Raises:
         ValueError: the template itself refuses the messages, or there is no template.
     """
-    chat_template(tokenizer)  # refuses a tokenizer without one
-    turns: list[Any] = list(messages)
+    template = chat_template(tokenizer)
+    inner = tokenizer_of(tokenizer)
+    has_images = any(image_parts(message) for message in messages)
+    as_text = [_joined(message) for message in messages]
+    in_parts = [_parted(message) for message in messages]
+    first, second = (in_parts, as_text) if has_images else (as_text, in_parts)
+    error = fallback = None
     try:
-        text = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except TemplateError as error:
-        roles = [message.get("role") for message in messages]
-        raise ValueError(
-            f"the chat template refuses messages with the roles {roles}: {error}; "
-            "drop or reorder the messages"
-        ) from error
+        fallback = _apply(inner, template, first, add_generation_prompt)
+    except TEMPLATE_ERRORS as raised:
+        error = raised
+    if fallback is not None and _shows_turns(fallback, messages, has_images):
+        return fallback
+    try:
+        text = _apply(inner, template, second, add_generation_prompt)
+    except TEMPLATE_ERRORS:
+        text = ""
+    if _shows_turns(text, messages, has_images) and text:
+        return text
+    if fallback is not None:
+        return fallback
+    roles = [message.get("role") for message in messages]
+    raise ValueError(
+        f"the chat template refuses messages with the roles {roles}: {error}; "
+        "drop or reorder the messages"
+    ) from error
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    turns: list[dict[str, Any]],
+    add_generation_prompt: bool,
+) -> str:
+    """The template's text."""
+    text = tokenizer.apply_chat_template(
+        turns,
+        chat_template=template,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=False,
+    )
     assert isinstance(text, str), "tokenize=False renders text"
     return text
+
+
+def _joined(message: Message) -> dict[str, Any]:
+    """The message with its content as text, where it holds no image."""
+    content = message["content"]
+    if isinstance(content, str):
+        return dict(message)
+    if image_parts(message):
+        return _parted(message)
+    return {**message, "content": "".join(part["text"] for part in content)}
+
+
+def _parted(message: Message) -> dict[str, Any]:
+    """The message with its content as a list of parts, each without the fields that are None."""
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": [{"type": "text", "text": content}]}
+    parts = []
+    for part in content:
+        parts.append({key: value for key, value in part.items() if value is not None})
+    return {**message, "content": parts}
+
+
+def _shows_turns(text: str, messages: Sequence[Message], has_images: bool) -> bool:
+    """Whether a rendered text shows the last user turn; with images also the last answer."""
+    if PRINTED_PART in text:
+        return False
+    roles = ["user", "assistant"] if has_images else ["user"]
+    last = {message["role"]: message for message in messages}
+    for role in roles:
+        if role not in last:
+            continue
+        for part in _parted(last[role])["content"]:
+            if part["type"] == "text" and part["text"].strip() not in text:
+                return False
+    return True
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

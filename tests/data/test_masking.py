@@ -24,7 +24,7 @@ def ids_of(text):
 
 
 def test_mask_covers_the_response_and_its_end_of_turn_token_only(tokenizer):
-    ids, mask = render(tokenizer, HI, eos_token_ids={END})
+    ids, mask, _ = render(tokenizer, HI, eos_token_ids={END})
     prompt = [START, *ids_of("user\nhi"), END, NEWLINE, START, *ids_of("assistant\n")]
     assert ids == [*prompt, ord("y"), ord("o"), END, NEWLINE]
     assert mask == [0] * len(prompt) + [1, 1, 1, 0]
@@ -36,20 +36,20 @@ def test_every_assistant_turn_is_learnt(tokenizer):
         {"role": "user", "content": "and"},
         {"role": "assistant", "content": "so"},
     ]
-    ids, mask = render(tokenizer, turns, eos_token_ids={END})
+    ids, mask, _ = render(tokenizer, turns, eos_token_ids={END})
     learnt = [token for token, bit in zip(ids, mask, strict=True) if bit]
     assert learnt == [*ids_of("yo"), END, *ids_of("so"), END]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(turns, tokenize=False)
 
 
 def test_prompt_tokens_are_those_generate_sees(tokenizer):
-    ids, mask = render(tokenizer, HI, eos_token_ids={END})
+    ids, mask, _ = render(tokenizer, HI, eos_token_ids={END})
     prompt = tokenizer.apply_chat_template(HI[:1], add_generation_prompt=True, tokenize=False)
     assert ids[: mask.index(1)] == tokenizer.encode(prompt, add_special_tokens=False)
 
 
 def test_response_without_end_of_turn_token_is_learnt_whole(tokenizer):
-    _, mask = render(tokenizer, HI, eos_token_ids={5})
+    _, mask, _ = render(tokenizer, HI, eos_token_ids={5})
     assert mask[-4:] == [1, 1, 1, 1]
     assert sum(mask) == 4
 

@@ -57,7 +57,7 @@ def scan_examples(
 
     Raises:
         ValueError: an example without tokens, with a mask of another length or with unknown
-            tokens; or no example at all.
+            tokens or with images; or no example at all.
     """
     conversations = []
     digest = hashlib.sha256()
@@ -71,6 +71,11 @@ def scan_examples(
                 f"conversation {name!r} has {len(ids)} input_ids and {len(mask)} loss_mask "
                 "values; at least one and equally many are needed: pass what "
                 "tokenize_conversations returns"
+            )
+        if example.get("image_inputs") is not None:
+            raise ValueError(
+                f"conversation {name!r} holds images, which cannot be captured to disk yet; give "
+                "the conversations themselves to Eagle3Trainer, whose target then reads the images"
             )
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise ValueError(

@@ -7,7 +7,7 @@ B batch, S length of the longest prompt in tokens.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import until_end_of_turn
+from eagle_hf.target import prepared_images
 
 
 @contextmanager
@@ -57,6 +58,7 @@ def generate_batch(
     top_k: int | None = None,
     seed: int = 0,
     assistant_model: Any = None,
+    image_inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt to the end of its turn.
 
@@ -73,6 +75,7 @@ def generate_batch(
         top_k: most likely tokens to sample from, above temperature 0.
         seed: of the sampling in this batch.
         assistant_model: draft head or other assistant of `generate`.
+        image_inputs: the images of a batch of one prompt, as the target's processor prepares them.
 
     Returns:
         B lists of the tokens that follow, up to and including the end-of-turn token. A response
@@ -88,6 +91,10 @@ def generate_batch(
             sampling["top_k"] = top_k
     # Any token will do as padding: the mask hides it, and `_left_pad` knows the lengths.
     input_ids, attention_mask = _left_pad(prompts, stop[0], target.device)
+    images: dict[str, torch.Tensor] = {}
+    if image_inputs is not None:
+        assert len(prompts) == 1, "images are prepared for one prompt"
+        images = prepared_images(image_inputs, target.device, target.dtype)
     devices = [target.device] if target.device.type == "cuda" else []
     generate: Any = target.generate  # of GenerationMixin, which only the model's own class has
     with torch.random.fork_rng(devices=devices), evaluating(target):
@@ -100,6 +107,7 @@ def generate_batch(
             eos_token_id=stop,
             pad_token_id=stop[0],
             **sampling,
+            **images,
         )
     prompt_length = input_ids.shape[1]
     responses = output[:, prompt_length:].tolist()  # [B, new tokens]

@@ -104,7 +104,10 @@ def held_out_acceptance(trainer) -> Acceptance | None:
         logger.warning(f"how often the head is accepted was not measured: {error}")
         return None
     head = unwrap(trainer.accelerator.unwrap_model(trainer.model))
-    starts = [torch.tensor([prompt]) for prompt in prompts]
+    starts = [torch.tensor([prompt]) for prompt in prompts if isinstance(prompt, list)]
+    if not starts:
+        logger.warning("how often the head is accepted was not measured: all prompts hold images")
+        return None
     return measure_acceptance(trainer.target, head, starts)
 
 

@@ -131,21 +131,16 @@ def target_states(
         target: A causal LM.
         input_ids: B rows of tokens [S], each of its own length; or a batch [B, S] without padding.
         layer_ids: HF `hidden_states` indices.
-        image_inputs: The images of the batch, as the target's processor prepares them.
+        image_inputs: The images of the only row, as the target's processor prepares them.
 
     Returns:
         (aux hidden states [B, S, 3H], final-normed states [B, S, H]), where S is the longest row.
         What lies behind the end of a shorter row means nothing.
     """
     rows = list(input_ids)
+    assert image_inputs is None or len(rows) == 1, "conversations with images are read one by one"
     ropes = changing_ropes(target)
     groups = rows_read_together(ropes, [len(row) for row in rows])
-    if image_inputs is not None and len(groups) > 1:
-        raise ValueError(
-            f"the target's RoPE is {ropes[0].kind!r}, rows of {[len(row) for row in rows]} tokens "
-            "are read with different frequencies, and their images cannot be read apart; train "
-            "with per_device_train_batch_size=1"
-        )
     parts = []
     for group in groups:
         together = [rows[row] for row in group]

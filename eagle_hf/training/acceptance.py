@@ -3,6 +3,8 @@
 Loss falls while acceptance falls, so checkpoints are chosen by acceptance.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from eagle_hf.data.images import prompt_part
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.prompts import evenly_spread
 from eagle_hf.data.sampling import evaluating, generate_batch
@@ -25,8 +28,26 @@ logger = logging.get_logger(__name__)
 BATCH = 8  # prompts answered at once
 
 
-def held_out_prompts(examples: Any, count: int, longest: int = UNLIMITED) -> list[list[int]]:
+@dataclass(frozen=True)
+class ImagePrompt:
+    """A prompt with images.
+
+    Attributes:
+        input_ids: its tokens.
+        image_inputs: what the target's processor prepared beside them.
+    """
+
+    input_ids: list[int]
+    image_inputs: Mapping[str, torch.Tensor]
+
+
+HeldOutPrompt = list[int] | ImagePrompt
+
+
+def held_out_prompts(examples: Any, count: int, longest: int = UNLIMITED) -> list[HeldOutPrompt]:
     """Take the token ids before the first response of some examples.
+
+    Of a conversation with images, whose inputs belong together, those before the last response.
 
     Args:
         examples: tokenised conversations (`input_ids`, `loss_mask`), or a stream of them.
@@ -46,13 +67,13 @@ def held_out_prompts(examples: Any, count: int, longest: int = UNLIMITED) -> lis
     prompts = []
     too_long = 0
     for example in chosen:
-        mask = torch.as_tensor(example["loss_mask"]).long()
-        response_start = int(mask.argmax())
-        if response_start > longest:
+        prompt = _prompt(example)
+        if prompt is None:
+            continue
+        if _length(prompt) > longest:
             too_long += 1
-        elif response_start > 0:
-            input_ids = torch.as_tensor(example["input_ids"])
-            prompts.append(input_ids[:response_start].tolist())
+        else:
+            prompts.append(prompt)
     if not prompts:
         raise ValueError(
             f"none of {len(chosen)} evaluation examples has a prompt before its response that can "
@@ -67,9 +88,30 @@ def held_out_prompts(examples: Any, count: int, longest: int = UNLIMITED) -> lis
     return prompts
 
 
+def _prompt(example: Mapping[str, Any]) -> HeldOutPrompt | None:
+    """The prompt of an example; None where it begins with its response."""
+    mask = torch.as_tensor(example["loss_mask"]).bool()  # [S]
+    input_ids = torch.as_tensor(example["input_ids"])
+    begins = mask.clone()
+    begins[1:] &= ~mask[:-1]
+    starts = begins.nonzero()[:, 0].tolist()  # of every response
+    if not starts or starts[0] == 0:
+        return None
+    images = example.get("image_inputs")
+    if images is None:
+        return input_ids[: starts[0]].tolist()
+    part = prompt_part(images, starts[-1], len(input_ids))
+    return ImagePrompt(input_ids[: starts[-1]].tolist(), part)
+
+
+def _length(prompt: HeldOutPrompt) -> int:
+    """How many tokens a prompt has."""
+    return len(prompt.input_ids if isinstance(prompt, ImagePrompt) else prompt)
+
+
 def answerable_prompts(
     examples: Any, args: Eagle3TrainingArguments, target: PreTrainedModel
-) -> list[list[int]]:
+) -> list[HeldOutPrompt]:
     """Take the held-out prompts that the target can answer with a head, as `args` ask for them.
 
     Args:
@@ -107,7 +149,7 @@ def check_prompts(datasets: Any, args: Eagle3TrainingArguments, target: PreTrain
 def measure_acceptance(
     target: PreTrainedModel,
     head: Eagle3DraftHead,
-    prompts: list[list[int]],
+    prompts: Sequence[HeldOutPrompt],
     max_new_tokens: int,
 ) -> dict[str, float]:
     """Generate greedily from every prompt and count what is accepted.
@@ -117,7 +159,7 @@ def measure_acceptance(
     Args:
         target: the target.
         head: the draft head; it drafts the tree of its own config.
-        prompts: token ids.
+        prompts: of `held_out_prompts`.
         max_new_tokens: of each answer.
 
     Returns:
@@ -129,13 +171,14 @@ def measure_acceptance(
     # the head's own tree, not the machine's best one: evaluations must compare
     drafts_own_tree = EagleAssistant(head, head.tree)
     with evaluating(head):
-        for start in range(0, len(prompts), BATCH):
+        for batch, images in _batches(prompts):
             generate_batch(
                 target,
-                prompts[start : start + BATCH],
+                batch,
                 eos_token_ids=stop,
                 max_new_tokens=max_new_tokens,
                 assistant_model=drafts_own_tree,
+                image_inputs=images,
             )
             assert head.last_run is not None, "generate leaves what its rounds did"
             stats = stats + head.last_run
@@ -145,3 +188,15 @@ def measure_acceptance(
     for depth, alpha in enumerate(stats.alpha, start=1):
         measured[f"alpha_{depth}"] = alpha
     return measured
+
+
+def _batches(
+    prompts: Sequence[HeldOutPrompt],
+) -> Iterator[tuple[list[list[int]], Mapping[str, torch.Tensor] | None]]:
+    """Prompts that are answered at once, with their images; those with images one by one."""
+    text = [prompt for prompt in prompts if not isinstance(prompt, ImagePrompt)]
+    for start in range(0, len(text), BATCH):
+        yield text[start : start + BATCH], None
+    for prompt in prompts:
+        if isinstance(prompt, ImagePrompt):
+            yield [prompt.input_ids], prompt.image_inputs

@@ -31,12 +31,15 @@ def _length(example: Mapping) -> int:
 
 
 def compact(example: Mapping) -> dict:
-    """An example of five bytes a token instead of Python's numbers."""
-    return {
+    """An example of five bytes a token instead of Python's numbers; images stay as they are."""
+    small = {
         "id": str(example.get("id", "without id")),
         "input_ids": torch.as_tensor(example["input_ids"]).int(),
         "loss_mask": torch.as_tensor(example["loss_mask"]).bool(),
     }
+    if example.get("image_inputs") is not None:
+        small["image_inputs"] = example["image_inputs"]
+    return small
 
 
 def example_lengths(examples: Any) -> list[int]:
@@ -65,7 +68,8 @@ def collate(
         `input_ids` and `labels` [B, S], the labels -100 where nothing is learnt; `attention_mask`
         [B, S], or `position_ids` [1, S] where the batch is packed (B = 1), which start from 0 with
         every conversation; the target features that came along. For each conversation its `id`,
-        and its `index`, -1 where it has none.
+        and its `index`, -1 where it has none. Where one has images, also the `image_inputs` of
+        each, None for those without.
 
     Raises:
         ValueError: no token of any conversation is learnt.
@@ -95,6 +99,9 @@ def collate(
             batch[name] = _join([example[name] for example in examples], packing)
     batch["id"] = [example.get("id", "without id") for example in examples]
     batch["index"] = torch.tensor([example.get("index", -1) for example in examples])
+    images = [example.get("image_inputs") for example in examples]
+    if any(inputs is not None for inputs in images):
+        batch["image_inputs"] = images
     return batch
 
 
@@ -173,10 +180,12 @@ class TargetStates:
             if self.bytes_left <= 0:
                 continue
             batch = collate(order[start : start + batch_size], learn_prompts=self.learn_prompts)
-            del batch["id"]  # names, no tensor
-            self.run_target({name: part.to(self.target.device) for name, part in batch.items()})
+            for name, part in batch.items():
+                if isinstance(part, torch.Tensor):
+                    batch[name] = part.to(self.target.device)
+            self.run_target(batch)
 
-    def run_target(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def run_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Find the target features of a batch; the target runs where some are not remembered.
 
         Args:
@@ -191,7 +200,8 @@ class TargetStates:
         indices = batch["index"].tolist()
         known = self._recall(indices)
         if known is None:
-            known = self._forward(separate(batch, "input_ids"), separate(batch, "labels"))
+            ids = separate(batch, "input_ids")
+            known = self._forward(ids, separate(batch, "labels"), batch.get("image_inputs"))
             for index, features in zip(indices, known, strict=True):
                 self._remember(index, features)
 
@@ -205,11 +215,17 @@ class TargetStates:
 
     @torch.no_grad()
     def _forward(
-        self, ids: list[torch.Tensor], labels: list[torch.Tensor]
+        self,
+        ids: list[torch.Tensor],
+        labels: list[torch.Tensor],
+        images: list[Mapping[str, torch.Tensor] | None] | None,
     ) -> list[dict[str, torch.Tensor]]:
         """The features of each conversation; `best` only where the next token is learnt."""
         # 1) The states of all conversations in one padded batch.
-        aux, states = target_states(self.target, ids, self.layer_ids)
+        if images is None:
+            aux, states = target_states(self.target, ids, self.layer_ids)
+        else:
+            aux, states = self._read_images(ids, images)
         # A target over several devices answers on its last.
         aux = aux.to(ids[0].device)  # [B, S, 3H]
         states = states.to(ids[0].device)  # [B, S, H]
@@ -233,6 +249,21 @@ class TargetStates:
             features = {name: column[row, : len(tokens)] for name, column in columns.items()}
             conversations.append(features)
         return conversations
+
+    def _read_images(
+        self, ids: list[torch.Tensor], images: list[Mapping[str, torch.Tensor] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states of conversations with images, padded.
+
+        They are read one by one: processors lay out the images of several rows in many ways.
+        """
+        aux = []
+        states = []
+        for tokens, inputs in zip(ids, images, strict=True):
+            read = target_states(self.target, tokens[None], self.layer_ids, inputs)
+            aux.append(read[0][0])  # [S, 3H]
+            states.append(read[1][0])  # [S, H]
+        return pad_sequence(aux, batch_first=True), pad_sequence(states, batch_first=True)
 
     def _recall(self, indices: list[int]) -> list[dict[str, torch.Tensor]] | None:
         """The remembered features of these conversations; None where those of one are missing."""

@@ -31,7 +31,7 @@ class ExampleMaker:
     Args:
         target: the target that the head will draft for.
         layer_ids: the layers whose inputs are the aux hidden states.
-        tokenizer: the target's; None where no dataset holds conversations.
+        tokenizer: the target's, or its processor; None where no dataset holds conversations.
         args: for `max_length`.
 
     Attributes:

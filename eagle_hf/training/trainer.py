@@ -57,7 +57,8 @@ class Eagle3Trainer(ResumableTrainer):
             of either; or `Features`, for which the target need not run. Unusable conversations are
             skipped, counted and listed in `skipped`.
         eval_dataset: as train_dataset, or a dict of several sets by name.
-        processing_class: the target's tokenizer; needed for conversations.
+        processing_class: the target's tokenizer; needed for conversations. With images it is the
+            target's processor.
         peft_config: train this PEFT adapter of the head instead of all its weights.
         kwargs: of transformers' Trainer.
 

@@ -13,6 +13,7 @@ import torch
 from pages import all_pages
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
+from tiny_vision import picture, vision_processor, vision_target
 
 import eagle_hf
 from eagle_hf import Eagle3DraftHead
@@ -51,6 +52,9 @@ def models(tmp_path_factory):
     tokenizer.save_pretrained(folder / "you/small-model")
     adapted = get_peft_model(talkative_target(), LoraConfig(target_modules=["q_proj"]))
     adapted.save_pretrained(folder / "you/your-adapter")
+    vision_target("llava", torch.float32).save_pretrained(folder / "you/image-text-model")
+    vision_processor("llava").save_pretrained(folder / "you/image-text-model")
+    picture(0).save(folder / "photo.jpg")
     head = tiny_head(target)
     for name in HEADS:
         head.save_pretrained(folder / name)

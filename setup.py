@@ -48,6 +48,10 @@ test = [
     "s3fs",
     "tensorboard>=2.21",
     "trackio>=0.43",
+    # layouts of quantised targets
+    "bitsandbytes>=0.50",
+    "torchao>=0.18",
+    "compressed-tensors>=0.20",
 ]
 # Exact, because another release of a formatter or a checker finds other faults. The hooks in
 # .pre-commit-config.yaml have the same versions.

@@ -11,8 +11,15 @@ from weakref import WeakKeyDictionary
 import torch
 import transformers
 
-from eagle_hf.target import unwrap
+from eagle_hf.target import execution_device, unwrap
 from eagle_hf.target.dtypes import cpu_features
+from eagle_hf.target.packed import (
+    finish_loading,
+    first_column,
+    packed_linears,
+    plain_parameters,
+    tensor_parts,
+)
 
 SAMPLED_VALUES = 16  # of each weight, for its fingerprint
 
@@ -29,7 +36,7 @@ def machine(target: Any) -> dict[str, Any]:
     Returns:
         device, cpu_features (None on a GPU), threads, dtype, torch and transformers.
     """
-    on_gpu = target.device.type == "cuda"
+    on_gpu = execution_device(target).type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "cpu_features": None if on_gpu else " ".join(cpu_features()),
@@ -70,6 +77,9 @@ def weights_fingerprint(
     Values are sampled, so it costs milliseconds. Training moves every value, so a sample is
     enough. They are rounded to bfloat16, so a model is the same one in float32.
 
+    Of a quantised linear layer it takes what the layer computes, because kernels repack what they
+    store: this costs about one token. Offloaded weights are read once.
+
     Args:
         target: The model, adapters included.
         parameters: Names and parameters to use instead of the model's own.
@@ -79,11 +89,18 @@ def weights_fingerprint(
     """
     if has_remembered_fingerprint(target):
         return _remembered_fingerprints[unwrap(target)]
+    finish_loading(target)
     digest = hashlib.sha256()
+    packed: Iterable[tuple[str, Any]] = ()
     if parameters is None:
-        parameters = target.named_parameters()
+        parameters = plain_parameters(target, loaded=True)
+        packed = packed_linears(target)
     for name, parameter in parameters:
         entry = (name, tuple(parameter.shape), _sampled_values(parameter))
+        digest.update(repr(entry).encode())
+    for name, module in packed:
+        column = first_column(target, module)
+        entry = (name, len(column), _sampled_values(column))
         digest.update(repr(entry).encode())
     return digest.hexdigest()
 
@@ -99,8 +116,10 @@ def has_remembered_fingerprint(target: Any) -> bool:
 
 
 def _sampled_values(parameter: torch.Tensor) -> list[float]:
-    """The first values of a parameter; none where it is on the meta device."""
-    if parameter.is_meta:
-        return []
-    sample = parameter.detach().flatten()[:SAMPLED_VALUES]
-    return sample.bfloat16().float().tolist()
+    """The first values of a parameter, or of its parts; none where it is on the meta device."""
+    values = []
+    for part in tensor_parts(parameter):
+        if not part.is_meta:
+            sample = part.detach().flatten()[:SAMPLED_VALUES]
+            values += sample.bfloat16().float().tolist()
+    return values

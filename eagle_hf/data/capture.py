@@ -26,7 +26,14 @@ from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, measure_spread
 from eagle_hf.data.target_features import compute_features, stack_states, store_features
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import check_teacher, check_whole_adapters, unwrap
+from eagle_hf.target import (
+    check_teacher,
+    check_whole_adapters,
+    unwrap,
+)
+from eagle_hf.target.packed import (
+    finish_loading,
+)
 
 
 @dataclass
@@ -96,6 +103,7 @@ def capture_features(
             f"batch_tokens is {batch_tokens} and shard_bytes {shard_bytes}; both must be at least 1"
         )
     check_whole_adapters(target)
+    finish_loading(target)
     with evaluating(target):
         check_teacher(target, list(layer_ids))
     # 1) Plan everything, which reads the examples once.

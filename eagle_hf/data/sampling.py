@@ -15,7 +15,10 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import until_end_of_turn
-from eagle_hf.target import prepared_images
+from eagle_hf.target import (
+    execution_device,
+    prepared_images,
+)
 
 
 @contextmanager
@@ -90,12 +93,13 @@ def generate_batch(
         if top_k is not None:
             sampling["top_k"] = top_k
     # Any token will do as padding: the mask hides it, and `_left_pad` knows the lengths.
-    input_ids, attention_mask = _left_pad(prompts, stop[0], target.device)
+    device = execution_device(target)
+    input_ids, attention_mask = _left_pad(prompts, stop[0], device)
     images: dict[str, torch.Tensor] = {}
     if image_inputs is not None:
         assert len(prompts) == 1, "images are prepared for one prompt"
-        images = prepared_images(image_inputs, target.device, target.dtype)
-    devices = [target.device] if target.device.type == "cuda" else []
+        images = prepared_images(image_inputs, device, target.dtype)
+    devices = [device] if device.type == "cuda" else []
     generate: Any = target.generate  # of GenerationMixin, which only the model's own class has
     with torch.random.fork_rng(devices=devices), evaluating(target):
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from eagle_hf.data.rows import TargetFeatures
 from eagle_hf.data.shards import STORED, Layout, dequantise, quantise
-from eagle_hf.target import next_token_summary, target_states, unwrap
+from eagle_hf.target import execution_device, next_token_summary, target_states
 
 IDS_SHOWN = 8  # of a batch, in an error
 
@@ -37,7 +37,7 @@ def compute_features(
         ValueError: a state is not finite.
     """
     lengths = torch.tensor([len(tokens) for tokens in input_ids])
-    device = unwrap(target).device
+    device = execution_device(target)
     rows = [tokens.to(device) for tokens in input_ids]
     aux, states = target_states(target, rows, layer_ids)  # [B, longest, ...]
     is_token = torch.arange(aux.shape[1]) < lengths[:, None]  # [B, longest]

@@ -4,7 +4,12 @@ Every function here raises a ValueError that says what arrived, what was needed 
 changes anything.
 """
 
-from transformers import StaticCache
+from transformers import (
+    StaticCache,
+)
+from transformers.utils import (
+    logging,
+)
 
 from eagle_hf.compat import (
     GENERATE_CACHE,
@@ -18,7 +23,16 @@ from eagle_hf.decoding.callbacks import pads_ended_rows
 from eagle_hf.decoding.modes import check_mode
 from eagle_hf.decoding.support import check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import changing_ropes, check_adapters, check_whole_adapters, unwrap
+from eagle_hf.target import (
+    changing_ropes,
+    check_adapters,
+    check_whole_adapters,
+    execution_device,
+    unwrap,
+)
+from eagle_hf.target.packed import mixing_layer
+
+logger = logging.get_logger(__name__)
 
 LEAVE_UNSET = "leave it unset"
 
@@ -115,6 +129,7 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
     if target is not model:  # outside of generate, which takes wrappers off
         check_whole_adapters(target)
     assistant.check(target)
+    _warn_of_mixing(model)
     if tree is None:
         if assistant.chooses_by_machine:
             return
@@ -139,6 +154,18 @@ def _check_virtual_tokens(model) -> None:
             f"the target carries a prompt-learning adapter ({adapter.peft_type}), whose virtual "
             "tokens have no place in a tree; use an adapter that changes weights (LoRA), or "
             "generate without the head"
+        )
+
+
+def _warn_of_mixing(model) -> None:
+    """Say where the target itself answers otherwise as soon as it reads several tokens at once."""
+    layer = mixing_layer(model)
+    if layer is not None:
+        logger.warning_once(
+            f"the target's quantised layers ({layer}) compute a token otherwise where others are "
+            "read beside it: with a draft, as with a batch, it may answer otherwise than alone. "
+            "For equal answers load it with weights alone quantised; of bitsandbytes' int8 with "
+            "BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)"
         )
 
 
@@ -169,9 +196,9 @@ def check_inputs(target, call: AssistedCall) -> None:
     reads_images = config is not unwrap(target).config
     if inputs.get("token_type_ids") is not None and not reads_images:
         raise ValueError("token_type_ids were given, but drafted tokens have none; leave them out")
-    if input_ids.device != unwrap(target).device:
+    if input_ids.device != execution_device(target):
         raise ValueError(
-            f"input_ids are on {input_ids.device} and the target on {unwrap(target).device}; "
+            f"input_ids are on {input_ids.device} and the target on {execution_device(target)}; "
             "move the inputs"
         )
     positions = inputs.get("position_ids")

@@ -22,7 +22,7 @@ from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.tree_attention import tree_attention
-from eagle_hf.target import capture_aux, unwrap
+from eagle_hf.target import capture_aux, execution_device, unwrap
 
 
 class Output(NamedTuple):
@@ -58,7 +58,8 @@ class TargetForward:
         self._run_nodes = self._run
         self._places_nodes = isinstance(cache, TargetCache) and cache.capacity is not None
         if self._places_nodes:
-            self._run_nodes = compiled(partial(run_whole, target, aux_layer_ids), target.device)
+            run = partial(run_whole, target, aux_layer_ids)
+            self._run_nodes = compiled(run, execution_device(target))
 
     def read_prompt(self, input_ids: torch.Tensor, **inputs) -> Output:
         """Text [B, S] behind what the cache holds, read as the model itself would."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from eagle_hf.decoding.assistants import WindowedDraft
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import default_device, load_target
+from eagle_hf.target import default_device, execution_device, load_target
 
 
 def open_target(
@@ -53,7 +53,7 @@ def open_head(
         ValueError, OSError: for what is no head.
     """
     head = Eagle3DraftHead.from_pretrained(source, dtype=target.dtype, tree=tree)
-    return head.to(target.device).eval()
+    return head.to(execution_device(target)).eval()
 
 
 def open_draft_model(
@@ -82,7 +82,7 @@ def open_draft_model(
     Raises:
         ValueError: where the model cannot be opened.
     """
-    model, own_tokenizer = load_target(name, dtype=target.dtype, device=target.device)
+    model, own_tokenizer = load_target(name, dtype=target.dtype, device=execution_device(target))
     own_entries = own_tokenizer.get_vocab().items()
     differing = len(own_entries ^ tokenizer.get_vocab().items())
     if differing:

@@ -20,6 +20,7 @@ from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.measuring.intervals import tau_interval
 from eagle_hf.measuring.timing import timed
+from eagle_hf.target import execution_device
 
 WARM_UP_TOKENS = 4
 
@@ -187,7 +188,7 @@ def _inputs(
     """A prompt's first turn as `generate` takes it, on the target's device."""
     inputs = {}
     for name, tensor in first_turn_ids(tokenizer, prompt).items():
-        inputs[name] = tensor.to(target.device)  # [1, S]
+        inputs[name] = tensor.to(execution_device(target))  # [1, S]
     return inputs
 
 
@@ -217,7 +218,7 @@ def _answer(
         plain, plain_seconds = _timed_generate(target, None, inputs, plain_settings, seed)
         fast, fast_seconds = _timed_generate(target, head, inputs, settings, seed)
     # a GPU draws its noise in another way, so a sampled run can be replayed on a CPU only
-    can_replay = settings["do_sample"] and target.device.type == "cpu"
+    can_replay = settings["do_sample"] and execution_device(target).type == "cpu"
     prompt_length = inputs["input_ids"].shape[1]
     return Answer(
         prompt=prompt,
@@ -240,7 +241,7 @@ def _timed_generate(
         outputs.append(target.generate(**inputs, assistant_model=assistant, **settings))
 
     torch.manual_seed(seed)
-    seconds = timed(run, target.device)
+    seconds = timed(run, execution_device(target))
     return outputs[0], seconds
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from eagle_hf.head.opening import read_config, read_json
 from eagle_hf.hub.files import SAFETENSORS, check_hub_options, find_file, read_chat_template
 from eagle_hf.target.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
+from eagle_hf.target.modules import stored_matrix
 
 TARGET_OPTIONS = ("cache_dir", "local_files_only", "token")  # all others are the head's alone
 
@@ -105,11 +106,11 @@ def _from_object(target: Any) -> Target:
     if config is target:
         return Target(name, text_config)
 
-    def read_embeddings() -> Tensor:
-        return target.get_input_embeddings().weight.detach()
+    def read_embeddings() -> Tensor | None:
+        return stored_matrix(target.get_input_embeddings())
 
-    def read_lm_head() -> Tensor:
-        return target.get_output_embeddings().weight.detach()
+    def read_lm_head() -> Tensor | None:
+        return stored_matrix(target.get_output_embeddings())
 
     return Target(name, text_config, read_embeddings=read_embeddings, read_lm_head=read_lm_head)
 

@@ -12,6 +12,7 @@ from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.traces import Trace, record
 from eagle_hf.planning.calibration import Calibration, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector
+from eagle_hf.target import execution_device
 
 DEPTH = 6  # levels of the recorded trees
 WIDTH = 8  # nodes run at each
@@ -57,7 +58,8 @@ def measure_acceptance(
     answers = answer_all(target, starts, settings)
     if max(map(len, answers), default=0) < 2:
         return None
-    starts = [start.to(target.device) for start in starts]
+    device = execution_device(target)
+    starts = [start.to(device) for start in starts]
     with evaluating(head):
         trace = record(target, head, starts, answers, DEPTH, WIDTH, KEPT_RANKS)
     shares, calibration = fit_trace(trace)
@@ -68,9 +70,10 @@ def measure_acceptance(
 
 def answer_all(target, starts: list[torch.Tensor], settings: dict) -> list[torch.Tensor]:
     """The target's own answers [n] to prompts [1, S]; settings are generate's."""
+    device = execution_device(target)
     answers = []
     for start in starts:
-        start = start.to(target.device)
+        start = start.to(device)
         output = target.generate(start, attention_mask=torch.ones_like(start), **settings)
         answers.append(output[0, start.shape[1] :])
     return answers

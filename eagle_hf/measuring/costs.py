@@ -19,7 +19,7 @@ from eagle_hf.measuring.timing import (
     timed,
 )
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.target import unwrap
+from eagle_hf.target import execution_device, unwrap
 
 # The grids of a whole measurement: rows, tokens in the cache, tokens read, nodes drafted.
 BATCHES = (1, 4, 8)
@@ -132,7 +132,7 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
     started = time.perf_counter()
     cache = read_cache(target, batch, QUICK_CONTEXT)
     widest = target_forward(target, cache, batch, QUICK_CONTEXT, QUICK_TOKENS[-1])
-    is_slow = timed(widest, target.device) > QUICK_SECONDS / 20
+    is_slow = timed(widest, execution_device(target)) > QUICK_SECONDS / 20
     tokens = (QUICK_TOKENS[0], QUICK_TOKENS[3]) if is_slow else QUICK_TOKENS
 
     drafter = require_assistant(assistant).drafter(DraftContext.without_run(target, cache, TREE))
@@ -141,7 +141,7 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
         forwards.append(target_forward(target, cache, batch, QUICK_CONTEXT, count))
     for width in QUICK_WIDTHS:
         forwards.append(draft_forward(drafter, target, batch, QUICK_CONTEXT, width))
-    turns = Turns(forwards, target.device)
+    turns = Turns(forwards, execution_device(target))
     turns.take()
     turns.take()
     for _ in range(QUICK_REPEATS - 1):
@@ -186,7 +186,7 @@ def _cell(
     drafter = assistant.drafter(DraftContext.without_run(target, cache, TREE))
     forwards = [target_forward(target, cache, batch, length, count) for count in tokens]
     forwards += [draft_forward(drafter, target, batch, length, width) for width in widths]
-    turns = Turns(forwards, target.device)
+    turns = Turns(forwards, execution_device(target))
     for _ in range(repeats + 1):
         turns.take()
     medians = turns.medians()
@@ -200,7 +200,7 @@ def _overhead(target, assistant: Assistant, batch: int) -> float:
     """
     vocabulary = unwrap(target).config.get_text_config().vocab_size
     shape = (batch, OVERHEAD_PROMPT)
-    ids = torch.randint(FIRST_WORD, vocabulary, shape, device=target.device)
+    ids = torch.randint(FIRST_WORD, vocabulary, shape, device=execution_device(target))
     drafting = assistant.with_tree(TREE)
     target.generate(
         ids,

@@ -19,8 +19,9 @@ from eagle_hf.measuring.costs import measure_quickly
 from eagle_hf.planning.cost import CostTable
 from eagle_hf.planning.sequoia import best_tree_for
 from eagle_hf.provenance import machine
-from eagle_hf.target import unwrap
+from eagle_hf.target import execution_device, unwrap
 from eagle_hf.target.gguf import cache_folder
+from eagle_hf.target.packed import packed_linears, packing, plain_parameters
 
 logger = logging.get_logger(__name__)
 
@@ -52,7 +53,7 @@ def machine_costs(target, head, rows: int = 1) -> CostTable:
         torch.get_num_threads(),
         attention_implementation(model.config.get_text_config()),
         sum(1 for _ in model.parameters()),  # an adapter adds some
-        str(target.device),
+        str(execution_device(target)),
         str(head.device),
     )
     with _lock:
@@ -70,9 +71,11 @@ def description(target, head, batch: int) -> dict:
     """What a measurement holds for: machine, versions, dtypes, and the storage of all weights."""
     weights = hashlib.sha256()
     for model in (target, head):
-        for name, parameter in model.named_parameters():
+        for name, parameter in plain_parameters(model):
             storage = (name, tuple(parameter.shape), str(parameter.dtype), str(parameter.device))
             weights.update(repr(storage).encode())
+        for name, module in packed_linears(model):
+            weights.update(repr((name, packing(module))).encode())
     attention = attention_implementation(unwrap(target).config.get_text_config())
     own = {"batch": batch, "weights": weights.hexdigest(), "attention": attention}
     return machine(target) | own

@@ -27,7 +27,11 @@ from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import FixedPolicy, PlainPolicy
 from eagle_hf.planning.sequoia import best_tree_for
 from eagle_hf.planning.static_tree import draw
-from eagle_hf.target import rope_limit, unwrap
+from eagle_hf.target import (
+    execution_device,
+    rope_limit,
+    unwrap,
+)
 from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)
@@ -76,7 +80,8 @@ def record_answers(
         seed: of sampled answers.
         sampling: settings of generate; default greedy.
     """
-    starts = [start.to(target.device) for start in starts]
+    device = execution_device(target)
+    starts = [start.to(device) for start in starts]
     settings = dict(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id
     )
@@ -173,7 +178,7 @@ def measure_plan(
     progress(HEADER)
     speeds = []
     for batch, length in itertools.product(plan.costs.batches, plan.costs.lengths):
-        ids = long_prompts(tokenizer, length, batch).to(target.device)
+        ids = long_prompts(tokenizer, length, batch).to(execution_device(target))
         for speed in measure_cell(target, assistant, TREES, ids, new_tokens, repeats, plan.costs):
             progress(str(speed))
             speeds.append(speed)

@@ -15,7 +15,7 @@ from eagle_hf.decoding.assistants import Drafter
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.masks import MaskFormat
-from eagle_hf.target import unwrap
+from eagle_hf.target import execution_device, unwrap
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -84,7 +84,7 @@ def target_forward(
     Returns:
         The function.
     """
-    device = target.device
+    device = execution_device(target)
     ids = random_ids(target, batch, count)
     positions = torch.arange(length, length + count, device=device).expand(batch, -1)
     keys = torch.arange(length + count, device=device).expand(batch, -1)
@@ -106,7 +106,7 @@ def draft_forward(
 
     The drafter has read `length` tokens of each of `batch` rows; noise, if it has read none.
     """
-    device = target.device
+    device = execution_device(target)
     config = unwrap(target).config.get_text_config()
     ids = random_ids(target, batch, width)
     hidden = _noise((batch, width, config.hidden_size), drafter.model)
@@ -153,16 +153,17 @@ def read_cache(target, batch: int, length: int) -> TargetCache:
 def random_ids(target, batch: int, count: int) -> torch.Tensor:
     """Any tokens [batch, count]."""
     vocabulary = unwrap(target).config.get_text_config().vocab_size
-    generator = _generator(target.device)
+    device = execution_device(target)
     shape = (batch, count)
-    return torch.randint(0, vocabulary, shape, generator=generator, device=target.device)
+    return torch.randint(0, vocabulary, shape, generator=_generator(device), device=device)
 
 
 def _fill(drafter: Drafter, target, batch: int, length: int) -> None:
     """Let a drafter hold noise for `length` tokens."""
-    counts = torch.full((batch,), length, device=target.device)
+    device = execution_device(target)
+    counts = torch.full((batch,), length, device=device)
     kept = drafter.slots.start(counts).shape[1]
-    everything = torch.arange(kept, device=target.device).expand(batch, -1)
+    everything = torch.arange(kept, device=device).expand(batch, -1)
     noise = noise_cache(drafter.model, batch, kept).layers
     layers = drafter.cache.with_layers(len(noise))
     for layer, full in zip(layers, noise, strict=True):
@@ -176,5 +177,6 @@ def _generator(device: torch.device) -> torch.Generator:
 
 def _noise(shape: tuple[int, ...], model) -> torch.Tensor:
     """Noise in a model's dtype, on its device."""
-    generator = _generator(model.device)
-    return torch.randn(shape, generator=generator, dtype=model.dtype, device=model.device)
+    device = execution_device(model)
+    generator = _generator(device)
+    return torch.randn(shape, generator=generator, dtype=model.dtype, device=device)

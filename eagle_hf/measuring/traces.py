@@ -22,7 +22,7 @@ from eagle_hf.decoding.growth import grow_dynamic
 from eagle_hf.decoding.snapkv import recorded
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.policies import FixedPolicy
-from eagle_hf.target import unwrap
+from eagle_hf.target import execution_device, unwrap
 
 NOT_RUN = -1  # the node of a child that was proposed only
 
@@ -201,8 +201,8 @@ def record(
     tree = TreeConfig(depth=depth, top_k=width, nodes=1)
     rows: dict[str, list] = {field.name: [] for field in fields(Trace)}
     for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        prompt = prompt.to(target.device)
-        answer = answer.to(target.device)
+        prompt = prompt.to(execution_device(target))
+        answer = answer.to(execution_device(target))
         proposals = _proposals(target, assistant, prompt, answer, tree, children)
         for token, (tokens, log_probs, nodes) in zip(answer.tolist(), proposals, strict=True):
             rows["answers"].append(number)

@@ -17,8 +17,15 @@ from eagle_hf.target.logits import (
     next_token_summary,
     target_logits,
 )
+from eagle_hf.target.modules import (
+    execution_device,
+)
 from eagle_hf.target.opening import load_processor, load_target
-from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
+from eagle_hf.target.rope import (
+    ChangingRope,
+    changing_ropes,
+    rope_limit,
+)
 from eagle_hf.target.structure import (
     decoder_layers,
     final_norm_gain,
@@ -26,7 +33,10 @@ from eagle_hf.target.structure import (
     text_decoder,
     unwrap,
 )
-from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
+from eagle_hf.target.teaching import (
+    check_teacher,
+    choose_aux_layer_ids,
+)
 
 __all__ = [
     "AuxStates",
@@ -43,6 +53,7 @@ __all__ = [
     "decoder_layers",
     "default_device",
     "draft_vocab_logits",
+    "execution_device",
     "final_norm_gain",
     "lay_adapter",
     "load_processor",

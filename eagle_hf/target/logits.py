@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eagle_hf.target.modules import has_plain_matrix, in_memory, module_inputs
 from eagle_hf.target.structure import unwrap
 
 LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target
@@ -34,9 +35,10 @@ def target_logits(target: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     Returns:
         Logits [..., V], on the device of the states.
     """
-    lm_head = unwrap(target).get_output_embeddings()
-    weight = lm_head.weight
-    logits = lm_head(hidden_states.to(weight.device, weight.dtype))
+    model = unwrap(target)
+    lm_head = model.get_output_embeddings()
+    device, dtype = module_inputs(model, lm_head)
+    logits = lm_head(hidden_states.to(device, dtype))
     return _scale(target, logits).to(hidden_states.device)
 
 
@@ -54,10 +56,11 @@ def draft_vocab_logits(target: Any, token_ids: torch.Tensor) -> Logits:
     vocab_size = unwrap(target).config.get_text_config().vocab_size
     if len(token_ids) == vocab_size:
         return partial(target_logits, target)
-    if type(lm_head) is not nn.Linear:  # quantised, or with an adapter: no rows to gather
+    if not has_plain_matrix(lm_head):  # quantised, or with an adapter: no rows to gather
         return partial(_select_logits, target, token_ids)
-    weight = lm_head.weight[token_ids]  # [U, H]
-    bias = None if lm_head.bias is None else lm_head.bias[token_ids]  # [U]
+    with in_memory(lm_head):
+        weight = lm_head.weight[token_ids]  # [U, H]
+        bias = None if lm_head.bias is None else lm_head.bias[token_ids]  # [U]
     return partial(_gathered_logits, target, weight, bias)
 
 

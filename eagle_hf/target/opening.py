@@ -20,7 +20,13 @@ from transformers import (
 from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.dtypes import default_device, resolve_dtype
 from eagle_hf.target.gguf import resolve
-from eagle_hf.target.tokenizers import open_tokenizer, warn_of_unknown_tokens
+from eagle_hf.target.packed import (
+    finish_loading,
+)
+from eagle_hf.target.tokenizers import (
+    open_tokenizer,
+    warn_of_unknown_tokens,
+)
 
 SHARED_OPTIONS = ("revision", "trust_remote_code", "token")  # of model, config and tokenizer
 
@@ -59,8 +65,14 @@ def load_target(
         `load_processor(name_or_path)`.
 
     Raises:
-        ValueError: It cannot be opened, or the device cannot compute in this dtype.
+        ValueError: It cannot be opened, the device cannot compute in this dtype, or `device` and
+            `device_map` are both given.
     """
+    if device is not None and kwargs.get("device_map") is not None:
+        raise ValueError(
+            f"device is {str(device)!r} and device_map {kwargs['device_map']!r}; both say where "
+            "the target lies: leave one out"
+        )
     path = resolve(name_or_path)
     shared = {key: kwargs[key] for key in SHARED_OPTIONS if key in kwargs}
     try:
@@ -78,7 +90,9 @@ def load_target(
     warn_of_unknown_tokens(opened, target)
     if device is not None:
         target = target.to(device)
-    return target.requires_grad_(False).eval(), opened
+    target.requires_grad_(False).eval()
+    finish_loading(target)
+    return target, opened
 
 
 def load_processor(name_or_path: str | Path, **kwargs: Any) -> Any:

@@ -20,7 +20,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from eagle_hf.data.features import Features
 from eagle_hf.head.packing import conversation_lengths
-from eagle_hf.target import next_token_summary, target_states
+from eagle_hf.target import execution_device, next_token_summary, target_states
+from eagle_hf.target.packed import finish_loading
 
 TARGET_FEATURES = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")
 
@@ -161,6 +162,7 @@ class TargetStates:
         normaliser: bool = False,
         learn_prompts: bool = False,
     ):
+        finish_loading(target)
         self.target = target
         self.layer_ids = layer_ids
         self.normaliser = normaliser
@@ -175,6 +177,7 @@ class TargetStates:
             examples: as in `collate`, each with its `index`.
             batch_size: conversations of similar length that run together.
         """
+        device = execution_device(self.target)
         order = sorted(examples, key=_length)
         for start in tqdm(range(0, len(order), batch_size), desc="target states", unit="batch"):
             if self.bytes_left <= 0:
@@ -182,7 +185,7 @@ class TargetStates:
             batch = collate(order[start : start + batch_size], learn_prompts=self.learn_prompts)
             for name, part in batch.items():
                 if isinstance(part, torch.Tensor):
-                    batch[name] = part.to(self.target.device)
+                    batch[name] = part.to(device)
             self.run_target(batch)
 
     def run_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -23,7 +23,15 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from eagle_hf.provenance import has_remembered_fingerprint, remember_fingerprint
-from eagle_hf.target import decoder_layers, rope_limit, text_decoder, unwrap
+from eagle_hf.target import (
+    decoder_layers,
+    rope_limit,
+    text_decoder,
+    unwrap,
+)
+from eagle_hf.target.packed import (
+    packed_linears,
+)
 
 FSDP2 = "fsdp2"
 REMEDY = (
@@ -142,11 +150,14 @@ def check_shardable(target: PreTrainedModel, how: str) -> None:
         )
     model = unwrap(target)
     device_map = getattr(model, "hf_device_map", None) or {}
-    is_quantised = getattr(model, "hf_quantizer", None) is not None
+    is_packed = next(packed_linears(model), None) is not None
+    is_quantised = is_packed or getattr(model, "hf_quantizer", None) is not None
+    is_offloaded = any(parameter.is_meta for parameter in model.parameters())
     is_spread = len(set(device_map.values())) > 1
     is_sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     obstacles = [
         (is_quantised, "is quantised", "load it in bfloat16"),
+        (is_offloaded, "is offloaded", "load it without device_map"),
         (is_spread, "lies on several devices", "load it without device_map"),
         (is_sharded, "is sharded already", "load it whole, on the CPU"),
     ]

@@ -20,11 +20,14 @@ from eagle_hf.target import (
     aux_layer_ids,
     check_teacher,
     choose_aux_layer_ids,
+    execution_device,
     final_norm_gain,
     logit_factor,
     target_states,
     unwrap,
 )
+from eagle_hf.target.modules import matrix_rows
+from eagle_hf.target.packed import finish_loading
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +64,7 @@ def new_head(
             distinct tokens, or a setting does not exist.
     """
     model = unwrap(target)
+    finish_loading(model)
 
     # 1) The head's config, and whether the target can teach such a head.
     with evaluating(model):
@@ -80,7 +84,9 @@ def new_head(
 
     # 4) What the target knows already.
     with torch.no_grad():
-        head.lm_head.weight.copy_(model.get_output_embeddings().weight[ids])  # [U, H]
+        width = head.lm_head.in_features
+        rows = matrix_rows(model, model.get_output_embeddings(), ids, width)  # [U, H]
+        head.lm_head.weight.copy_(rows)
         gain = final_norm_gain(target, head_config.hidden_size)  # [H]
         if gain is not None:
             factor = logit_factor(model.config.get_text_config())
@@ -122,7 +128,7 @@ def calibrate_fc_norm(
     all_ids = [example["input_ids"] for example in examples]
     longest = sorted(all_ids, key=len)[-CALIBRATION_EXAMPLES:]
     length = len(longest[0])
-    input_ids = torch.tensor([ids[:length] for ids in longest], device=unwrap(target).device)
+    input_ids = torch.tensor([ids[:length] for ids in longest], device=execution_device(target))
     aux, _ = target_states(target, input_ids, aux_layer_ids(target, head.config))  # [B, S, 3H]
 
     # 2) Each norm divides by the spread of its own third.

@@ -32,7 +32,7 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.plan import PLAN, Plan
 from eagle_hf.provenance import dtype_name, weights_fingerprint
-from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, unwrap
+from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, execution_device, unwrap
 
 
 class EagleAssistant(Assistant):
@@ -71,11 +71,11 @@ class EagleAssistant(Assistant):
         check_compatible(target, self.head.config)
         with capture_aux(target, aux_layer_ids(target, self.head.config)):
             pass  # raises where the target's layers cannot be read
-        device = unwrap(target).device
+        device = execution_device(target)
         if device != self.head.device:
             raise ValueError(
                 f"the target is on {device} and the head on {self.head.device}; move one: "
-                "head.to(target.device)"
+                f'head.to("{device}")'
             )
 
     def drafter_facts(self, target) -> dict[str, str]:

@@ -9,7 +9,11 @@ import sys
 import torch
 
 from eagle_hf.decoding.caches.drafter import rotate_keys
-from eagle_hf.target import changing_ropes, unwrap
+from eagle_hf.target import (
+    changing_ropes,
+    execution_device,
+    unwrap,
+)
 
 REMEDY = (
     "draft with a whole cache: WindowedDraft(model, window=None); for SelfSpeculation, give snapkv"
@@ -66,8 +70,9 @@ def _turns_like_llama(model, config, rotary, apply) -> bool:
     width = getattr(config, "head_dim", None)
     if not width:
         width = config.hidden_size // config.num_attention_heads
-    keys = torch.linspace(-1, 1, 2 * width, device=model.device).view(1, 1, 2, width)
-    cos, sin = rotary(keys, torch.tensor([[3, 4]], device=model.device))
+    device = execution_device(model)
+    keys = torch.linspace(-1, 1, 2 * width, device=device).view(1, 1, 2, width)
+    cos, sin = rotary(keys, torch.tensor([[3, 4]], device=device))
     if cos.shape[-1] != width:
         return False
     _, turned = apply(keys, keys, cos, sin)

@@ -25,7 +25,13 @@ from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.provenance import dtype_name, weights_fingerprint
-from eagle_hf.target import check_adapters, position_limit, target_logits, unwrap
+from eagle_hf.target import (
+    check_adapters,
+    execution_device,
+    position_limit,
+    target_logits,
+    unwrap,
+)
 
 
 class WindowedDraft(Assistant):
@@ -95,11 +101,10 @@ class WindowedDraft(Assistant):
                 f"the draft model knows {limit} positions, fewer than the target; draft with a "
                 "model of RoPE, or a longer one"
             )
-        if self.model.device != target.device:
-            raise ValueError(
-                f"the target is on {target.device} and the draft model on {self.model.device}; "
-                "move one"
-            )
+        ours = execution_device(self.model)
+        theirs = execution_device(target)
+        if ours != theirs:
+            raise ValueError(f"the target is on {theirs} and the draft model on {ours}; move one")
 
     def _check_vocabulary(self, target) -> None:
         """Raise a ValueError unless the ids mean the same in both models."""
@@ -147,13 +152,14 @@ class ModelDrafter(Drafter):
         config = unwrap(model).config.get_text_config()
         self.model = model
         self.decoder = unwrap(model).get_decoder()
+        self.device = execution_device(model)
         self.vocabulary = vocabulary or config.vocab_size
         if vocabulary is not None:
-            self.draft_to_target = torch.arange(vocabulary, device=model.device)
+            self.draft_to_target = torch.arange(vocabulary, device=self.device)
         self._rotary = getattr(self.decoder, "rotary_emb", None)
         self._mask_format = MaskFormat(model)
         keeps_size = self.capacity is not None
-        self._forward = DraftForward(self.decoder, self.cache, model.device, keeps_size)
+        self._forward = DraftForward(self.decoder, self.cache, self.device, keeps_size)
         self._last_id = config.vocab_size - 1
         self._last_position = position_limit(model) - 1
 
@@ -165,9 +171,8 @@ class ModelDrafter(Drafter):
         self.pending = [Pending(counts + 1, tokens)]
 
     def accept(self, aux, paths, tokens):
-        device = self.model.device
-        counts = upload([len(emitted) for emitted in tokens], device)
-        self.pending.append(Pending(counts, padded_rows(tokens, device, self.least_width)))
+        counts = upload([len(emitted) for emitted in tokens], self.device)
+        self.pending.append(Pending(counts, padded_rows(tokens, self.device, self.least_width)))
 
     def extend(self):
         pending = self.take_pending()

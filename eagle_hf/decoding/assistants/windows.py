@@ -6,6 +6,7 @@ from eagle_hf.decoding.support import check_trees
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
+from eagle_hf.target.packed import finish_loading
 
 
 def make_window(sinks: int, window: int, snapkv: int | None) -> Window:
@@ -34,6 +35,7 @@ def chain_of(gamma: int) -> TreeConfig:
 def check_drafting(model, window: Window | None) -> None:
     """Raise a ValueError for a model that cannot draft trees, or not behind this window."""
     check_trees(model)
+    finish_loading(model)
     if window is None:
         return
     if not window.selected:

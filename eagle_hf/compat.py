@@ -7,7 +7,8 @@ From 5.24 on the key-value cache is called `cache`; before, it was `past_key_val
 gives both names, the old one is dropped with a warning. So nothing outside this file spells the
 name: `cache_inputs`, `take_cache` and `decoder_only_output` do.
 
-State: `patch_generate` and `wrap_attention` replace functions of transformers, once a process.
+State: `patch_generate`, `patch_pipelines` and `wrap_attention` replace functions of transformers,
+once a process.
 """
 
 import functools
@@ -28,6 +29,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pipelines import base as pipelines
 from transformers.utils import logging
 
 MARK = "_eagle_hf"  # the attribute of functions that took the place of transformers' own
@@ -133,6 +135,13 @@ def end_tokens(generation_config: GenerationConfig) -> torch.Tensor | None:
     return generation_config._eos_token_tensor
 
 
+def given_setting(generation_config: GenerationConfig, name: str) -> Any | None:
+    """What somebody set in a prepared call; None for what transformers fills in by itself."""
+    value = getattr(generation_config, name, None)
+    default = generation_config._get_default_generation_params().get(name)
+    return None if value == default else value
+
+
 def last_logits(model) -> dict[str, int]:
     """Arguments that spare a model the logits of all tokens but the last; none if it cannot."""
     return {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
@@ -236,6 +245,29 @@ def patch_generate(
     setattr(_assisted_decoding, MARK, True)
     GenerationMixin._validate_generation_mode = _validate_generation_mode
     GenerationMixin._assisted_decoding = _assisted_decoding
+
+
+def patch_pipelines(recognise: Callable[[Any], Any | None]) -> None:
+    """Let pipelines take our assistants as they are; a second call changes nothing.
+
+    Pipelines compare an assistant's config with their model's. Ours are checked by generate, and
+    not all of them have a config.
+
+    Args:
+        recognise: what an `assistant_model` is to us; None leaves it to transformers.
+    """
+    load = pipelines.load_assistant_model
+    if hasattr(load, MARK):
+        return
+
+    @functools.wraps(load)
+    def load_assistant_model(model, assistant_model, assistant_tokenizer):
+        if recognise(assistant_model) is None or not model.can_generate():
+            return load(model, assistant_model, assistant_tokenizer)
+        return assistant_model, assistant_tokenizer
+
+    setattr(load_assistant_model, MARK, True)
+    pipelines.load_assistant_model = load_assistant_model
 
 
 def decode_plainly(model, call: AssistedCall):

@@ -11,6 +11,7 @@ import transformers
 from packaging.version import Version
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     GenerationMixin,
     LlamaConfig,
     LlamaForCausalLM,
@@ -26,6 +27,7 @@ from transformers.generation.utils import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.pipelines import base as pipelines
 from transformers.utils import output_capturing
 
 from eagle_hf.compat import CHECKPOINTING_FIELDS, GENERATE_CACHE, parameters
@@ -87,6 +89,24 @@ def generate_validates() -> bool:
     names = parameters(GenerationMixin._validate_generation_mode)
     wanted = ["self", "generation_mode", "generation_config", "generation_mode_kwargs"]
     return names == wanted and "_validate_generation_mode" in source(GenerationMixin.generate)
+
+
+@clause(
+    "pipelines load an assistant by pipelines.base.load_assistant_model(model, assistant_model, "
+    "assistant_tokenizer)"
+)
+def pipelines_load_assistants() -> bool:
+    names = parameters(pipelines.load_assistant_model)
+    wanted = ["model", "assistant_model", "assistant_tokenizer"]
+    return names == wanted and "load_assistant_model(" in source(pipelines.Pipeline.__init__)
+
+
+@clause("generate fills in what _get_default_generation_params() holds")
+def defaults_are_known() -> bool:
+    defaults = GenerationConfig._get_default_generation_params()
+    return "_get_default_generation_params" in source(
+        GenerationMixin._prepare_generation_config
+    ) and set(defaults) >= {"num_assistant_tokens", "assistant_confidence_threshold"}
 
 
 @clause("generate knows the source of remote code as its local variable custom_generate")

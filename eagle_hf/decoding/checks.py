@@ -4,12 +4,8 @@ Every function here raises a ValueError that says what arrived, what was needed 
 changes anything.
 """
 
-from transformers import (
-    StaticCache,
-)
-from transformers.utils import (
-    logging,
-)
+from transformers import StaticCache
+from transformers.utils import logging
 
 from eagle_hf.compat import (
     GENERATE_CACHE,
@@ -19,7 +15,13 @@ from eagle_hf.compat import (
     take_cache,
 )
 from eagle_hf.decoding.assistants import Assistant, require_assistant
-from eagle_hf.decoding.callbacks import pads_ended_rows
+from eagle_hf.decoding.callbacks import (
+    pads_ended_rows,
+)
+from eagle_hf.decoding.draft_length import (
+    asked_chain,
+    name_unused,
+)
 from eagle_hf.decoding.modes import check_mode
 from eagle_hf.decoding.support import check_trees, layer_kinds
 from eagle_hf.head.trees import TreeConfig
@@ -48,7 +50,8 @@ def check_call(target, assistant: Assistant, generation_config, mode_kwargs: dic
             raise ValueError(
                 f"generate(assistant_model=<{name}>) does not support {what}: {remedy}"
             )
-    check_target(target, assistant)
+    check_target(target, assistant, asked_chain(assistant, generation_config))
+    name_unused(generation_config)
 
 
 def _refused_settings(config) -> list[tuple]:

@@ -1,15 +1,17 @@
 """How `generate(assistant_model=head)` reaches the loop.
 
-transformers is taught once, by `register`: its validation and its assisted decoding ask first
-whether the assistant is one of ours. Assistants that are not ours go to the originals untouched.
+transformers is taught once, by `register`: its validation, its assisted decoding and its pipelines
+ask first whether the assistant is one of ours. Assistants that are not ours go to the originals
+untouched.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from eagle_hf.compat import AssistedCall, patch_generate
+from eagle_hf.compat import AssistedCall, patch_generate, patch_pipelines
 from eagle_hf.decoding.assistants import Assistant, as_assistant
 from eagle_hf.decoding.checks import check_call, check_fixed_size, check_inputs
+from eagle_hf.decoding.draft_length import asked_chain
 from eagle_hf.decoding.loop import speculate
 
 
@@ -23,9 +25,12 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
 
     def decode(target, assistant: Assistant, call: AssistedCall):
         check_inputs(target, call)
-        if assistant.chooses_by_machine:
+        chain = asked_chain(assistant, call.generation_config)
+        if chain is None and assistant.chooses_by_machine:
             return decode_by_machine(target, assistant, call)
-        check_fixed_size(target, assistant.tree, call.generation_config.max_length)
-        return speculate(target, assistant, call)
+        tree = chain or assistant.tree
+        check_fixed_size(target, tree, call.generation_config.max_length)
+        return speculate(target, assistant, call, tree)
 
     patch_generate(as_assistant, check_call, decode)
+    patch_pipelines(as_assistant)

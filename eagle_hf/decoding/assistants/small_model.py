@@ -9,6 +9,7 @@ H hidden.
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.assistants.windows import (
@@ -32,6 +33,8 @@ from eagle_hf.target import (
     target_logits,
     unwrap,
 )
+
+logger = logging.get_logger(__name__)
 
 
 class WindowedDraft(Assistant):
@@ -95,6 +98,7 @@ class WindowedDraft(Assistant):
         check_drafting(self.model, self.window)
         check_adapters(self.model)
         check_mode(self.model, "draft model")
+        self._name_unused_length()
         limit = position_limit(self.model)
         if limit < target.config.get_text_config().max_position_embeddings:
             raise ValueError(
@@ -105,6 +109,17 @@ class WindowedDraft(Assistant):
         theirs = execution_device(target)
         if ours != theirs:
             raise ValueError(f"the target is on {theirs} and the draft model on {ours}; move one")
+
+    def _name_unused_length(self) -> None:
+        """Say once that the draft model's own setting is not what counts."""
+        config = getattr(unwrap(self.model), "generation_config", None)
+        length = getattr(config, "num_assistant_tokens", None)
+        if length not in (None, self.tree.depth):
+            logger.warning_once(
+                f"num_assistant_tokens={length} of the draft model's generation_config changes "
+                "nothing: WindowedDraft drafts by its gamma and tree; give gamma, or give "
+                "num_assistant_tokens to generate"
+            )
 
     def _check_vocabulary(self, target) -> None:
         """Raise a ValueError unless the ids mean the same in both models."""

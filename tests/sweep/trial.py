@@ -1,0 +1,154 @@
+"""Every assistant on one tiny model: served losslessly, refused by name, or a finding."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
+from sweep.models import Entry, prompts
+
+NEW_TOKENS = 16
+SETTINGS = {
+    "greedy": ([9], dict(do_sample=False, eos_token_id=None)),
+    "sampled": ([9], dict(do_sample=True, top_k=0, eos_token_id=None)),
+    "ragged": ([11, 4], dict(do_sample=False)),
+}
+NOISE = 0.02
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one assistant on one target.
+
+    Attributes:
+        kind: "served", "refused", or what is a finding: "crash", "late refusal", "difference".
+        detail: The sentence of a refusal; the setting and what happened of a finding.
+        tau: Mean tokens a round, where it was served.
+    """
+
+    kind: str
+    detail: str = ""
+    tau: float = 0.0
+
+    @property
+    def is_finding(self) -> bool:
+        """Whether the assistant did what none may do."""
+        return self.kind not in ("served", "refused")
+
+
+def random_head(target: PreTrainedModel) -> Eagle3DraftHead:
+    """A head whose trees are so wide that drafts are accepted by luck."""
+    torch.manual_seed(1)
+    head = Eagle3DraftHead(Eagle3Config.from_target(target))
+    head.tree = TreeConfig(depth=3, top_k=10, nodes=40)
+    return head.to(target.dtype).eval()
+
+
+def noisy_copy(target: PreTrainedModel) -> PreTrainedModel:
+    """A draft model that is right most of the time."""
+    copied = copy.deepcopy(target)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in copied.parameters():
+            weight.add_(torch.randn_like(weight), alpha=NOISE)
+    return copied
+
+
+def whole_draft(target: PreTrainedModel) -> WindowedDraft:
+    """The noisy copy on its whole cache, drafting trees."""
+    assistant = WindowedDraft(noisy_copy(target), window=None)
+    assistant.tree = TreeConfig(depth=3, top_k=3, nodes=10)
+    return assistant
+
+
+def windowed_draft(target: PreTrainedModel) -> WindowedDraft:
+    """The noisy copy behind a window."""
+    return WindowedDraft(noisy_copy(target), sinks=2, window=9, gamma=3)
+
+
+def self_speculation(target: PreTrainedModel) -> SelfSpeculation:
+    """The target behind a window of its own."""
+    return SelfSpeculation(sinks=2, window=9, gamma=3)
+
+
+ASSISTANTS: dict[str, Callable[[PreTrainedModel], Any]] = {
+    "head": random_head,
+    "WindowedDraft(window=None)": whole_draft,
+    "WindowedDraft": windowed_draft,
+    "SelfSpeculation": self_speculation,
+}
+
+
+class Counted:
+    """Counts the forwards of a target inside a block."""
+
+    def __init__(self, target: PreTrainedModel) -> None:
+        self.target = target
+        self.count = 0
+
+    def __enter__(self) -> "Counted":
+        self.handle = self.target.register_forward_pre_hook(self._add)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()
+
+    def _add(self, module: Any, args: Any) -> None:
+        self.count += 1
+
+
+def generate(entry: Entry, target: PreTrainedModel, setting: str, assistant: Any) -> torch.Tensor:
+    """The tokens of one setting, with an assistant or alone."""
+    lengths, settings = SETTINGS[setting]
+    inputs = prompts(entry, target, lengths)
+    torch.manual_seed(0)
+    return target.generate(
+        **inputs, **settings, assistant_model=assistant, max_new_tokens=NEW_TOKENS
+    )
+
+
+def plain_outputs(entry: Entry, target: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The target's own tokens of every setting."""
+    return {setting: generate(entry, target, setting, None) for setting in SETTINGS}
+
+
+def attempt(
+    entry: Entry, target: PreTrainedModel, name: str, expected: dict[str, torch.Tensor]
+) -> Outcome:
+    """One assistant in every setting, up to the first that is not served."""
+    rounds = tokens = 0
+    assistant = None
+    for setting, plain in expected.items():
+        with Counted(target) as forwards:
+            try:
+                assistant = assistant or ASSISTANTS[name](target)
+                output = generate(entry, target, setting, assistant)
+            except Exception as error:
+                return failed(error, setting, forwards.count)
+        if not torch.equal(output, plain):
+            return Outcome("difference", f"{setting}: {first_difference(output, plain)}")
+        rounds += assistant.last_run.rounds
+        tokens += assistant.last_run.tokens
+    return Outcome("served", tau=tokens / max(rounds, 1))
+
+
+def failed(error: Exception, setting: str, forwards: int) -> Outcome:
+    """An error as an outcome."""
+    sentence = " ".join(str(error).split())
+    if not isinstance(error, ValueError):
+        return Outcome("crash", f"{setting}: {type(error).__name__}: {sentence}")
+    if forwards:
+        return Outcome("late refusal", f"{setting}, after {forwards} forwards: {sentence}")
+    return Outcome("refused", sentence)
+
+
+def first_difference(output: torch.Tensor, plain: torch.Tensor) -> str:
+    """Where two batches of tokens part."""
+    if output.shape != plain.shape:
+        return f"shape {tuple(output.shape)} in place of {tuple(plain.shape)}"
+    row, place = (output != plain).nonzero()[0].tolist()
+    return f"token {place} of row {row} is {output[row, place]}, not {plain[row, place]}"

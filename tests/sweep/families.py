@@ -58,6 +58,16 @@ COMPASS = dict(
         "full_attention": axes(2, 1, 1),
     },
 )
+DOTS3 = dict(
+    swa_num_attention_heads=4,
+    swa_num_key_value_heads=4,
+    swa_q_lora_rank=16,
+    swa_kv_lora_rank=16,
+    swa_head_dim=16,
+    swa_qk_nope_head_dim=8,
+    swa_v_head_dim=8,
+    sliding_window=8,
+)
 GEMMA_ASSISTANT = {
     "text_config": dict(
         hidden_size_per_layer_input=0, vocab_size_per_layer_input=0, num_kv_shared_layers=LAYERS
@@ -68,11 +78,27 @@ IMAGES = Family(images=True)
 
 FAMILIES: dict[str, Family] = {
     "BambaConfig": Family(MAMBA2 | {"attn_layer_indices": [1, 3]}),
+    "Apertus1p5Config": Family(
+        {
+            "image_token_offset": 10,
+            "audio_token_offset": 20,
+            "vision_config": dict(codebook_size=10, base_channels=32),
+            "audio_config": dict(codebook_size=10, codebook_dim=32),
+        }
+    ),
     "BltConfig": Family({"encoder_hash_byte_group_vocab": 64, "vocab_size": 260}),
     "CodeGenConfig": Family({"rotary_dim": 4}),
     "CohereCompassTextConfig": Family(COMPASS),
     "CohereCompassConfig": with_text(**COMPASS),
-    "DoryConfig": Family({"n_input_layers": 2, "n_output_layers": 2}),
+    "DbrxConfig": Family({"attn_config": dict(rope_theta=1e4, kv_n_heads=2, clip_qkv=8.0)}),
+    "Dots3NoteTextConfig": Family(DOTS3),
+    "Dots3NoteConfig": Family(
+        {
+            "text_config": DOTS3,
+            "vision_config": dict(pyramid_num_routed=[-1, -1, -1, 4], adapter_in_dim=32),
+        }
+    ),
+    "DoryConfig": Family({"n_input_layers": 1, "n_output_layers": 1}),
     "Dots1Config": Family({"n_shared_experts": 1}),
     "Gemma3nTextConfig": Family({"num_kv_shared_layers": 0}),
     "Gemma4AssistantConfig": Family(GEMMA_ASSISTANT),
@@ -125,20 +151,39 @@ FAMILIES: dict[str, Family] = {
     "ZayaConfig": Family({"num_experts_per_tok": 1}),
     "BlipConfig": IMAGES,
     "Blip2Config": IMAGES,
-    "ChameleonConfig": Family({"vocabulary_map": {"<image>": 40}}),
+    "ChameleonConfig": Family(
+        {
+            "vocabulary_map": {"<image>": 40},
+            "vq_config": dict(base_channels=32, channel_multiplier=[1], latent_channels=32),
+        }
+    ),
     "Cosmos3EdgeConfig": GRID,
     "DeepseekOcr2Config": with_text(mlp_layer_types=["dense"] + ["sparse"] * (LAYERS - 1)),
-    "Emu3Config": Family({"vocabulary_map": {"<|extra_200|>": 40, "<image>": 41}}),
-    "Ernie4_5_VLMoeConfig": with_text(moe_intermediate_size=[48, 24]),
-    "Florence2Config": Family({"vision_config": dict(patch_size=[7, 3, 3, 3])}, images=True),
+    "Emu3Config": Family(
+        {
+            "vocabulary_map": {"<|extra_200|>": 40, "<image>": 41},
+            "vq_config": dict(base_channels=32, channel_multiplier=[1], latent_channels=32),
+        }
+    ),
+    "Ernie4_5_VLMoeConfig": with_text(
+        moe_intermediate_size=[48, 24], rope_parameters=axes(1, 1, 2)
+    ),
+    "Florence2Config": Family({"vision_config": dict(embed_dim=[8, 16, 32, 64])}, images=True),
     "Glm46VConfig": GRID,
     "Glm4vConfig": GRID,
     "Glm4vMoeConfig": with_text(rope_parameters=axes(2, 1, 1, partial_rotary_factor=1.0)),
     "Glm5NextConfig": with_text(index_kpool=4),
     "GlmOcrConfig": GRID,
     "GlmgaConfig": GRID,
-    "Granite4VisionConfig": Family({"deepstack_layer_map": [[0, 1]], "downsample_rate": "1/2"}),
-    "HunYuanVLConfig": Family({"vision_config": dict(max_image_size=16)}),
+    "Granite4VisionConfig": Family(
+        {
+            "deepstack_layer_map": [[0, 1]],
+            "downsample_rate": "1/2",
+            "vision_config": dict(hidden_size=64),
+        }
+    ),
+    "HunYuanVLConfig": GRID,
+    "HYV4VLConfig": GRID,
     "IdeficsConfig": IMAGES,
     "InstructBlipConfig": IMAGES,
     "InstructBlipVideoConfig": IMAGES,
@@ -157,8 +202,13 @@ FAMILIES: dict[str, Family] = {
             "vision_config": dict(image_size=[8, 8]),
         }
     ),
-    "MuseSparkConfig": Family({"audio_config": dict(num_hidden_layers=4)}),
+    "MuseSparkConfig": Family({"audio_config": dict(hidden_sizes=[8, 8, 8, 8])}),
+    "NemotronH_Omni_Reasoning_V3_Config": Family(
+        {"vision_config": dict(video_temporal_patch_size=2)}
+    ),
     "PaddleOCRVLConfig": GRID,
+    "Qwen2_5OmniThinkerConfig": Family({"vision_start_token_id": 47} | GRID.config),
+    "Qwen3OmniMoeThinkerConfig": Family({"vision_start_token_id": 47}),
     "Qwen2_5_VLConfig": GRID,
     "Qwen2VLConfig": GRID,
     "Pix2StructConfig": IMAGES,
@@ -167,4 +217,21 @@ FAMILIES: dict[str, Family] = {
     "Step3p7Config": with_text(layer_types=SLIDING, sliding_window=8),
 }
 
-UNBUILT: dict[str, str] = {}
+TIMM = "its vision tower needs timm"
+CODES = "reads several codes of sound at once, no tokens of text"
+BACKBONE = "drafts for a Gemma 4 of transformers' own assisted generation, on that model's cache"
+UNBUILT: dict[str, str] = {
+    "BltForCausalLM": "its own generate fails: BltConfig has no num_hidden_layers",
+    "DiffusionGemmaForBlockDiffusion": "its generate writes blocks by diffusion",
+    "EvollaForProteinText2Text": "no Auto class opens it",
+    "FastVlmForConditionalGeneration": TIMM,
+    "Gemma3nForConditionalGeneration": TIMM,
+    "Gemma4AssistantForCausalLM": BACKBONE,
+    "Gemma4UnifiedAssistantForCausalLM": BACKBONE,
+    "Llama4ForConditionalGeneration": "its own forward fails: the output has no image_outputs",
+    "MusicgenForCausalLM": CODES,
+    "MusicgenMelodyForCausalLM": CODES,
+    "PerceptionLMForConditionalGeneration": TIMM,
+    "PI0ForConditionalGeneration": "has no generate",
+    "ZambaForCausalLM": "its tied layers need the full pattern of 76 layers",
+}

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 from sweep.families import FAMILIES, UNBUILT, Family
 from sweep.shrinking import FIRST_SPECIAL, tiny_config
 
-MOST_WEIGHTS = 10_000_000  # a model with more was not shrunk
+MOST_WEIGHTS = 12_000_000  # a model with more was not shrunk
 SPREAD = 0.25  # of the weights: the next token is uncertain, but not a coin's toss
 
 

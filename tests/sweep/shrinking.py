@@ -161,24 +161,33 @@ def tiny_config(config_class: type[PreTrainedConfig], given: dict[str, Any]) -> 
     values = {}
     special = FIRST_SPECIAL
     for name, field in fields.items():
-        if name in VALUES and (field.default is not None or name not in MAY_BE_ABSENT):
+        if name in VALUES and may_shrink(name, field.default):
             values[name] = VALUES[name]
         elif name in TOKENS:
             values[name] = TOKENS[name]
         elif name.endswith(SPECIAL_ENDINGS) and isinstance(field.default, int):
             values[name] = special
             special = min(special + 1, VOCABULARY - 1)
+        elif name == "is_decoder":
+            values[name] = True
     if "kv_lora_rank" in values and "num_key_value_heads" in values:
         values["num_key_value_heads"] = values["num_attention_heads"]  # latent keys are shared
     for name, part in parts_of(config_class).items():
         part_fields = given.get(name, {})
-        values[name] = tiny_config(part_fields.get("class", part), part_fields)
+        values[name] = tiny_config(part, part_fields)
     for name, value in given.items():
         if name not in values or not isinstance(value, dict):
             values[name] = value
     config = config_class(**cover_kinds(config_class, values))
     fit_axes(config)
     return config
+
+
+def may_shrink(name: str, default: Any) -> bool:
+    """Whether a field of this name is a size: lists are none, and 0 turns a thing off."""
+    if default is None:
+        return name not in MAY_BE_ABSENT
+    return isinstance(default, int) and default != 0
 
 
 def cover_kinds(config_class: type[PreTrainedConfig], values: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
-from sweep.models import Entry, prompts
+from sweep.models import Entry, build, prompts
 
 NEW_TOKENS = 16
 SETTINGS = {
@@ -101,26 +101,41 @@ class Counted:
         self.count += 1
 
 
-def generate(entry: Entry, target: PreTrainedModel, setting: str, assistant: Any) -> torch.Tensor:
-    """The tokens of one setting, with an assistant or alone."""
-    lengths, settings = SETTINGS[setting]
-    inputs = prompts(entry, target, lengths)
-    torch.manual_seed(0)
-    return target.generate(
-        **inputs, **settings, assistant_model=assistant, max_new_tokens=NEW_TOKENS
-    )
+def try_class(entry: Entry) -> dict[str, Outcome]:
+    """What becomes of every assistant on the tiny model of a class.
 
-
-def plain_outputs(entry: Entry, target: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The target's own tokens of every setting."""
-    return {setting: generate(entry, target, setting, None) for setting in SETTINGS}
+    A target that cannot generate by itself (some ask for inputs beside the text) may still refuse
+    by name.
+    """
+    target = build(entry)
+    error = None
+    try:
+        expected = {setting: generate(entry, target, setting, None) for setting in SETTINGS}
+    except Exception as caught:
+        error = caught
+        expected = dict.fromkeys(SETTINGS)
+    outcomes = {}
+    for name in ASSISTANTS:
+        outcome = attempt(entry, target, name, expected)
+        if error is not None and outcome.kind != "refused":
+            outcome = Outcome("no plain generate", f"{type(error).__name__}: {error}")
+        outcomes[name] = outcome
+    return outcomes
 
 
 def attempt(
-    entry: Entry, target: PreTrainedModel, name: str, expected: dict[str, torch.Tensor]
+    entry: Entry, target: PreTrainedModel, name: str, expected: dict[str, torch.Tensor | None]
 ) -> Outcome:
-    """One assistant in every setting, up to the first that is not served."""
-    rounds = tokens = 0
+    """One assistant in every setting, up to the first that is not served.
+
+    Args:
+        entry: The class.
+        target: Its tiny model.
+        name: The assistant, one of `ASSISTANTS`.
+        expected: The target's own tokens of every setting; None where it generates none.
+    """
+    rounds = 0
+    tokens = 0
     assistant = None
     for setting, plain in expected.items():
         with Counted(target) as forwards:
@@ -129,11 +144,21 @@ def attempt(
                 output = generate(entry, target, setting, assistant)
             except Exception as error:
                 return failed(error, setting, forwards.count)
-        if not torch.equal(output, plain):
+        if plain is None or not torch.equal(output, plain):
             return Outcome("difference", f"{setting}: {first_difference(output, plain)}")
         rounds += assistant.last_run.rounds
         tokens += assistant.last_run.tokens
     return Outcome("served", tau=tokens / max(rounds, 1))
+
+
+def generate(entry: Entry, target: PreTrainedModel, setting: str, assistant: Any) -> torch.Tensor:
+    """The tokens of one setting, with an assistant or alone."""
+    lengths, settings = SETTINGS[setting]
+    inputs = prompts(entry, target, lengths)
+    torch.manual_seed(0)
+    return target.generate(
+        **inputs, **settings, assistant_model=assistant, max_new_tokens=NEW_TOKENS
+    )
 
 
 def failed(error: Exception, setting: str, forwards: int) -> Outcome:
@@ -146,8 +171,10 @@ def failed(error: Exception, setting: str, forwards: int) -> Outcome:
     return Outcome("refused", sentence)
 
 
-def first_difference(output: torch.Tensor, plain: torch.Tensor) -> str:
+def first_difference(output: torch.Tensor, plain: torch.Tensor | None) -> str:
     """Where two batches of tokens part."""
+    if plain is None:
+        return "tokens in place of none"
     if output.shape != plain.shape:
         return f"shape {tuple(output.shape)} in place of {tuple(plain.shape)}"
     row, place = (output != plain).nonzero()[0].tolist()

@@ -7,6 +7,8 @@ import torch
 
 from sweep.shrinking import LAYERS, VOCABULARY
 
+IMAGE_TOKEN = 40
+
 
 @dataclass(frozen=True)
 class Family:
@@ -15,12 +17,16 @@ class Family:
     Attributes:
         config: Fields of its configuration; a dictionary holds fields of a part.
         dtype: float32 where the family's own code mixes it into a model in float64.
-        images: Whether its generate asks for pixel values.
+        images: The shape of the pixel values that its generate asks for, for one row.
+        image_tokens: How many tokens of a prompt stand for its image.
+        more_inputs: The shapes of other inputs, for one row; all of them are ones.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
-    images: bool = False
+    images: tuple[int, ...] | None = None
+    image_tokens: int = 0
+    more_inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def axes(*sections: int, **rope: Any) -> dict[str, Any]:
@@ -74,7 +80,10 @@ GEMMA_ASSISTANT = {
     )
 }
 FLOAT32 = Family(dtype=torch.float32)
-IMAGES = Family(images=True)
+PICTURE = (3, 8, 8)
+IMAGES = Family(images=PICTURE)
+QUERIES = {"image_token_index": IMAGE_TOKEN, "num_query_tokens": 2}
+QFORMER = {"qformer_input_ids": (3,), "qformer_attention_mask": (3,)}
 
 FAMILIES: dict[str, Family] = {
     "BambaConfig": Family(MAMBA2 | {"attn_layer_indices": [1, 3]}),
@@ -95,7 +104,10 @@ FAMILIES: dict[str, Family] = {
     "Dots3NoteConfig": Family(
         {
             "text_config": DOTS3,
-            "vision_config": dict(pyramid_num_routed=[-1, -1, -1, 4], adapter_in_dim=32),
+            "vision_config": dict(
+                pyramid_num_routed=[-1, -1, -1, 4], adapter_in_dim=32, adapter_out_dim=32
+            ),
+            "audio_config": dict(adapter_input_size=32, adapter_out_dim=32),
         }
     ),
     "DoryConfig": Family({"n_input_layers": 1, "n_output_layers": 1}),
@@ -150,7 +162,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "ZayaConfig": Family({"num_experts_per_tok": 1}),
     "BlipConfig": IMAGES,
-    "Blip2Config": IMAGES,
+    "Blip2Config": Family(QUERIES, images=PICTURE, image_tokens=2),
     "ChameleonConfig": Family(
         {
             "vocabulary_map": {"<image>": 40},
@@ -168,7 +180,7 @@ FAMILIES: dict[str, Family] = {
     "Ernie4_5_VLMoeConfig": with_text(
         moe_intermediate_size=[48, 24], rope_parameters=axes(1, 1, 2)
     ),
-    "Florence2Config": Family({"vision_config": dict(embed_dim=[8, 16, 32, 64])}, images=True),
+    "Florence2Config": Family({"vision_config": dict(embed_dim=[8, 16, 32, 64])}, images=PICTURE),
     "Glm46VConfig": GRID,
     "Glm4vConfig": GRID,
     "Glm4vMoeConfig": with_text(rope_parameters=axes(2, 1, 1, partial_rotary_factor=1.0)),
@@ -184,9 +196,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "HunYuanVLConfig": GRID,
     "HYV4VLConfig": GRID,
-    "IdeficsConfig": IMAGES,
-    "InstructBlipConfig": IMAGES,
-    "InstructBlipVideoConfig": IMAGES,
+    "IdeficsConfig": Family(images=(1, *PICTURE), more_inputs={"image_attention_mask": (11, 1)}),
+    "InstructBlipConfig": Family(QUERIES, images=PICTURE, image_tokens=2, more_inputs=QFORMER),
+    "InstructBlipVideoConfig": Family(
+        {"video_token_index": IMAGE_TOKEN, "num_query_tokens": 2},
+        images=(1, *PICTURE),
+        image_tokens=2,
+        more_inputs=QFORMER,
+    ),
+    "JambaConfig": Family({"attn_layer_period": 2, "attn_layer_offset": 1}),
     "JanusConfig": Family({"vq_config": dict(base_channels=32)}),
     "Kosmos2Config": FLOAT32,
     "Llama4Config": Family(
@@ -212,7 +230,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen2_5_VLConfig": GRID,
     "Qwen2VLConfig": GRID,
     "Pix2StructConfig": IMAGES,
-    "UdopConfig": Family({"decoder_start_token_id": 1}, images=True),
+    "UdopConfig": Family({"decoder_start_token_id": 1}, images=PICTURE),
     "VisionEncoderDecoderConfig": IMAGES,
     "Step3p7Config": with_text(layer_types=SLIDING, sliding_window=8),
 }

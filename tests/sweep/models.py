@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
-from sweep.families import FAMILIES, UNBUILT, Family
+from sweep.families import FAMILIES, IMAGE_TOKEN, UNBUILT, Family
 from sweep.shrinking import FIRST_SPECIAL, tiny_config
 
 MOST_WEIGHTS = 12_000_000  # a model with more was not shrunk
@@ -95,8 +95,12 @@ def prompts(entry: Entry, model: PreTrainedModel, lengths: list[int]) -> dict[st
     mask = torch.zeros_like(ids)
     for row, length in enumerate(lengths):
         mask[row, shape[1] - length :] = 1
+    family = entry.family
+    ids[:, -1 - family.image_tokens : -1] = IMAGE_TOKEN
     inputs = {"input_ids": ids * mask, "attention_mask": mask}
-    if entry.family.images:
-        pixels = torch.randn(len(lengths), 3, 8, 8, generator=generator)
+    if family.images is not None:
+        pixels = torch.randn(len(lengths), *family.images, generator=generator)
         inputs["pixel_values"] = pixels.to(model.dtype)
+    for name, size in family.more_inputs.items():
+        inputs[name] = torch.ones(len(lengths), *size, dtype=torch.long)
     return inputs

@@ -212,8 +212,9 @@ def fit_axes(config: PreTrainedConfig) -> None:
         return
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pairs = int(width * rope.get("partial_rotary_factor", 1.0)) // 2
-    rest = pairs // 3
-    rope["mrope_section"] = [pairs - 2 * rest, rest, rest]
+    if sum(rope["mrope_section"]) != pairs:
+        rest = pairs // 3
+        rope["mrope_section"] = [pairs - 2 * rest, rest, rest]
 
 
 def parts_of(config_class: type[PreTrainedConfig]) -> dict[str, type[PreTrainedConfig]]:

@@ -1,13 +1,16 @@
 """Every assistant on one tiny model: served losslessly, refused by name, or a finding."""
 
 import copy
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+import eagle_hf
 from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig, WindowedDraft
 from sweep.models import Entry, build, prompts
 
@@ -18,6 +21,7 @@ SETTINGS = {
     "ragged": ([11, 4], dict(do_sample=False)),
 }
 NOISE = 0.02
+PACKAGE = Path(eagle_hf.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,10 @@ def generate(entry: Entry, target: PreTrainedModel, setting: str, assistant: Any
 
 
 def failed(error: Exception, setting: str, forwards: int) -> Outcome:
-    """An error as an outcome."""
+    """An error as an outcome: a refusal is a ValueError of this package, before any forward."""
     sentence = " ".join(str(error).split())
-    if not isinstance(error, ValueError):
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if not isinstance(error, ValueError) or PACKAGE not in raised_in.parents:
         return Outcome("crash", f"{setting}: {type(error).__name__}: {sentence}")
     if forwards:
         return Outcome("late refusal", f"{setting}, after {forwards} forwards: {sentence}")

@@ -234,17 +234,17 @@ def _check_cache(inputs: dict) -> None:
         )
 
 
-def check_fixed_size(target, tree: TreeConfig, max_length: int) -> None:
-    """Refuse caches of a fixed size that would hold more tokens than the target's context.
+def check_fixed_size(target, tree: TreeConfig, new_tokens: int) -> None:
+    """Refuse caches of a fixed size for more new tokens than the target's context.
 
-    They are allocated whole, before the first token.
+    They are allocated whole, before the first token. Padding before a prompt takes no context.
     """
     context = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None)
-    if tree.compile and context and max_length > context:
+    if tree.compile and context and new_tokens > context:
         raise ValueError(
-            f"the tree says compile=True, whose caches are allocated for max_length={max_length} "
-            f"tokens at once, beyond the target's context of {context}; set max_new_tokens to what "
-            "is needed, or compile=False"
+            f"the tree says compile=True, whose caches are allocated for all {new_tokens} new "
+            f"tokens at once, more than the target's context of {context}; set max_new_tokens to "
+            "what is needed, or compile=False"
         )
 
 

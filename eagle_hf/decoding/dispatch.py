@@ -29,7 +29,8 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
         if chain is None and assistant.chooses_by_machine:
             return decode_by_machine(target, assistant, call)
         tree = chain or assistant.tree
-        check_fixed_size(target, tree, call.generation_config.max_length)
+        new_tokens = call.generation_config.max_length - call.input_ids.shape[1]
+        check_fixed_size(target, tree, new_tokens)
         return speculate(target, assistant, call, tree)
 
     patch_generate(as_assistant, check_call, decode)

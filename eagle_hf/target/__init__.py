@@ -13,7 +13,7 @@ from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
 from eagle_hf.target.logits import (
     draft_vocab_logits,
-    logit_factor,
+    logit_scaling,
     next_token_summary,
     target_logits,
 )
@@ -58,7 +58,7 @@ __all__ = [
     "lay_adapter",
     "load_processor",
     "load_target",
-    "logit_factor",
+    "logit_scaling",
     "next_token_summary",
     "position_limit",
     "prepared_images",

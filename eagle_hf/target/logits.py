@@ -18,9 +18,18 @@ LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little be
 # refuses a target whose forward does something else.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere; Falcon-H1; Muse
 DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")  # Granite, MiniCPM 3; Inkling
-CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2 and others; RecurrentGemma
-UNUSED = {"mpt": ("logit_scale",)}  # in the config of a model type, but not in its forward
-MULTIPLYING = ("hyperclovax",)  # the model types that multiply by what the others divide by
+# Gemma 2 and others; RecurrentGemma; xLSTM
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+SCALING = MULTIPLIERS + DIVISORS + CAPS
+# In the config of these model types or of their text part, but not in their forward.
+UNUSED = {
+    "mpt": "logit_scale",
+    "aya_vision": "logit_scale",
+    "cohere2_vision": "logit_scale",
+    "gemma3": "final_logit_softcapping",
+    "shieldgemma2": "final_logit_softcapping",
+}
+MULTIPLYING = ("hyperclovax",)  # the text models that multiply by what others divide by
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -82,31 +91,41 @@ def _gathered_logits(
 
 def _scale(target: Any, logits: torch.Tensor) -> torch.Tensor:
     """What the model's own forward does to the LM head's output."""
-    config = unwrap(target).config.get_text_config()
-    factor = logit_factor(config)
+    factor, cap = logit_scaling(target)
     if factor != 1:
         logits = logits * factor
-    for name in CAPS:
-        cap = getattr(config, name, None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
     return logits
 
 
-def logit_factor(config: Any) -> float:
-    """Return what a model multiplies its LM head's output by, before any cap.
+def logit_scaling(target: Any) -> tuple[float, float | None]:
+    """Return what a model's forward does to its LM head's output.
 
     Args:
-        config: A text model's config.
+        target: A causal LM.
+
+    Returns:
+        (what the logits are multiplied by, what caps them then, or None).
     """
+    whole = unwrap(target).config
+    config = whole.get_text_config()
+    unused = (UNUSED.get(whole.model_type), UNUSED.get(config.model_type))
     factor = 1.0
-    for name in MULTIPLIERS:
-        if name not in UNUSED.get(config.model_type, ()):
-            factor *= getattr(config, name, None) or 1
-    for name in DIVISORS:
-        divisor = getattr(config, name, None) or 1
-        factor = factor * divisor if config.model_type in MULTIPLYING else factor / divisor
-    return factor
+    cap = None
+    for name in SCALING:
+        # this runs for every drafted token, and asking a config for what it lacks is slow
+        is_there = name in vars(config) or hasattr(type(config), name)
+        value = getattr(config, name) if is_there and name not in unused else None
+        if not value:
+            continue
+        if name in CAPS:
+            cap = value
+        elif name in MULTIPLIERS or config.model_type in MULTIPLYING:
+            factor *= value
+        else:
+            factor /= value
+    return factor, cap
 
 
 @torch.no_grad()

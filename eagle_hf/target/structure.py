@@ -53,10 +53,15 @@ def text_decoder(target: Any) -> nn.Module:
     """
     model = unwrap(target)
     found = model.get_decoder()
-    # Llama 4, Mllama and ModernBERT's decoder answer with another module
-    inner = getattr(model, "model", None)
-    if _layer_list(found) is None and isinstance(inner, nn.Module) and _layer_list(inner):
-        return inner
+    if _layer_list(found) is not None:
+        return found
+    # Llama 4, Mllama and ModernBERT's decoder answer with another module, BLIP-2 with a causal LM
+    others = [getattr(model, "model", None)]
+    if isinstance(found, PreTrainedModel):
+        others.append(found.get_decoder())
+    for other in others:
+        if isinstance(other, nn.Module) and _layer_list(other) is not None:
+            return other
     return found
 
 

@@ -7,6 +7,9 @@ before anything is learnt or written, and both are compared with what the model 
 S tokens, H hidden, V vocabulary.
 """
 
+import textwrap
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -43,8 +46,8 @@ def check_teacher(target: Any, layer_ids: list[int]) -> None:
             f"{type(model).__name__} has no LM head; load it with AutoModelForCausalLM"
         )
     input_ids = _ordinary_tokens(model)  # [1, S]
-    expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
-    with capture_aux(target, layer_ids) as aux:
+    with capture_aux(target, layer_ids) as aux, _reading_text(model):
+        expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
         states = text_decoder(target)(input_ids=input_ids, use_cache=False).last_hidden_state
         shapes = aux.shapes()
     if any(shapes.get(layer_id) != expected for layer_id in layer_ids):
@@ -78,8 +81,8 @@ def choose_aux_layer_ids(target: Any) -> list[int]:
     layers = len(decoder_layers(target))
     wanted = default_aux_layer_ids(layers)
     input_ids = _ordinary_tokens(model)  # [1, S]
-    expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
-    with capture_aux(target, list(range(layers))) as aux:
+    with capture_aux(target, list(range(layers))) as aux, _reading_text(model):
+        expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
         text_decoder(target)(input_ids=input_ids, use_cache=False)
         shapes = aux.shapes()
     readable = [layer_id for layer_id, shape in shapes.items() if shape == expected]
@@ -93,6 +96,19 @@ def choose_aux_layer_ids(target: Any) -> list[int]:
             raise ValueError(_other_states(target, wanted, shapes, expected))
         chosen.append(min(others, key=partial(_distance, layer_id)))
     return sorted(chosen)
+
+
+@contextmanager
+def _reading_text(model: Any) -> Generator[None]:
+    """Name a model that cannot read tokens without anything else."""
+    try:
+        yield
+    except Exception as error:  # of any kind, whatever the model misses first
+        reason = textwrap.shorten(str(error), 200)
+        raise ValueError(
+            f"{type(model).__name__} cannot read a text given as token ids alone ({reason}); use "
+            "another target"
+        ) from error
 
 
 def _distance(layer_id: int, other: int) -> int:
@@ -131,7 +147,8 @@ def _ordinary_tokens(model: Any) -> torch.Tensor:
 def _check_logits(target: Any, input_ids: torch.Tensor, states: torch.Tensor) -> None:
     """Refuse a target whose logits are not those that its LM head makes of its final states."""
     model = unwrap(target)
-    theirs = model(input_ids=input_ids, use_cache=False).logits  # [1, S, V]
+    with _reading_text(model):
+        theirs = model(input_ids=input_ids, use_cache=False).logits  # [1, S, V]
     ours = target_logits(target, states).to(theirs.device)
     if ours.shape == theirs.shape:
         largest = theirs.abs().nan_to_num(0).max()

@@ -22,7 +22,7 @@ from eagle_hf.target import (
     choose_aux_layer_ids,
     execution_device,
     final_norm_gain,
-    logit_factor,
+    logit_scaling,
     target_states,
     unwrap,
 )
@@ -89,7 +89,7 @@ def new_head(
         head.lm_head.weight.copy_(rows)
         gain = final_norm_gain(target, head_config.hidden_size)  # [H]
         if gain is not None:
-            factor = logit_factor(model.config.get_text_config())
+            factor, _ = logit_scaling(target)
             head.norm.weight.copy_(NORM_SCALE * factor * gain)
     if head.config.fc_norm:
         calibrate_fc_norm(head, target, examples)

@@ -10,6 +10,8 @@ from transformers import (
     FalconH1ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
     GraniteConfig,
@@ -102,6 +104,33 @@ def test_logits_of_final_states_are_the_models_own(model_class, config):
         ours = target_logits(model, states)
     assert torch.allclose(ours, theirs, atol=1e-5)
     check_teacher(model, [2, 3, 4])
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_a_wrapper_that_ignores_its_text_models_cap_is_read_so(cap):
+    text = dict(SMALL, final_logit_softcapping=cap)
+    vision = dict(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=39
+    )
+    check_teacher(seeded(Gemma3ForConditionalGeneration, config), [2, 3, 4])
+
+
+def test_a_model_that_needs_more_than_tokens_is_refused():
+    class Seeing(type(tiny_target())):
+        def forward(self, input_ids, pixel_values, **kwargs):
+            return super().forward(input_ids, **kwargs)
+
+    problem = "Seeing cannot read a text given as token ids alone .*pixel_values"
+    with pytest.raises(ValueError, match=problem):
+        check_teacher(Seeing(tiny_target().config).eval(), [2, 3, 4])
 
 
 def test_an_unknown_change_of_the_logits_is_refused():

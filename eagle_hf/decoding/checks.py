@@ -15,21 +15,17 @@ from eagle_hf.compat import (
     take_cache,
 )
 from eagle_hf.decoding.assistants import Assistant, require_assistant
-from eagle_hf.decoding.callbacks import (
-    pads_ended_rows,
-)
-from eagle_hf.decoding.draft_length import (
-    asked_chain,
-    name_unused,
-)
+from eagle_hf.decoding.callbacks import pads_ended_rows
+from eagle_hf.decoding.draft_length import asked_chain, name_unused
 from eagle_hf.decoding.modes import check_mode
-from eagle_hf.decoding.support import check_trees, layer_kinds
+from eagle_hf.decoding.support import check_trees
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import (
     changing_ropes,
     check_adapters,
     check_whole_adapters,
     execution_device,
+    layer_kinds,
     unwrap,
 )
 from eagle_hf.target.packed import mixing_layer

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 
 from eagle_hf.compat import attention_implementation
-from eagle_hf.decoding.support import layer_kinds
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.upload import upload
-from eagle_hf.target import position_limit, unwrap
+from eagle_hf.target import layer_kinds, position_limit, unwrap
 
 NEVER = -1  # the position of a slot that nobody sees
 TEXT_AND_AXES = 4  # text, time, height, width; without the first there are three

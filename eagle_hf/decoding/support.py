@@ -3,23 +3,25 @@
 import inspect
 
 from eagle_hf.compat import attention_implementation, is_recurrent
-from eagle_hf.target import unwrap
+from eagle_hf.decoding.probing import check_reading_trees
+from eagle_hf.target import layer_kinds, unwrap
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 SUPPORTED_ATTENTION = ("sdpa", "eager")
 
 
-def layer_kinds(config) -> set[str]:
-    """The kinds of attention in a model's text config; an unknown kind is returned as it is."""
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if kinds:
-        return kinds
-    has_window = bool(getattr(config, "sliding_window", None))
-    return {"sliding_attention" if has_window else "full_attention"}
-
-
 def check_trees(model) -> None:
-    """Refuse a model that cannot read trees.
+    """Refuse a target that cannot read trees.
+
+    Raises:
+        ValueError: as `check_kind` does, or for a target that reads a tree otherwise than text.
+    """
+    check_kind(model)
+    check_reading_trees(model)
+
+
+def check_kind(model) -> None:
+    """Refuse a kind of model that is known not to read trees.
 
     Raises:
         ValueError: for an encoder-decoder, recurrent layers, an attention that takes no mask, or a

@@ -29,6 +29,7 @@ from eagle_hf.target.rope import (
 from eagle_hf.target.structure import (
     decoder_layers,
     final_norm_gain,
+    layer_kinds,
     position_limit,
     text_decoder,
     unwrap,
@@ -56,6 +57,7 @@ __all__ = [
     "execution_device",
     "final_norm_gain",
     "lay_adapter",
+    "layer_kinds",
     "load_processor",
     "load_target",
     "logit_scaling",

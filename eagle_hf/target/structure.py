@@ -136,3 +136,16 @@ def position_limit(model: Any) -> int:
         return UNLIMITED
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None) or UNLIMITED
+
+
+def layer_kinds(config: Any) -> set[str]:
+    """Return the kinds of attention that a model's layers have.
+
+    Args:
+        config: The model's text config. An unknown kind is returned as the config calls it.
+    """
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds:
+        return kinds
+    has_window = bool(getattr(config, "sliding_window", None))
+    return {"sliding_attention" if has_window else "full_attention"}

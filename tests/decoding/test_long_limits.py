@@ -47,6 +47,6 @@ def test_caches_of_a_fixed_size_beyond_the_context_are_refused(target, head, mon
     monkeypatch.setattr(target.model, "forward", None)
     tree = TreeConfig("chain", depth=3, compile=True)
     monkeypatch.setattr(head, "tree", tree)
-    message = r"compile=True.* max_length=10000000005 .*context of 512; set max_new_tokens"
+    message = r"compile=True.* all 10000000000 new tokens .*context of 512; set max_new_tokens"
     with pytest.raises(ValueError, match=message):
         target.generate(**left_padded(target, [5]), assistant_model=head, max_new_tokens=FAR)

@@ -2,7 +2,8 @@
 
 from eagle_hf.compat import attention_implementation
 from eagle_hf.decoding.assistants.rope_support import check_sinks
-from eagle_hf.decoding.support import check_trees
+from eagle_hf.decoding.probing import check_drafting_trees
+from eagle_hf.decoding.support import check_kind
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
@@ -34,8 +35,9 @@ def chain_of(gamma: int) -> TreeConfig:
 
 def check_drafting(model, window: Window | None) -> None:
     """Raise a ValueError for a model that cannot draft trees, or not behind this window."""
-    check_trees(model)
+    check_kind(model)
     finish_loading(model)
+    check_drafting_trees(model)
     if window is None:
         return
     if not window.selected:

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from sweep.models import Entry, all_entries
-from sweep.trial import Outcome, try_class
+from sweep.trial import ASSISTANTS, Outcome, try_class
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
 COLUMNS = ["head", "WindowedDraft", "SelfSpeculation"]
@@ -111,7 +111,11 @@ def try_quietly(entry: Entry) -> dict[str, Outcome]:
     """The outcomes of a class, in a process of its own pool."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    return try_class(entry)
+    try:
+        return try_class(entry)
+    except Exception as error:
+        unbuilt = Outcome("not built", f"{type(error).__name__}: {error}")
+        return dict.fromkeys(ASSISTANTS, unbuilt)
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from sweep.models import Entry, build, prompts
 
 NEW_TOKENS = 16
 SETTINGS = {
-    "greedy": ([9], dict(do_sample=False, eos_token_id=None)),
-    "sampled": ([9], dict(do_sample=True, top_k=0, eos_token_id=None)),
+    "greedy": ([9], dict(do_sample=False)),
+    "sampled": ([9], dict(do_sample=True, top_k=0)),
     "ragged": ([11, 4], dict(do_sample=False)),
 }
 NOISE = 0.02

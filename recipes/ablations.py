@@ -21,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -96,11 +97,18 @@ STARTS: dict[str, Callable[[Eagle3DraftHead], None]] = {
 }
 
 
+def open_target(settings: dict) -> tuple[Any, Any]:
+    """(target, tokenizer) that a run's settings of recipes/train.py name."""
+    return load_target(
+        settings["target"], settings.get("adapter"), tokenizer=settings.get("tokenizer")
+    )
+
+
 def save_start(settings: dict, start: str, folder: Path) -> str:
     """Save a new head whose first weights are changed as STARTS says; its folder."""
     if start not in STARTS:
         raise ValueError(f"start is {start!r}; choose one of {', '.join(STARTS)}")
-    target, _ = load_target(settings["target"])
+    target, _ = open_target(settings)
     torch.manual_seed(settings.get("seed", 42))
     examples = list(Features(settings["features"]).examples())
     shape = {name: settings[name] for name in HEAD_SHAPE if name in settings}
@@ -126,7 +134,7 @@ def run(arguments: AblationArguments, name: str) -> None:
         shutil.copy(Path(trained, "metrics.json"), folder)
     else:
         train(settings, folder)
-    measure(arguments, settings["target"], trained or folder, folder / "tau.json")
+    measure(arguments, settings, trained or folder, folder / "tau.json")
 
 
 def train(settings: dict, folder: Path) -> None:
@@ -138,9 +146,9 @@ def train(settings: dict, folder: Path) -> None:
         subprocess.run(command, stdout=log, stderr=log, check=True)
 
 
-def measure(arguments: AblationArguments, target_name: str, saved: str | Path, out: Path) -> None:
+def measure(arguments: AblationArguments, settings: dict, saved: str | Path, out: Path) -> None:
     """Measure a saved head's tau on the held-out prompts."""
-    target, tokenizer = load_target(target_name)
+    target, tokenizer = open_target(settings)
     head = Eagle3DraftHead.from_pretrained(saved, dtype=target.dtype, tree="saved").eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
     stats = collect_stats(

@@ -54,6 +54,20 @@ class AdaptArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter laid over the target."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
+            "one, else the target's."
+        },
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after the head was "
+            "trained."
+        },
+    )
     target_dtype: str = field(
         default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."}
     )
@@ -172,10 +186,13 @@ def main() -> None:
 
     # 1) the head, the target, and the target's answers to both kinds of prompts
     prompts = split_prompts(arguments, training.eval_prompts)
-    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32)
+    head = Eagle3DraftHead.from_pretrained(
+        arguments.head, dtype=torch.float32, vocab_size=arguments.vocab_size
+    )
     target, tokenizer = load_target(
         arguments.target,
         arguments.adapter,
+        tokenizer=arguments.tokenizer,
         dtype=arguments.target_dtype,
         device=training.target_device,
         work="batch",

@@ -40,10 +40,21 @@ class BenchmarkArguments:
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of another tokenizer; default: the target's."},
+    )
     head: str | None = field(
         default=None,
         metadata={
             "help": "Folder of a head with its plan.json; without one the target drafts for itself."
+        },
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after the head was "
+            "trained."
         },
     )
     plan: str | None = field(
@@ -78,9 +89,14 @@ class BenchmarkArguments:
 def open_drafter(arguments: BenchmarkArguments, target: Any) -> tuple[Any, Trees]:
     """Who drafts, and the trees by name."""
     if arguments.head is not None:
-        head = open_head(arguments.head, target)
+        head = open_head(arguments.head, target, vocab_size=arguments.vocab_size)
         head.plan = load_plan(arguments.head, target, head)
         return head, TREES
+    if arguments.vocab_size is not None:
+        raise ValueError(
+            f"vocab_size is {arguments.vocab_size}, which is of a head, and head is missing; leave "
+            "it out"
+        )
     assistant = SelfSpeculation(arguments.sinks, arguments.window)
     trees = {}
     for gamma in arguments.gammas:
@@ -116,7 +132,9 @@ def print_shares(speeds: list[Speed]) -> None:
 
 def main() -> None:
     (arguments,) = TrlParser((BenchmarkArguments,)).parse_args_and_config()
-    target, tokenizer = open_target(arguments.target, dtype=arguments.dtype)
+    target, tokenizer = open_target(
+        arguments.target, tokenizer=arguments.tokenizer, dtype=arguments.dtype
+    )
     assistant, trees = open_drafter(arguments, target)
     cells = list(product(arguments.batches, arguments.lengths))
     if arguments.max_steps > 0:

@@ -45,6 +45,13 @@ class CaptureArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter laid over the target."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
+            "one, else the target's."
+        },
+    )
     target_dtype: str = field(
         default="auto",
         metadata={"help": "The target's dtype while it reads; auto: the fastest here."},
@@ -95,7 +102,11 @@ def layer_ids(arguments: CaptureArguments, target: Any) -> list[int]:
 def main() -> None:
     (arguments,) = TrlParser((CaptureArguments,)).parse_args_and_config()
     target, tokenizer = open_target(
-        arguments.target, arguments.adapter, dtype=arguments.target_dtype, work="prefill"
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.target_dtype,
+        work="prefill",
     )
     examples, skipped = prepare_examples(
         target,

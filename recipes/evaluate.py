@@ -133,13 +133,15 @@ def measure(
 
 def main() -> None:
     (arguments,) = TrlParser((EvaluationArguments,)).parse_args_and_config()
-    saved = Eagle3DraftHead.from_pretrained(arguments.head)
+    saved = Eagle3DraftHead.from_pretrained(arguments.head, vocab_size=arguments.vocab_size)
     trees = named_trees(arguments, saved)
     fingerprint = weights_fingerprint(saved)
     progress = Progress(arguments, fingerprint)
     for dtype, prompts in prompts_by_dtype(arguments):
-        target, tokenizer = open_target(arguments.target, arguments.adapter, dtype=dtype)
-        head = open_head(arguments.head, target)
+        target, tokenizer = open_target(
+            arguments.target, arguments.adapter, tokenizer=arguments.tokenizer, dtype=dtype
+        )
+        head = open_head(arguments.head, target, vocab_size=arguments.vocab_size)
         for (name, tree), temperature in product(trees.items(), arguments.temperatures):
             if progress.holds(dtype_name(target), name, temperature):
                 continue

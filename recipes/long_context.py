@@ -39,6 +39,17 @@ class LongContextArguments:
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     head: str = field(metadata={"help": "Folder or hub id of the draft head."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of another tokenizer; default: the target's."},
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after the head was "
+            "trained."
+        },
+    )
     lengths: list[int] = field(
         default_factory=lambda: [1000, 2000, 4000, 8000],
         metadata={"help": "Prompt lengths in tokens."},
@@ -120,8 +131,10 @@ def print_line(line: dict[str, Any]) -> None:
 
 def main() -> None:
     (arguments,) = TrlParser((LongContextArguments,)).parse_args_and_config()
-    target, tokenizer = open_target(arguments.target, dtype=arguments.dtype)
-    head = open_head(arguments.head, target, tree="saved")
+    target, tokenizer = open_target(
+        arguments.target, tokenizer=arguments.tokenizer, dtype=arguments.dtype
+    )
+    head = open_head(arguments.head, target, tree="saved", vocab_size=arguments.vocab_size)
     check_target(target, head)
     count = arguments.max_steps if arguments.max_steps > 0 else arguments.prompts
     lines = []

@@ -39,6 +39,10 @@ class Arguments:
         }
     )
     output_dir: str = field(metadata={"help": "Where the head goes."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of another tokenizer; default: the target's."},
+    )
     draft_vocab_size: int = field(default=8192, metadata={"help": "Tokens the head can propose."})
     batch_size: int = field(default=4, metadata={"help": "Conversations a step."})
     max_steps: int = field(default=200, metadata={"help": "Optimiser steps."})
@@ -108,7 +112,9 @@ def next_batch(
 
 def main() -> None:
     (arguments,) = TrlParser((Arguments,)).parse_args_and_config()
-    target, tokenizer = open_target(arguments.target, dtype=torch.float32)
+    target, tokenizer = open_target(
+        arguments.target, tokenizer=arguments.tokenizer, dtype=torch.float32
+    )
     conversations = load_conversations(arguments.dataset)
     examples, _ = prepare_examples(target, tokenizer, conversations)
     torch.manual_seed(arguments.seed)

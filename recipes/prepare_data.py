@@ -41,6 +41,13 @@ class DataArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter laid over the target."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
+            "one, else the target's."
+        },
+    )
     target_dtype: str = field(
         default="auto",
         metadata={"help": "The target's dtype while it writes; auto: the fastest here."},
@@ -84,7 +91,11 @@ def collect_prompts(
 def main() -> None:
     (arguments,) = TrlParser((DataArguments,)).parse_args_and_config()
     target, tokenizer = open_target(
-        arguments.target, arguments.adapter, dtype=arguments.target_dtype, work="batch"
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.target_dtype,
+        work="batch",
     )
     prompts = collect_prompts(arguments, target, tokenizer)
     if arguments.max_steps > 0:

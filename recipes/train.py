@@ -75,11 +75,25 @@ class ScriptArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter laid over the target."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
+            "one, else the target's."
+        },
+    )
     target_dtype: str = field(
         default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."}
     )
     head: str | None = field(
         default=None, metadata={"help": "Continue from this head; its own vocabulary is kept."}
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after --head was "
+            "trained."
+        },
     )
     draft_vocab_size: int = field(
         default=8192,
@@ -125,6 +139,11 @@ class ScriptArguments:
         if (self.dataset is None) == (self.features is None):
             raise ValueError(
                 f"dataset is {self.dataset!r} and features {self.features!r}; give one of the two"
+            )
+        if self.vocab_size and not self.head:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size} and head is missing; a new head takes the "
+                "target's: leave it out"
             )
 
 
@@ -207,7 +226,9 @@ def make_head(
     """(head, share of the response tokens it can draft): an old one, None, or a new one."""
     covered = None
     if arguments.head:
-        head = Eagle3DraftHead.from_pretrained(arguments.head, dtype=torch.float32)
+        head = Eagle3DraftHead.from_pretrained(
+            arguments.head, dtype=torch.float32, vocab_size=arguments.vocab_size
+        )
     else:
         head, covered = new_head(
             target,
@@ -257,6 +278,7 @@ def main() -> None:
     target, tokenizer = load_target(
         arguments.target,
         arguments.adapter,
+        tokenizer=arguments.tokenizer,
         dtype=arguments.target_dtype,
         device=training.target_device,
         work="prefill",

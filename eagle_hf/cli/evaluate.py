@@ -47,9 +47,16 @@ def run(arguments: EvaluateArguments) -> None:
     gguf_file(arguments.target)
     prompts = load_suite(arguments.categories, arguments.per_category)
     tree = TreeConfig.parse(arguments.tree) if arguments.tree else "auto"
-    head = Eagle3DraftHead.from_pretrained(arguments.head, tree=tree)
+    head = Eagle3DraftHead.from_pretrained(
+        arguments.head, tree=tree, vocab_size=arguments.vocab_size
+    )
     fingerprint = weights_fingerprint(head)
-    target, tokenizer = open_target(arguments.target, arguments.adapter, dtype=arguments.dtype)
+    target, tokenizer = open_target(
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.dtype,
+    )
     head.to(target.device, target.dtype)
 
     # 2) answer every prompt with the head and without it

@@ -31,6 +31,13 @@ class ExportArguments:
             "and the head is held against its config."
         },
     )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after the head was "
+            "trained."
+        },
+    )
     out: Path = field(metadata={"help": "New folder."})
 
 
@@ -40,7 +47,9 @@ def run(arguments: ExportArguments) -> None:
     if arguments.to == "speculators" and not name:
         name = named_target(arguments.head)
     target = AutoConfig.from_pretrained(name) if name else None
-    head = Eagle3DraftHead.from_pretrained(arguments.head, dtype="auto")
+    head = Eagle3DraftHead.from_pretrained(
+        arguments.head, dtype="auto", vocab_size=arguments.vocab_size
+    )
     export_head(head, arguments.out, arguments.to, name, target)
     print(f"the head is in {arguments.out}")
 

@@ -99,6 +99,11 @@ class PlanArguments(SettingArguments):
                 f"{given or 'nothing'} was given as a folder for plan.json and is none; give "
                 "--out an existing one"
             )
+        if self.vocab_size and not self.head:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, but no --head was given that it could be of; "
+                "leave it out"
+            )
         if self.repeats < 0:
             raise ValueError(
                 f"repeats is {self.repeats}; give how often every cell is decoded, or 0 to leave "
@@ -121,7 +126,12 @@ class PlanArguments(SettingArguments):
 def run(arguments: PlanArguments) -> None:
     """Make a plan, and measure what it predicts."""
     # 1) open both models; refuse what no plan can be made for
-    target, tokenizer = open_target(arguments.target, arguments.adapter, dtype=arguments.dtype)
+    target, tokenizer = open_target(
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.dtype,
+    )
     assistant = open_assistant(arguments, target, tokenizer)
     check_lengths(target, arguments.lengths)
     check_target(target, assistant, TreeConfig())  # its own tree may need the plan
@@ -170,7 +180,7 @@ def open_assistant(
 ) -> Any:
     """Open the drafter that the plan is for."""
     if arguments.head:
-        return open_head(arguments.head, target)
+        return open_head(arguments.head, target, vocab_size=arguments.vocab_size)
     if arguments.draft:
         window = arguments.window or None
         return open_draft_model(

@@ -17,6 +17,20 @@ class AnswerArguments:
     adapter: str | None = field(
         default=None, metadata={"help": "PEFT adapter laid over the target."}
     )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
+            "one, else the target's."
+        },
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the target, where its embeddings were resized after the head was "
+            "trained."
+        },
+    )
     categories: list[str] = field(
         default_factory=lambda: ["chat", "code", "math"],
         metadata={"help": "Bundled categories or .jsonl files."},

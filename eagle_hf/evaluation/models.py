@@ -17,6 +17,7 @@ def open_target(
     name: str | Path,
     adapter: str | Path | None = None,
     *,
+    tokenizer: str | Path | None = None,
     dtype: str | torch.dtype = "auto",
     work: str = "draft",
 ) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -25,7 +26,7 @@ def open_target(
     Args:
         name: hub id, folder, `.gguf` file, or "smollm2".
         adapter: hub id or folder of a PEFT adapter laid over it.
-        dtype, work: as in `load_target`.
+        tokenizer, dtype, work: as in `load_target`.
 
     Returns:
         (target, tokenizer); the target is frozen and in eval mode.
@@ -33,18 +34,24 @@ def open_target(
     Raises:
         ValueError: where it cannot be opened.
     """
-    return load_target(name, adapter, dtype=dtype, device=default_device(), work=work)
+    return load_target(
+        name, adapter, tokenizer=tokenizer, dtype=dtype, device=default_device(), work=work
+    )
 
 
 def open_head(
-    source: str | Path, target: Any, *, tree: TreeConfig | str = "auto"
+    source: str | Path,
+    target: Any,
+    *,
+    tree: TreeConfig | str = "auto",
+    vocab_size: int | None = None,
 ) -> Eagle3DraftHead:
     """Open a head for a target: in its dtype, on its device, in eval mode.
 
     Args:
         source: folder or hub id of the head.
         target: the opened target.
-        tree: as in `Eagle3DraftHead.from_pretrained`.
+        tree, vocab_size: as in `Eagle3DraftHead.from_pretrained`.
 
     Returns:
         The head.
@@ -52,7 +59,9 @@ def open_head(
     Raises:
         ValueError, OSError: for what is no head.
     """
-    head = Eagle3DraftHead.from_pretrained(source, dtype=target.dtype, tree=tree)
+    head = Eagle3DraftHead.from_pretrained(
+        source, dtype=target.dtype, tree=tree, vocab_size=vocab_size
+    )
     return head.to(execution_device(target)).eval()
 
 

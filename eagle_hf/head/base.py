@@ -117,6 +117,7 @@ class DraftHead(PreTrainedModel):
         pretrained_model_name_or_path: str | Path,
         *args,
         tree: TreeConfig | str = "auto",
+        vocab_size: int | None = None,
         **kwargs,
     ):
         """Open a saved head of any dialect (`dialects.DIALECTS`).
@@ -134,6 +135,8 @@ class DraftHead(PreTrainedModel):
                   or with a plan is kept.
                 - "saved" keeps the tree saved with the head.
                 - A `TreeConfig` replaces it.
+            vocab_size: Of a target whose embeddings were resized since the head was trained (see
+                `resize_vocabulary`). Default: as saved.
             kwargs: As in `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -151,6 +154,8 @@ class DraftHead(PreTrainedModel):
         head = loaded[0] if isinstance(loaded, tuple) else loaded
         head.name_or_path = head.config.name_or_path = str(pretrained_model_name_or_path)
         head.dialect = opened.dialect
+        if vocab_size is not None:
+            head.resize_vocabulary(vocab_size)
         if isinstance(tree, TreeConfig):
             head.tree = tree
         head.tree_by_machine = tree == "auto" and head.tree.is_replaceable

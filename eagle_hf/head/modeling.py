@@ -95,6 +95,33 @@ class Eagle3DraftHead(DraftHead):
             self.d2t.copy_(d2t)
             self.t2d.copy_(t2d)
 
+    def resize_vocabulary(self, vocab_size: int) -> None:
+        """Follow a target whose embeddings were resized; what the head drafts stays.
+
+        The ids that old and new target share must mean the same. The others are never drafted.
+
+        Args:
+            vocab_size: Tokens of the resized target.
+
+        Raises:
+            ValueError: The target lacks a token that the head drafts.
+        """
+        target_ids = self.draft_to_target
+        last = int(target_ids[-1])
+        if last >= vocab_size:
+            raise ValueError(
+                f"vocab_size is {vocab_size} but the head drafts tokens up to {last}; give "
+                f"{last + 1} at least, or use the head trained for this target"
+            )
+        d2t, t2d = vocabulary_buffers(target_ids, vocab_size)
+        self.config.vocab_size = vocab_size
+        if len(target_ids) < vocab_size:
+            self.register_buffer("d2t", d2t)
+            self.register_buffer("t2d", t2d)
+        elif hasattr(self, "d2t"):  # the draft vocabulary is the whole one now
+            del self.d2t
+            del self.t2d
+
     def get_output_embeddings(self) -> nn.Module:
         """The LM head, which PEFT may wrap."""
         return self.lm_head

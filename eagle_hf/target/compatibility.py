@@ -33,15 +33,22 @@ def check_compatible(target: Any, head_config: Eagle3Config) -> None:
 def _check_sizes(config: Any, head_config: Eagle3Config) -> None:
     """Refuse a target of other sizes than those that the head was made for, as far as it says."""
     remedy = "use the head trained for this target, or train one: Eagle3Config.from_target(target)"
+    resized = (
+        "if its embeddings were resized and the common ids mean the same, say so: "
+        f"Eagle3DraftHead.from_pretrained(head, vocab_size={config.vocab_size}) or "
+        f"head.resize_vocabulary({config.vocab_size}); otherwise {remedy}"
+    )
     layers = (head_config.eagle_hf or {}).get("target_num_hidden_layers")
-    sizes = {
-        "vocabulary": (head_config.vocab_size, config.vocab_size),
-        "hidden size": (head_config.target_hidden_size, target_size(config, "hidden_size")),
-        "layer count": (layers, target_size(config, "num_hidden_layers")),
-    }
-    for what, (expected, found) in sizes.items():
+    hidden_size = target_size(config, "hidden_size")
+    layer_count = target_size(config, "num_hidden_layers")
+    sizes = [
+        ("hidden size", head_config.target_hidden_size, hidden_size, remedy),
+        ("layer count", layers, layer_count, remedy),
+        ("vocabulary", head_config.vocab_size, config.vocab_size, resized),
+    ]
+    for what, expected, found, advice in sizes:
         if expected is not None and expected != found:
             raise ValueError(
                 f"the head was made for a target with {what} {expected}, this target's is "
-                f"{found}; {remedy}"
+                f"{found}; {advice}"
             )

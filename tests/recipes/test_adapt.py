@@ -12,6 +12,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
+from transformers import LlamaForCausalLM
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
 
@@ -101,6 +102,23 @@ def test_a_head_is_adapted_to_a_target_with_an_adapter(folder):
     head = Eagle3DraftHead.from_pretrained(folder / "out" / "head")
     old = Eagle3DraftHead.from_pretrained(folder / "head")
     assert not torch.equal(head.norm.weight, old.norm.weight.float())
+
+
+@pytest.mark.slow
+def test_a_head_follows_an_adapter_that_grew_the_target(folder):
+    base = LlamaForCausalLM.from_pretrained(folder / "target")
+    base.resize_token_embeddings(33)
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(folder / "grown")
+    word_tokenizer(33).save_pretrained(folder / "grown")
+    flags = ["--max_steps", "2", "--adapter", "grown"]
+    assert "vocab_size=33" in run(folder, *flags, status=1)
+    metrics = json.loads(run(folder, *flags, "--vocab_size", "33").splitlines()[-1])
+    assert metrics["steps"] == 2
+    head = Eagle3DraftHead.from_pretrained(folder / "out" / "head")
+    old = Eagle3DraftHead.from_pretrained(folder / "head")
+    assert head.config.vocab_size == 33
+    assert torch.equal(head.draft_to_target, old.draft_to_target)
 
 
 @pytest.fixture(scope="module")

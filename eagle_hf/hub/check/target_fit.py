@@ -9,6 +9,8 @@ from eagle_hf.hub.layer_ids import find_depth
 from eagle_hf.hub.saved_head import SavedHead
 from eagle_hf.hub.saved_target import Target
 
+REMEDY = "use the head that was trained for this target, or train one"
+
 
 def check_fit(head: SavedHead, target: Target | None) -> Findings:
     """Check the sizes that a head shares with its target."""
@@ -19,6 +21,7 @@ def check_fit(head: SavedHead, target: Target | None) -> Findings:
         head.size("vocab_size"),
         target.config.get("vocab_size"),
         source="EAGLE#249, EAGLE#214",
+        remedy=f"{REMEDY}; where its embeddings were resized, export the head with --vocab-size",
     )
     yield from _check_same_size(
         "target_hidden_size",
@@ -34,7 +37,9 @@ def check_fit(head: SavedHead, target: Target | None) -> Findings:
         )
 
 
-def _check_same_size(key: str, ours: Any, theirs: Any, source: str = "") -> Findings:
+def _check_same_size(
+    key: str, ours: Any, theirs: Any, source: str = "", remedy: str = REMEDY
+) -> Findings:
     """Check one size against the target's."""
     if ours != theirs:
         yield error(
@@ -42,7 +47,7 @@ def _check_same_size(key: str, ours: Any, theirs: Any, source: str = "") -> Find
             ENGINES,
             happens=f"{shown(ours)}, but the target's is {shown(theirs)}: loading stops, or drafts "
             "are noise",
-            remedy="use the head that was trained for this target, or train one",
+            remedy=remedy,
             source=source,
         )
 

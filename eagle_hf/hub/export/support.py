@@ -77,4 +77,7 @@ def check_target(config: Eagle3Config, target: PretrainedConfig | None) -> None:
         if value and theirs != value:
             wrong.append(f"its {name} is {theirs}, not {value}")
     if wrong:
-        raise ValueError(f"this is not the head's target: {'; '.join(wrong)}; name its own")
+        raise ValueError(
+            f"this is not the head's target: {'; '.join(wrong)}; name its own, or, where its "
+            "embeddings were resized, give their size: vocab_size"
+        )

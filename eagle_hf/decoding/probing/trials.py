@@ -154,6 +154,9 @@ def _from_plain(model: PreTrainedModel, door: Callable[..., list[torch.Tensor]])
         plain = plain_logits(model, text, lines)
     except Exception as error:
         raise Unfit(f"plain generate raises {_first_line(error)} for random tokens") from error
+    if not all(logits.isfinite().all() for logits in plain):
+        # eager attention does its softmax in float32, where a float64 mask is minus infinity
+        raise Unfit(f"plain generate in {model.dtype} gives logits that are not finite")
     trees = door(model, text)
     distances = []
     for line, logits in zip(lines, plain, strict=True):

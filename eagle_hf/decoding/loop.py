@@ -148,8 +148,11 @@ class Run:
         prompts = self.sequences.prompts
         _, prepared = take_cache(prepare_inputs(self.target, prompts, self.cache, inputs))
         # the positions that the model reads: some classes move those that generate counted
-        masks = (inputs.get("attention_mask"), prepared.get("position_ids"))
-        self.masks = TreeMask(self.target, prompts, *masks)
+        positions = prepared.get("position_ids")
+        if positions is None and inputs.get("position_ids") is not None:
+            # and some drop them, to count slots, padding included
+            positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
+        self.masks = TreeMask(self.target, prompts, inputs.get("attention_mask"), positions)
         if prefilled is None:
             prefilled = self._read_prompts(prepared)
         else:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from drafting import plain_and_drafted
-from tiny import tiny_head, tiny_target
+from tiny import left_padded, tiny_head, tiny_target
 from tiny_vision import KINDS, image_prompts, vision_target
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.decoding.masks import TreeMask
@@ -72,6 +73,40 @@ def test_sinks_are_turned_to_where_text_behind_images_is_placed(kind):
     plain, fast = plain_and_drafted(vision_target(kind), knows_nearly_all, inputs, **GREEDY)
     assert torch.equal(plain, fast)
     assert knows_nearly_all.last_run.tau > 1.5
+
+
+class CountsSlots(GPT2LMHeadModel):
+    """Counts positions itself, padding included, as Exaone 4.5 does."""
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        return super().prepare_inputs_for_generation(*args, **kwargs) | {"position_ids": None}
+
+
+class CountsFromOne(GPT2LMHeadModel):
+    """Begins at position 1, as PaliGemma does."""
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return inputs | {"position_ids": inputs["position_ids"] + 1}
+
+
+@pytest.mark.parametrize("made_of", [CountsSlots, CountsFromOne])
+def test_trees_are_placed_where_the_model_itself_places_text(made_of):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=31,
+        n_embd=32,
+        n_layer=7,
+        n_head=4,
+        n_positions=128,
+        initializer_range=0.25,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    target = made_of(config).double().eval()
+    inputs = left_padded(target, [9, 4])
+    plain, fast = plain_and_drafted(target, tiny_head(target), inputs, **GREEDY)
+    assert torch.equal(plain, fast)
 
 
 def test_trees_after_an_image_go_on_by_one_on_every_axis():

@@ -163,8 +163,8 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
 
 def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:
     """Raise a ValueError where `tokens` on top of a length leave the target's context."""
-    limit = unwrap(target).config.get_text_config().max_position_embeddings
-    if max(lengths) + max(tokens) > limit:
+    limit = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None)
+    if limit and max(lengths) + max(tokens) > limit:
         raise ValueError(
             f"lengths are {list(lengths)} with {max(tokens)} tokens read on top, but the target's "
             f"context is {limit} tokens; measure shorter ones"

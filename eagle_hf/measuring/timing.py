@@ -15,7 +15,13 @@ from eagle_hf.decoding.assistants import Drafter
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.masks import MaskFormat
-from eagle_hf.target import execution_device, unwrap
+from eagle_hf.head.base import (
+    DraftHead,
+)
+from eagle_hf.target import (
+    execution_device,
+    unwrap,
+)
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -121,6 +127,7 @@ def draft_forward(
     return run
 
 
+@torch.no_grad()
 def noise_cache(target, batch: int, length: int) -> TargetCache:
     """A target's cache as if it had read a text, full of noise.
 
@@ -132,14 +139,24 @@ def noise_cache(target, batch: int, length: int) -> TargetCache:
     Returns:
         The cache.
     """
-    config = unwrap(target).config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = TargetCache()
-    for layer in range(config.num_hidden_layers):
-        noise = _noise((batch, heads, length, width), target)
-        cache.update(noise, noise, layer)
+    for layer, (keys, values) in enumerate(_layer_shapes(target)):
+        key_noise = _noise((batch, keys[1], length, keys[3]), target)
+        value_noise = _noise((batch, values[1], length, values[3]), target)
+        cache.update(key_noise, value_noise, layer)
     return cache
+
+
+def _layer_shapes(model) -> list[tuple[torch.Size, torch.Size]]:
+    """The shapes [1, h, 1, D] of one token's keys and values, of every layer that keeps its own.
+
+    Keys may be wider than values, layers may differ, and some read another's. So a token is read.
+    """
+    inner = unwrap(model)
+    if isinstance(inner, DraftHead):  # one layer of Llama
+        shape = torch.Size((1, inner.config.num_key_value_heads, 1, inner.config.head_dim))
+        return [(shape, shape)]
+    return [(layer.keys.shape, layer.values.shape) for layer in read_cache(model, 1, 1).layers]
 
 
 def read_cache(target, batch: int, length: int) -> TargetCache:

@@ -85,3 +85,15 @@ def test_the_head_holds_no_weight_of_the_target(target, head):
     assert not any("embed" in name for name in names)
     storages = {p.data_ptr() for p in target.parameters()}
     assert storages.isdisjoint(p.data_ptr() for p in head.parameters())
+
+
+def test_a_scale_of_the_embeddings_changes_nothing(target):
+    """Gemma's embeddings are scaled here and unscaled in engines: the first norm removes it."""
+    head = tiny_head(target)
+    text = left_padded(target, [15])["input_ids"]
+    raw = target.get_input_embeddings()(text)  # [1, S, H]
+    with torch.no_grad():
+        aux, _ = target_states(target, text, aux_layer_ids(target, head.config))
+        unscaled = head(raw, aux)[0]
+        scaled = head(raw * 32**0.5, aux)[0]
+    assert torch.allclose(scaled, unscaled, atol=1e-3)

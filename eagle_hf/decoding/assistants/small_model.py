@@ -100,7 +100,8 @@ class WindowedDraft(Assistant):
         check_mode(self.model, "draft model")
         self._name_unused_length()
         limit = position_limit(self.model)
-        if limit < target.config.get_text_config().max_position_embeddings:
+        context = getattr(target.config.get_text_config(), "max_position_embeddings", None)
+        if limit < (context or 0):
             raise ValueError(
                 f"the draft model knows {limit} positions, fewer than the target; draft with a "
                 "model of RoPE, or a longer one"

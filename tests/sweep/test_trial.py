@@ -33,14 +33,14 @@ def test_an_error_that_this_package_did_not_phrase_is_a_crash(monkeypatch):
     assert outcome == Outcome("crash", "greedy: ValueError: not enough values to unpack")
 
 
-def test_a_refusal_after_a_forward_is_late():
+def test_a_refusal_after_the_prompt_was_read_is_late():
     error = None
     try:
         SelfSpeculation(gamma=0)
     except ValueError as caught:
         error = caught
-    assert failed(error, "greedy", forwards=0).kind == "refused"
-    assert failed(error, "greedy", forwards=1).kind == "late refusal"
+    assert failed(error, "greedy", reads=0).kind == "refused"
+    assert failed(error, "greedy", reads=1).kind == "late refusal"
 
 
 def test_drafts_are_accepted_so_that_the_trial_means_something():

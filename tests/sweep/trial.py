@@ -87,22 +87,28 @@ ASSISTANTS: dict[str, Callable[[PreTrainedModel], Any]] = {
 }
 
 
-class Counted:
-    """Counts the forwards of a target inside a block."""
+class PromptReads:
+    """Counts the forwards inside a block in which a target reads the prompt.
 
-    def __init__(self, target: PreTrainedModel) -> None:
+    Forwards over other tokens are allowed before a refusal: that is how a target is tried.
+    """
+
+    def __init__(self, target: PreTrainedModel, prompt: torch.Tensor) -> None:
         self.target = target
+        self.prompt = prompt
         self.count = 0
 
-    def __enter__(self) -> "Counted":
-        self.handle = self.target.register_forward_pre_hook(self._add)
+    def __enter__(self) -> "PromptReads":
+        self.handle = self.target.register_forward_pre_hook(self._look, with_kwargs=True)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.handle.remove()
 
-    def _add(self, module: Any, args: Any) -> None:
-        self.count += 1
+    def _look(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        tokens = kwargs.get("input_ids")
+        if tokens is not None and torch.equal(tokens, self.prompt):
+            self.count += 1
 
 
 def try_class(entry: Entry) -> dict[str, Outcome]:
@@ -142,12 +148,13 @@ def attempt(
     tokens = 0
     assistant = None
     for setting, plain in expected.items():
-        with Counted(target) as forwards:
+        prompt = prompts(entry, target, SETTINGS[setting][0])["input_ids"]
+        with PromptReads(target, prompt) as reads:
             try:
                 assistant = assistant or ASSISTANTS[name](target)
                 output = generate(entry, target, setting, assistant)
             except Exception as error:
-                return failed(error, setting, forwards.count)
+                return failed(error, setting, reads.count)
         if plain is None or not torch.equal(output, plain):
             return Outcome("difference", f"{setting}: {first_difference(output, plain)}")
         rounds += assistant.last_run.rounds
@@ -165,14 +172,14 @@ def generate(entry: Entry, target: PreTrainedModel, setting: str, assistant: Any
     )
 
 
-def failed(error: Exception, setting: str, forwards: int) -> Outcome:
-    """An error as an outcome: a refusal is a ValueError of this package, before any forward."""
+def failed(error: Exception, setting: str, reads: int) -> Outcome:
+    """An error as an outcome: a refusal is our ValueError, before a prompt is read."""
     sentence = " ".join(str(error).split())
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if not isinstance(error, ValueError) or PACKAGE not in raised_in.parents:
         return Outcome("crash", f"{setting}: {type(error).__name__}: {sentence}")
-    if forwards:
-        return Outcome("late refusal", f"{setting}, after {forwards} forwards: {sentence}")
+    if reads:
+        return Outcome("late refusal", f"{setting}: {sentence}")
     return Outcome("refused", sentence)
 
 

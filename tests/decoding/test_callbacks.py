@@ -17,6 +17,7 @@ from transformers.generation.stopping_criteria import ConfidenceCriteria
 from user_callbacks import CRITERIA, PROCESSORS, Recorder
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.compat import take_cache
 
 GREEDY = dict(do_sample=False)
 SAMPLED = dict(do_sample=True, temperature=0.9, top_k=0)
@@ -100,13 +101,17 @@ def test_a_stateful_processor_sees_every_token_once_and_in_order(target, trained
     assert trained_head.last_run.tau > 1
 
 
-def test_ended_rows_keep_the_scores_of_plain_decoding(target, trained_head):
+def test_ended_rows_keep_the_scores_and_the_cache_of_plain_decoding(target, trained_head):
     inputs = left_padded(target, [7, 3, 5])
     settings = dict(max_new_tokens=60, eos_token_id=[5, 11, 17], processors=["across"])
     keeps = dict(return_dict_in_generate=True, output_scores=True, output_logits=True)
     out = check_equal(target, trained_head, inputs, **settings, **keeps)
-    ended = (out[:, 7:] == 0).sum(1)
-    assert ended.max() > 3  # steps of padding
+    assert (out[:, 7:] == 0).sum(1).max() > 3  # steps of padding
+    outputs, _ = both(target, trained_head, inputs, **settings, **keeps)
+    caches = [take_cache(output)[0] for output in outputs]
+    for plain, fast in zip(*(cache.layers for cache in caches), strict=True):
+        assert torch.allclose(plain.keys, fast.keys, atol=1e-9)
+        assert torch.allclose(plain.values, fast.values, atol=1e-9)
 
 
 def test_some_drafts_are_accepted_in_every_row_at_once(target, trained_head):

@@ -11,7 +11,7 @@ from tiny import tiny_target
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 VOCABULARY = 64  # bitsandbytes' kernels want multiples of 32, its blocks 64 inputs
-LAYERS = 7
+LAYERS = 4
 
 
 def plain_target(tied: bool = False, seed: int = 0) -> LlamaForCausalLM:

@@ -153,9 +153,9 @@ def tensor_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 def _is_packed(module: nn.Module) -> bool:
     """Whether a module multiplies with a matrix that it does not store as a plain tensor."""
-    if not isinstance(getattr(module, "in_features", None), int):
-        return False
-    if hasattr(module, "base_layer"):  # an adapter around the layer
+    if "in_features" not in vars(module):  # quicker than hasattr, which searches
         return False
     weight = getattr(module, "weight", None)
-    return not is_plain(weight) and not isinstance(weight, DTensor)
+    if is_plain(weight) or isinstance(weight, DTensor):
+        return False
+    return not hasattr(module, "base_layer")  # an adapter around the layer has one

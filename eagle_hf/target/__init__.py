@@ -28,6 +28,7 @@ from eagle_hf.target.rope import (
 )
 from eagle_hf.target.structure import (
     decoder_layers,
+    embedded_ids,
     final_norm_gain,
     layer_kinds,
     position_limit,
@@ -54,6 +55,7 @@ __all__ = [
     "decoder_layers",
     "default_device",
     "draft_vocab_logits",
+    "embedded_ids",
     "execution_device",
     "final_norm_gain",
     "lay_adapter",

@@ -122,6 +122,20 @@ def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
     return gain[0, 0]
 
 
+def embedded_ids(target: Any, token_ids: torch.Tensor) -> torch.Tensor:
+    """Return ids that the target's embedding table holds.
+
+    Some image-text models have placeholders beyond their vocabulary. No embedding is read for them
+    there, and token 0 stands for them here.
+
+    Args:
+        target: A causal LM.
+        token_ids: Any shape, int64.
+    """
+    vocab_size = unwrap(target).config.get_text_config().vocab_size
+    return token_ids.masked_fill(token_ids >= vocab_size, 0)
+
+
 def position_limit(model: Any) -> int:
     """Return how many positions a model knows.
 

@@ -26,6 +26,7 @@ from eagle_hf.target import (
     check_teacher,
     check_whole_adapters,
     draft_vocab_logits,
+    embedded_ids,
     unwrap,
 )
 from eagle_hf.training.acceptance import answerable_prompts, check_prompts, measure_acceptance
@@ -178,6 +179,8 @@ class Eagle3Trainer(ResumableTrainer):
         with torch.autocast(inputs["input_ids"].device.type, enabled=False):
             inputs = inputs | self.states.run_target(inputs)
             next_ids = inputs["input_ids"].roll(-1, dims=1)  # slot p sees token p + 1
+            if "image_inputs" in inputs:
+                next_ids = embedded_ids(self.target, next_ids)
             embeddings = unwrap(self.target).get_input_embeddings()(next_ids)  # [B, S, H]
             teacher = ask_teacher(inputs, self._target_lm_head(head), head.draft_to_target)
 

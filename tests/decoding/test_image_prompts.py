@@ -4,8 +4,8 @@ import pytest
 import torch
 from drafting import plain_and_drafted
 from tiny import left_padded, tiny_head, tiny_target
-from tiny_vision import KINDS, image_prompts, vision_target
-from transformers import GPT2Config, GPT2LMHeadModel
+from tiny_vision import IMAGE_TOKEN, KINDS, image_prompts, vision_target
+from transformers import AutoModelForImageTextToText, GPT2Config, GPT2LMHeadModel
 
 from eagle_hf import SelfSpeculation, WindowedDraft
 from eagle_hf.decoding.masks import TreeMask
@@ -73,6 +73,17 @@ def test_sinks_are_turned_to_where_text_behind_images_is_placed(kind):
     plain, fast = plain_and_drafted(vision_target(kind), knows_nearly_all, inputs, **GREEDY)
     assert torch.equal(plain, fast)
     assert knows_nearly_all.last_run.tau > 1.5
+
+
+def test_placeholders_beyond_the_vocabulary_are_read_as_the_target_reads_them():
+    config = KINDS["gemma3"].config()
+    config.image_token_id = 40
+    torch.manual_seed(0)
+    target = AutoModelForImageTextToText.from_config(config).double().eval()
+    inputs = image_prompts("gemma3", PROMPTS[ROWS])
+    inputs["input_ids"].masked_fill_(inputs["input_ids"] == IMAGE_TOKEN, 40)
+    plain, fast = plain_and_drafted(target, tiny_head(target), inputs, **GREEDY)
+    assert torch.equal(plain, fast)
 
 
 class CountsSlots(GPT2LMHeadModel):

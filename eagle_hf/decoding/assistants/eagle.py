@@ -32,7 +32,14 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.planning.plan import PLAN, Plan
 from eagle_hf.provenance import dtype_name, weights_fingerprint
-from eagle_hf.target import aux_layer_ids, capture_aux, check_compatible, execution_device, unwrap
+from eagle_hf.target import (
+    aux_layer_ids,
+    capture_aux,
+    check_compatible,
+    embedded_ids,
+    execution_device,
+    unwrap,
+)
 
 
 class EagleAssistant(Assistant):
@@ -101,6 +108,7 @@ class EagleDrafter(Drafter):
         super().__init__(context, Window(*head.window) if head.window else None)
         self.model = head
         self.head = head
+        self.target = context.target
         self.embed = unwrap(context.target).get_input_embeddings()
         self.aux_layer_ids = tuple(aux_layer_ids(context.target, head.config))
         self.draft_to_target = head.draft_to_target
@@ -112,6 +120,7 @@ class EagleDrafter(Drafter):
     def start(self, input_ids, visible, aux, first, selection, shift=None):
         order, counts = left_aligned(visible)
         tokens = input_ids.gather(1, order).roll(-1, dims=1)
+        tokens = embedded_ids(self.target, tokens)
         tokens.scatter_(1, counts[:, None] - 1, first[:, None])
         self.pending = [Pending(counts, tokens, take_slots(aux, order))]
 

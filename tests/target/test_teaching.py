@@ -186,7 +186,7 @@ def test_a_model_that_names_another_decoder_is_read():
         **SMALL,
         intermediate_size_mlp=48,
         num_local_experts=2,
-        attention_chunk_size=None,
+        attention_chunk_size=16,
     )
     model = seeded(Llama4ForCausalLM, config)
     check_teacher(model, [2, 3, 4])

@@ -27,6 +27,7 @@ OTHER_NAMES = {
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads"),
     "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len", "seq_length"),
+    "rope_theta": ("rotary_emb_base", "global_rope_theta", "rotary_base"),
     "hidden_act": ("hidden_activation", "activation_function", "activation"),
 }
 EMBEDDING_WIDTHS = ("word_embed_proj_dim", "embedding_size", "input_embedding_size")
@@ -184,6 +185,9 @@ def _rope(config: Any) -> dict[str, Any] | None:
         kinds = [part for part in table.values() if isinstance(part, dict)]
         tables += kinds or [table]
     thetas = [table["rope_theta"] for table in tables if table.get("rope_theta")]
+    alone = single_value(config, "rope_theta")  # of configs that have no such table
+    if not thetas and alone is not None:
+        thetas = [alone]
     if not thetas:
         return None
     return {"rope_type": "default", "rope_theta": max(thetas)}

@@ -112,7 +112,8 @@ def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
     decoder = text_decoder(target)
     norm = None
     for name in FINAL_NORM_NAMES:
-        norm = norm or getattr(decoder, name, None)
+        if norm is None:
+            norm = getattr(decoder, name, None)
     if norm is None:
         return None
     model = unwrap(target)

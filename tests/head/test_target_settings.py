@@ -114,11 +114,13 @@ def test_names_of_foreign_configs_are_understood():
         model_type = "foreign"
 
     target = Foreign()
-    for name, value in dict(n_embd=32, n_layer=7, n_head=4, n_positions=99, vocab_size=40).items():
+    sizes = dict(n_embd=32, n_layer=7, n_head=4, n_positions=99, vocab_size=40)
+    for name, value in (sizes | {"rotary_emb_base": 500}).items():
         setattr(target, name, value)
     head = Eagle3Config.from_target(target)
     assert (head.hidden_size, head.num_attention_heads, head.head_dim) == (32, 4, 8)
     assert head.max_position_embeddings == 99
+    assert head.rope_parameters["rope_theta"] == 500
     assert head.aux_layer_ids == [2, 3, 4]
 
 

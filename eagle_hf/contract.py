@@ -115,6 +115,12 @@ def generate_knows_remote_code() -> bool:
     return "custom_generate" in variables
 
 
+@clause("generate hands what it has prepared to a function given as custom_generate")
+def functions_generate() -> bool:
+    text = source(GenerationMixin.generate)
+    return "isinstance(custom_generate, Callable)" in text and "**model_kwargs" in text
+
+
 @clause("prepare_inputs_for_generation takes a cache and is_first_iteration")
 def inputs_are_prepared() -> bool:
     return "is_first_iteration" in parameters(GenerationMixin.prepare_inputs_for_generation)

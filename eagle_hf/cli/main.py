@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from eagle_hf.cli import check, evaluate, export, merge, plan, quickstart, roofline, serve
+from eagle_hf.cli import check, evaluate, export, merge, plan, quickstart, roofline, serve, targets
 from eagle_hf.cli.command import Command, add_arguments, read_arguments
 from eagle_hf.data.manifest import library_versions
 
@@ -11,6 +11,7 @@ COMMANDS: tuple[Command, ...] = (
     quickstart.COMMAND,
     evaluate.COMMAND,
     plan.COMMAND,
+    targets.COMMAND,
     check.COMMAND,
     export.COMMAND,
     serve.COMMAND,

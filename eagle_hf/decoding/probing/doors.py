@@ -4,6 +4,7 @@ B rows, S prompt slots, N nodes, H hidden, V vocabulary.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -37,10 +38,11 @@ def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
     for name in ("logits_processor", "stopping_criteria"):
         inputs.pop(name)
     _, inputs = take_cache(inputs)
-    masks = TreeMask(model, input_ids, inputs.get("attention_mask"), inputs.get("position_ids"))
     cache = TargetCache(limit=ROOM)
-    forward = TargetForward(model, cache)
     _, prepared = take_cache(prepare_inputs(model, input_ids, cache, inputs))
+    positions = _prompt_positions(input_ids, inputs, prepared)
+    masks = TreeMask(model, input_ids, inputs.get("attention_mask"), positions)
+    forward = TargetForward(model, cache)
     forward.read_prompt(**prepared)
     ends = [input_ids.shape[1]] * len(input_ids)
     logits = []
@@ -51,6 +53,17 @@ def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
         cache.commit(max(ends), ends, [list(nodes) for nodes in KEPT])
         ends = [end + len(nodes) for end, nodes in zip(ends, KEPT, strict=True)]
     return logits
+
+
+def _prompt_positions(
+    input_ids: torch.Tensor, inputs: dict[str, Any], prepared: dict[str, Any]
+) -> torch.Tensor | None:
+    """The positions at which a model reads its prompt; None where nothing says."""
+    positions = prepared.get("position_ids")
+    if positions is None and inputs.get("position_ids") is not None:
+        # the model drops what generate counted, and counts slots
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    return positions
 
 
 def drafted_logits(model, text: Text) -> list[torch.Tensor]:

@@ -100,13 +100,13 @@ def outcome(trial: Trial, model: PreTrainedModel) -> str:
 
 def _try(trial: Trial, model: PreTrainedModel) -> str:
     """What is wrong with the first of a model's stand-ins from which something can be learnt."""
-    reason = ""
+    reasons = []
     for subject, make in _stand_ins(model):
         try:
             return _judge(trial, make(), subject)
         except Unfit as error:
-            reason = str(error)
-    return reason
+            reasons.append(str(error))
+    return "it cannot be tried: " + ", ".join(dict.fromkeys(reasons))
 
 
 def _stand_ins(model: PreTrainedModel) -> Iterator[tuple[str, Callable[[], PreTrainedModel]]]:
@@ -121,13 +121,13 @@ def _tiny(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     try:
         return miniature(type(model), model.config, dtype)
     except Exception as error:  # whatever a class raises for sizes that do not suit it
-        raise Unfit(f"no tiny model of it can be made ({_first_line(error)})") from error
+        raise Unfit(f"a tiny model of its config raises {_first_line(error)}") from error
 
 
 def _itself(model: PreTrainedModel) -> PreTrainedModel:
     """The model, where it has weights and no dropout."""
     if model.device.type == "meta":
-        raise Unfit("no tiny model of it can be made, and its own weights are not at hand")
+        raise Unfit("its own weights are not at hand")
     if model.training:
         raise ValueError(f"{_name(model)} is in training mode; call eval() before generate")
     return model
@@ -153,7 +153,7 @@ def _from_plain(model: PreTrainedModel, door: Callable[..., list[torch.Tensor]])
     try:
         plain = plain_logits(model, text, lines)
     except Exception as error:
-        raise Unfit(f"plain generate raises {_first_line(error)} for random tokens") from error
+        raise Unfit(f"plain generate raises {_first_line(error)}") from error
     if not all(logits.isfinite().all() for logits in plain):
         # eager attention does its softmax in float32, where a float64 mask is minus infinity
         raise Unfit(f"plain generate in {model.dtype} gives logits that are not finite")

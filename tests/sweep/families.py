@@ -156,7 +156,7 @@ FAMILIES: dict[str, Family] = {
     "XLNetConfig": FLOAT32,
     "xLSTMConfig": Family({"chunk_size": 16, "hidden_size": 64, "num_heads": 4}),
     "XmodConfig": Family({"default_language": "en_XX"}),
-    "ZambaConfig": Family({"attn_layer_period": 3, "attn_layer_offset": 2}),
+    "ZambaConfig": Family({"attn_layer_period": 3, "attn_layer_offset": 0}),
     "Zamba2Config": Family(
         {"layers_block_type": ["linear_attention", "hybrid"] * (LAYERS // 2), "n_mamba_heads": 8}
     ),
@@ -251,5 +251,4 @@ UNBUILT: dict[str, str] = {
     "MusicgenMelodyForCausalLM": CODES,
     "PerceptionLMForConditionalGeneration": TIMM,
     "PI0ForConditionalGeneration": "has no generate",
-    "ZambaForCausalLM": "its tied layers need the full pattern of 76 layers",
 }

@@ -17,6 +17,7 @@ from sweep.trial import ASSISTANTS, Outcome, try_class
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
 COLUMNS = ["head", "WindowedDraft", "SelfSpeculation"]
 WHOLE = "WindowedDraft(window=None)"
+SERVED = {"served", "whole cache"}
 PROCESSES = 2
 INTRODUCTION = """# Targets
 
@@ -40,12 +41,12 @@ and in a left-padded batch.
 def short_reason(sentence: str) -> str:
     """A refusal's first part, without the name of the class."""
     reason = re.split(r"[;:] ", sentence)[0]
-    reason = re.sub(r"^(the \w+ of )?[A-Z]\w+[. ]", "", reason)
+    reason = re.sub(r"^\w*[A-Z]\w*[. ]", "", reason)
     return reason.replace("|", "/")
 
 
 def cells(outcomes: dict[str, Outcome]) -> list[str]:
-    """What the page says of a class, by column."""
+    """What the page says of a class: by column, or in one cell where nothing is served."""
     texts = []
     for column in COLUMNS:
         outcome = outcomes[column]
@@ -54,6 +55,8 @@ def cells(outcomes: dict[str, Outcome]) -> list[str]:
             texts.append("whole cache" if whole.kind == "served" else describe(whole))
         else:
             texts.append(describe(outcome))
+    if not SERVED.intersection(texts):
+        return ["; ".join(dict.fromkeys(texts))]
     return texts
 
 
@@ -73,17 +76,19 @@ def render(rows: dict[str, list[str]], reasons: dict[str, str]) -> str:
         rows: The cells of every class that was tried.
         reasons: Why other classes were not tried.
     """
-    served = {name: texts for name, texts in rows.items() if set(texts) & {"served", "whole cache"}}
+    served = {name: texts for name, texts in rows.items() if len(texts) == len(COLUMNS)}
     refused = {name: texts for name, texts in rows.items() if name not in served}
-    parts = [INTRODUCTION.format(version=transformers.__version__)]
-    parts.append(f"## Served: {len(served)}\n\n" + table(served))
-    parts.append(f"## Refused: {len(refused)}\n\n" + table(refused))
     unbuilt = {name: [reason] for name, reason in reasons.items()}
-    parts.append(f"## Not tried: {len(unbuilt)}\n\n" + table(unbuilt, ["why"]))
+    parts = [
+        INTRODUCTION.format(version=transformers.__version__),
+        f"## Served: {len(served)}\n\n" + table(served, COLUMNS),
+        f"## Refused: {len(refused)}\n\n" + table(refused, ["why"]),
+        f"## Not tried: {len(unbuilt)}\n\n" + table(unbuilt, ["why"]),
+    ]
     return "\n".join(parts)
 
 
-def table(rows: dict[str, list[str]], columns: list[str] = COLUMNS) -> str:
+def table(rows: dict[str, list[str]], columns: list[str]) -> str:
     """A Markdown table of classes."""
     lines = [
         "| " + " | ".join(["class (configuration)", *columns]) + " |",

@@ -67,3 +67,8 @@ def test_a_window_that_is_refused_leaves_the_whole_cache():
         "SelfSpeculation": Outcome("crash", "RuntimeError: shapes"),
     }
     assert cells(outcomes) == ["has no list of layers", "whole cache", "**crash**"]
+
+
+def test_what_is_refused_throughout_has_one_cell():
+    refusal = Outcome("refused", "MambaForCausalLM has layers of the kind ['mamba']: use another")
+    assert cells(dict.fromkeys(ASSISTANTS, refusal)) == ["has layers of the kind ['mamba']"]

@@ -14,7 +14,7 @@ from transformers import (
     Phi3Config,
 )
 
-from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
+from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments, TreeConfig
 from eagle_hf.data import capture_features
 from eagle_hf.data.features import Features
 from eagle_hf.target import changing_ropes, rope_limit, target_states
@@ -75,13 +75,13 @@ def dynamic():
 
 
 def gemma3():
-    """A Gemma 3 with windows, and LongRoPE in the layers that have none."""
+    """A Gemma 3 with windows, and dynamic NTK in the layers that have none."""
     config = Gemma3TextConfig(
         **SIZES,
-        max_position_embeddings=64,
+        max_position_embeddings=LIMIT,
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention"] * 2,
-        rope_parameters={"sliding_attention": dict(DEFAULT), "full_attention": dict(LONGROPE)},
+        rope_parameters={"sliding_attention": dict(DEFAULT), "full_attention": dict(DYNAMIC)},
     )
     return seeded(config)
 
@@ -123,7 +123,7 @@ def mixtral():
     return seeded(config)
 
 
-CHANGING = {"longrope": phi3, "dynamic": dynamic, "longrope in some layers": gemma3}
+CHANGING = {"longrope": phi3, "dynamic": dynamic, "dynamic in some layers": gemma3}
 FAMILIES = CHANGING | {"opt": opt, "gpt2": gpt2, "bloom": bloom, "mixtral": mixtral}
 
 
@@ -244,7 +244,8 @@ def test_the_limit_of_a_rope_is_found_in_nested_parameters():
 def test_a_tree_beyond_the_limit_of_some_layers_is_refused():
     target = gemma3()
     head = tiny_head(target)
-    with pytest.raises(ValueError, match="'longrope' and max_length is 20, beyond its 16"):
+    head.tree = TreeConfig(depth=2, top_k=2, nodes=4)
+    with pytest.raises(ValueError, match="'dynamic' and max_length is 20, beyond its 16"):
         target.generate(random_rows((12,))[0][None], assistant_model=head, max_new_tokens=8)
 
 

@@ -159,7 +159,10 @@ def word_tokenizer(vocab_size: int = 31) -> PreTrainedTokenizerFast:
 
 
 def letter_tokenizer() -> PreTrainedTokenizerFast:
-    """Tokens 5 to 30 are the letters a to z."""
+    """A tokenizer whose tokens 5 to 30 are the letters a to z, so that any text can be stopped at.
+
+    Stop strings need tokens that can be cut.
+    """
     words = {"<0>": 0, "<1>": 1, "<2>": 2, "<3>": 3, "<4>": 4}
     for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz"):
         words[letter] = 5 + index

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_head, word_tokenizer
-from transformers import MistralConfig, MistralForCausalLM, TextStreamer
+from peft import LoraConfig, get_peft_model
+from tiny import letter_tokenizer, tiny_head, tiny_target, word_tokenizer
+from transformers import (
+    GenerationConfig,
+    MaxLengthCriteria,
+    MistralConfig,
+    MistralForCausalLM,
+    TextStreamer,
+)
 
 from eagle_hf import TreeConfig
 from eagle_hf.hub.publish import OWN_GENERATE, add_custom_generate
@@ -133,6 +140,57 @@ def test_it_streams_and_takes_another_length_of_chain(
     assert capsys.readouterr().out == expected
 
 
+def stopped(target, **settings):
+    """40 greedy tokens, but for a stop string that they hold."""
+    tokenizer = letter_tokenizer()
+    alone = target.generate(PROMPT, max_new_tokens=40, eos_token_id=None)
+    end = tokenizer.decode(alone[0, 25:27])
+    settings = {"max_new_tokens": 40, "eos_token_id": None} | settings
+    return {"stop_strings": [end], "tokenizer": tokenizer} | settings
+
+
+def test_stop_strings_end_the_text(target, trained_head, publish):
+    settings = stopped(target)
+    plain = target.generate(PROMPT, **settings)
+    assert plain.shape[1] < 45
+    assert torch.equal(target.generate(PROMPT, **settings, **publish(trained_head)), plain)
+
+
+def test_stop_strings_of_a_config_and_criteria_of_the_caller_hold_together(
+    target, trained_head, publish
+):
+    settings = stopped(target)
+    strings = settings.pop("stop_strings")
+    tokenizer = settings.pop("tokenizer")
+    config = GenerationConfig(stop_strings=strings, **settings)
+    for limit in (12, 45):
+        call = dict(generation_config=config, tokenizer=tokenizer)
+        call["stopping_criteria"] = [MaxLengthCriteria(limit)]
+        plain = target.generate(PROMPT, **call)
+        assert torch.equal(target.generate(PROMPT, **call, **publish(trained_head)), plain)
+    assert config.stop_strings == strings
+
+
+def test_stop_strings_that_belong_to_the_model_are_refused(head, publish):
+    target = tiny_target()
+    target.generation_config.stop_strings = ["a"]
+    with pytest.raises(ValueError, match="the model's generation_config has stop_strings"):
+        target.generate(PROMPT, tokenizer=letter_tokenizer(), **publish(head))
+
+
+def test_states_of_the_target_that_it_cannot_follow_are_refused(head, publish):
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=[4]
+    )
+    activated = get_peft_model(tiny_target(), adapter)
+    with pytest.raises(ValueError, match="without an activated LoRA"):
+        activated.generate(input_ids=PROMPT, max_new_tokens=4, **publish(head))
+    training = tiny_target().train()
+    training.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="needs eval mode"):
+        training.generate(PROMPT, max_new_tokens=4, **publish(head))
+
+
 def test_without_the_flag_no_code_runs(target, head, publish):
     with pytest.raises(ValueError, match="trust_remote_code"):
         target.generate(PROMPT, **publish(head) | {"trust_remote_code": False})
@@ -181,6 +239,7 @@ def test_it_needs_no_eagle_hf():
         elif isinstance(node, ast.Import):
             imported.update(alias.name.split(".")[0] for alias in node.names)
     assert imported <= {
+        "copy",
         "functools",
         "importlib",
         "inspect",

@@ -15,6 +15,7 @@ Shapes: L tokens of the text, M tokens of one pass, H hidden, V target vocabular
 states (3).
 """
 
+import copy
 import functools
 import importlib.util
 import inspect
@@ -33,6 +34,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteriaList,
+    StopStringCriteria,
 )
 from transformers.models.llama.modeling_llama import (
     LlamaMLP,
@@ -99,7 +101,33 @@ def generate(
         draft_tokens=draft_tokens or drafter.depth,
         streamer=kwargs.get("streamer"),
     )
-    return model.generate(custom_generate=decoding, **kwargs)
+    return model.generate(custom_generate=decoding, **with_stop_strings(model, kwargs))
+
+
+def with_stop_strings(model: PreTrainedModel, kwargs: dict) -> dict:
+    """The arguments of generate with a criterion in place of stop strings.
+
+    transformers makes that criterion itself, but hands a function of custom_generate's kind no
+    tokenizer to make it with.
+    """
+    tokenizer = kwargs.get("tokenizer")
+    config = kwargs.get("generation_config")
+    strings = kwargs.get("stop_strings") or getattr(config, "stop_strings", None)
+    if model.generation_config.stop_strings is not None:
+        raise ValueError(
+            "the model's generation_config has stop_strings, which this custom_generate cannot "
+            "take from there; set them to None there and pass stop_strings and tokenizer"
+        )
+    if strings is None or tokenizer is None:
+        return kwargs  # without strings there is nothing to do, without a tokenizer generate raises
+    kwargs = kwargs | {"stop_strings": None}
+    if config is not None:
+        kwargs["generation_config"] = copy.deepcopy(config)
+        kwargs["generation_config"].stop_strings = None
+    given = kwargs.get("stopping_criteria") or []
+    criterion = StopStringCriteria(tokenizer, strings)
+    kwargs["stopping_criteria"] = StoppingCriteriaList([criterion, *given])
+    return kwargs
 
 
 def decode(
@@ -482,6 +510,13 @@ def check_target(model: PreTrainedModel, head: Head) -> list[str]:
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         needs.append("RoPE whose frequencies do not change with the length")
+    for adapter in getattr(model, "peft_config", {}).values():
+        # It works on the newest tokens of a forward only, as PEFT counts them for one at a time.
+        if getattr(adapter, "alora_invocation_tokens", None):
+            needs.append("a target without an activated LoRA")
+    checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+    if model.training and checkpoints:
+        needs.append("eval mode, because gradient checkpointing in training drops the cache")
     layers = text.num_hidden_layers
     vocabulary = head.config.vocab_size
     width = head.config.hidden_size

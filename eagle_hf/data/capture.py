@@ -21,7 +21,7 @@ from eagle_hf.data.capture_folder import CaptureFolder, megabytes
 from eagle_hf.data.capture_plan import PlannedConversation, ShardPlan, plan_shards, scan_examples
 from eagle_hf.data.folder import FORMAT, Folder
 from eagle_hf.data.manifest import library_versions, only_one_run
-from eagle_hf.data.rows import Example
+from eagle_hf.data.rows import Example, check_lengths
 from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, measure_spread
 from eagle_hf.data.target_features import compute_features, stack_states, store_features
@@ -29,6 +29,7 @@ from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
     check_teacher,
     check_whole_adapters,
+    position_limit,
     unwrap,
 )
 from eagle_hf.target.packed import (
@@ -110,6 +111,8 @@ def capture_features(
     config = unwrap(target).config.get_text_config()
     layout = Layout(config.hidden_size, num_states=len(layer_ids) + 1, dtype=dtype)
     conversations, digest = scan_examples(examples, config.vocab_size)
+    lengths = {conversation.id: conversation.length for conversation in conversations}
+    check_lengths(lengths, position_limit(target))
     planned = plan_shards(conversations, layout, batch_tokens, shard_bytes)
     # 2) Say what makes the folder, so that another run can tell whether it may go on.
     settings = _describe_target(target) | {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eagle_hf.data.rows import Example, TokenValues
+from eagle_hf.data.rows import Example, TokenValues, check_tokenised
 from eagle_hf.data.shards import Layout
 
 
@@ -63,6 +63,7 @@ def scan_examples(
     digest = hashlib.sha256()
     for number in range(len(examples)):
         example = examples[number]
+        check_tokenised(example, number)
         name = str(example.get("id") or f"row-{number}")
         ids = _to_array(example.get("input_ids"))
         mask = _to_array(example.get("loss_mask"))

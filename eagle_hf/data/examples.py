@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.rows import Example, SkippedRow
-from eagle_hf.target import unwrap
+from eagle_hf.target import position_limit, unwrap
 
 
 def prepare_examples(
@@ -35,7 +35,8 @@ def prepare_examples(
         rows: mappings with `messages` (see `Conversation`), or with `input_ids` and `loss_mask`
             (see `Example`); a list, a `datasets.Dataset` or an `IterableDataset`.
         max_length: leave longer conversations out, in tokens. Default: the target's
-            `max_position_embeddings`, and no limit where its config has none.
+            `max_position_embeddings`, and no limit where its config has none. Beyond a table of
+            learned positions nothing is used, whatever this says.
         verbose: print how many rows are used and how many are skipped.
 
     Returns:
@@ -46,7 +47,7 @@ def prepare_examples(
             no chat template, or nothing names an end-of-turn token.
     """
     # 1) What does the target say?
-    limit = max_length or context_length(target)
+    limit = length_limit(target, max_length)
     # 2) Conversations, or tokens already?
     rows_are_tokenized, rows = _look_at_first(rows)
     if rows_are_tokenized:
@@ -61,6 +62,22 @@ def prepare_examples(
     if verbose:
         print(_summary(examples, skipped))
     return examples, skipped
+
+
+def length_limit(target: PreTrainedModel, max_length: int | None) -> int | None:
+    """How long a conversation may be that the target is to read.
+
+    Args:
+        target: a model, with or without wrappers.
+        max_length: what was asked for; None for what the target's config says.
+
+    Returns:
+        Tokens, never more than a table of learned positions holds; None for no limit.
+    """
+    limit = max_length or context_length(target)
+    if limit is None:
+        return None
+    return min(limit, position_limit(target))
 
 
 def context_length(target: PreTrainedModel) -> int | None:

@@ -25,6 +25,7 @@ from eagle_hf.data.rows import (
     Message,
     SkippedRow,
     check_messages,
+    check_tokenised,
     describe_type,
     first_reasons,
 )
@@ -291,10 +292,11 @@ def count_response_tokens(examples: Iterable[Example], vocab_size: int) -> torch
         int64 counts of shape [V].
 
     Raises:
-        ValueError: a learnt token is not in the vocabulary.
+        ValueError: an example is not tokenized, or a learnt token is not in the vocabulary.
     """
     counts = torch.zeros(vocab_size, dtype=torch.long)
-    for example in examples:
+    for number, example in enumerate(examples):
+        check_tokenised(example, number)
         is_learnt = torch.as_tensor(example["loss_mask"], dtype=torch.bool)  # [S]
         ids = torch.as_tensor(example["input_ids"])[is_learnt]
         if len(ids) and int(ids.max()) >= vocab_size:

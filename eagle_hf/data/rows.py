@@ -149,6 +149,47 @@ def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
     return "; ".join(reasons) or none
 
 
+def check_tokenised(example: object, number: int) -> None:
+    """Refuse what is no `Example`, such as a conversation that nobody has tokenised.
+
+    Args:
+        example: what arrived.
+        number: its place among the examples.
+
+    Raises:
+        ValueError: it has no `input_ids` and `loss_mask`.
+    """
+    if isinstance(example, Mapping) and "input_ids" in example and "loss_mask" in example:
+        return
+    name = number
+    found = describe_type(example)
+    if isinstance(example, Mapping):
+        name = example.get("id", number)
+        found = f"a row of {', '.join(map(str, example)) or 'nothing'}"
+    raise ValueError(
+        f"example {name!r} is {found}; tokenised rows with input_ids and loss_mask are needed: "
+        "examples, skipped = prepare_examples(target, tokenizer, rows)"
+    )
+
+
+def check_lengths(lengths: Mapping[str, int], limit: int) -> None:
+    """Refuse conversations that are longer than the target's table of positions.
+
+    Args:
+        lengths: tokens of each conversation by its id.
+        limit: positions that the target knows.
+
+    Raises:
+        ValueError: one is longer; the message names the first.
+    """
+    for name, length in lengths.items():
+        if length > limit:
+            raise ValueError(
+                f"conversation {name!r} has {length} tokens and the target knows {limit} "
+                "positions; leave it out: prepare_examples(target, tokenizer, rows) does"
+            )
+
+
 def check_messages(messages: object) -> None:
     """Refuse anything that is not a list of messages ending with the assistant.
 

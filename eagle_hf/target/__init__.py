@@ -1,7 +1,9 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
 from eagle_hf.target.adapter_kinds import check_adapters, check_whole_adapters
-from eagle_hf.target.adapters import lay_adapter
+from eagle_hf.target.adapters import (
+    lay_adapter,
+)
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,

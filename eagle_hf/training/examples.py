@@ -6,7 +6,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from eagle_hf.data.examples import context_length
+from eagle_hf.data.examples import length_limit
 from eagle_hf.data.features import Features
 from eagle_hf.data.masking import (
     SkippedRow,
@@ -116,7 +116,7 @@ class ExampleMaker:
 
     def _max_length(self) -> int | None:
         """The arguments' limit in tokens, or else the target's."""
-        return self.args.max_length or context_length(self.target)
+        return length_limit(self.target, self.args.max_length)
 
     def _check_features(self, features: Features) -> None:
         """Refuse features of another target, of other layers, or beyond max_length."""

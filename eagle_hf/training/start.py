@@ -23,6 +23,7 @@ from eagle_hf.target import (
     execution_device,
     final_norm_gain,
     logit_scaling,
+    position_limit,
     target_states,
     unwrap,
 )
@@ -60,8 +61,8 @@ def new_head(
         (the head, the share of the response tokens that its vocabulary covers).
 
     Raises:
-        ValueError: the target is none that a head can learn from, the examples hold too few
-            distinct tokens, or a setting does not exist.
+        ValueError: the target is none that a head can learn from, the examples are not tokenised or
+            hold too few distinct tokens, or a setting does not exist.
     """
     model = unwrap(target)
     finish_loading(model)
@@ -127,7 +128,7 @@ def calibrate_fc_norm(
     # 1) Run the target over the longest examples, all cut to the shortest of these.
     all_ids = [example["input_ids"] for example in examples]
     longest = sorted(all_ids, key=len)[-CALIBRATION_EXAMPLES:]
-    length = len(longest[0])
+    length = min(len(longest[0]), position_limit(target))
     input_ids = torch.tensor([ids[:length] for ids in longest], device=execution_device(target))
     aux, _ = target_states(target, input_ids, aux_layer_ids(target, head.config))  # [B, S, 3H]
 

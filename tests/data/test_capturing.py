@@ -194,7 +194,7 @@ def test_longest_conversations_come_first_and_batches_stay_within_their_tokens(
         ({"rows": []}, "no conversations to capture"),
         (
             {"rows": [{"id": "a", "input_ids": [1, 2]}]},
-            "'a' has 2 input_ids and 0 loss_mask values",
+            "'a' is a row of id, input_ids; tokenised rows with",
         ),
         (
             {"rows": [{"input_ids": [1, 31], "loss_mask": [1, 1]}]},

@@ -104,3 +104,18 @@ def test_a_target_in_training_mode_is_read_without_dropout(examples):
     target = seeded(GPT2LMHeadModel, resid_pdrop=0.5).train()
     new_head(target, examples, 20)
     assert target.training
+
+
+@pytest.mark.parametrize(
+    "rows, found",
+    [
+        ([{"messages": [], "id": "x"}], "example 'x' is a row of messages, id"),
+        ([{"input_ids": [5, 6]}], "example 0 is a row of input_ids"),
+        (([], []), "example 0 is an empty list"),  # all that prepare_examples returned
+        (["a text"], "example 0 is of type str"),
+    ],
+    ids=["conversations", "without masks", "a pair", "texts"],
+)
+def test_rows_that_nobody_has_tokenised_are_told_how(target, rows, found):
+    with pytest.raises(ValueError, match=f"{found}; tokenised rows .*prepare_examples\\("):
+        new_head(target, rows, 20)

@@ -5,14 +5,13 @@ Their sources and licences are in data/bundled/SOURCES.md.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
-from eagle_hf.data.rows import Prompt
-from eagle_hf.data.template import SENTINEL, chat_template, render_text
+from eagle_hf.data.rows import Message, Prompt
+from eagle_hf.data.template import SENTINEL, render_text
 
 SUITES = {
     "chat": "eval_chat_mt_bench",
@@ -76,16 +75,13 @@ def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchE
     Raises:
         ValueError: the tokenizer has no chat template.
     """
-    chat_template(tokenizer)  # refuses a tokenizer without one
-    messages: list[Any] = []
+    messages: list[Message] = []
     system = prompt.get("system")
     if system:
         messages.append({"role": "system", "content": system})
     messages.append({"role": "user", "content": prompt["turns"][0]})
-    tokens: Any = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    return tokens
+    text = render_text(tokenizer, messages, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False, return_tensors="pt")
 
 
 def long_prompts(

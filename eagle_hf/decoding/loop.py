@@ -23,7 +23,7 @@ from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.compiling import fixed_size, mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
-from eagle_hf.decoding.masks import TreeMask
+from eagle_hf.decoding.masks import TreeMask, prompt_positions
 from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.snapkv import Selection, recorded
@@ -147,11 +147,7 @@ class Run:
         """
         prompts = self.sequences.prompts
         _, prepared = take_cache(prepare_inputs(self.target, prompts, self.cache, inputs))
-        # the positions that the model reads: some classes move those that generate counted
-        positions = prepared.get("position_ids")
-        if positions is None and inputs.get("position_ids") is not None:
-            # and some drop them, to count slots, padding included
-            positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
+        positions = prompt_positions(prompts, inputs, prepared)
         self.masks = TreeMask(self.target, prompts, inputs.get("attention_mask"), positions)
         if prefilled is None:
             prefilled = self._read_prompts(prepared)

@@ -157,3 +157,25 @@ class TreeMask:
         positions = (slots + self.offset[:, None]).clamp(max=self.position_limit - 1)
         root = (committed + self.offset)[:, None]
         return positions.maximum(root)
+
+
+def prompt_positions(
+    input_ids: torch.Tensor, inputs: dict[str, Any], prepared: dict[str, Any]
+) -> torch.Tensor | None:
+    """The positions at which a model reads its prompts.
+
+    Some classes move those that generate has counted, and some drop them and count slots, padding
+    included.
+
+    Args:
+        input_ids: the prompts [B, S].
+        inputs: what generate has prepared.
+        prepared: the same, prepared by the model for its forward.
+
+    Returns:
+        [B, S] or [A, B, S]; None where nobody has counted.
+    """
+    positions = prepared.get("position_ids")
+    if positions is None and inputs.get("position_ids") is not None:
+        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    return positions

@@ -125,12 +125,9 @@ def calibrate_fc_norm(
         target: it runs once.
         examples: the spread is measured on the longest of them.
     """
-    # 1) Run the target over the longest examples, all cut to the shortest of these.
-    all_ids = [example["input_ids"] for example in examples]
-    longest = sorted(all_ids, key=len)[-CALIBRATION_EXAMPLES:]
-    length = min(len(longest[0]), position_limit(target))
-    input_ids = torch.tensor([ids[:length] for ids in longest], device=execution_device(target))
-    aux, _ = target_states(target, input_ids, aux_layer_ids(target, head.config))  # [B, S, 3H]
+    # 1) Run the target over the longest examples.
+    longest = sorted(examples, key=_length)[-CALIBRATION_EXAMPLES:]
+    aux = _calibration_states(target, longest, aux_layer_ids(target, head.config))  # [B, S, 3H]
 
     # 2) Each norm divides by the spread of its own third.
     thirds = aux.float().to(head.device).chunk(len(head.fc_norm), dim=-1)  # [B, S, H] each
@@ -138,3 +135,27 @@ def calibrate_fc_norm(
         norm.get_parameter("weight").fill_(1.0)
         spread = norm.float()(states).square().mean((0, 1)).sqrt()  # [H]
         norm.get_parameter("weight").copy_(1 / spread.clamp(min=1e-3))
+
+
+def _length(example: Example) -> int:
+    """Tokens of an example."""
+    return len(example["input_ids"])
+
+
+def _calibration_states(
+    target: PreTrainedModel, examples: Sequence[Example], layer_ids: list[int]
+) -> torch.Tensor:
+    """Aux hidden states [B, S, 3H] of examples from the shortest to the longest.
+
+    All are cut to the shortest. With images they cannot be cut: each is read alone, and B is 1.
+    """
+    device = execution_device(target)
+    if not any("image_inputs" in example for example in examples):
+        length = min(_length(examples[0]), position_limit(target))
+        cut = [example["input_ids"][:length] for example in examples]
+        return target_states(target, torch.tensor(cut, device=device), layer_ids)[0]
+    states = []
+    for example in examples:
+        ids = torch.tensor([example["input_ids"]], device=device)
+        states.append(target_states(target, ids, layer_ids, example.get("image_inputs"))[0])
+    return torch.cat(states, dim=1)

@@ -5,7 +5,7 @@ import torch
 from tiny import word_tokenizer
 from tiny_vision import IMAGE_TOKEN, VOCABULARY, image_tokenizer, picture, vision_processor
 
-from eagle_hf.data import tokenize_conversations
+from eagle_hf.data import first_turn_ids, tokenize_conversations
 from eagle_hf.data.masking import render
 from eagle_hf.data.template import render_text
 
@@ -107,6 +107,13 @@ def test_text_is_shown_to_templates_that_read_parts_alone():
     tokenizer = word_tokenizer(VOCABULARY)
     tokenizer.chat_template = PARTS_ONLY
     assert "w5 w6" in render_text(tokenizer, [{"role": "user", "content": "w5 w6"}])
+
+
+def test_evaluation_prompts_are_shown_to_templates_that_read_parts_alone():
+    tokenizer = word_tokenizer(VOCABULARY)
+    tokenizer.chat_template = PARTS_ONLY
+    prompt = {"id": "0", "turns": ["w5 w6"], "category": "other", "source": "here"}
+    assert first_turn_ids(tokenizer, prompt)["input_ids"].tolist() == [[3, 5, 6, 2]]
 
 
 def test_text_parts_are_joined_for_templates_that_read_text_alone():

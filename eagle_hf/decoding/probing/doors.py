@@ -4,7 +4,6 @@ B rows, S prompt slots, N nodes, H hidden, V vocabulary.
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from eagle_hf.compat import prepare_inputs, take_cache
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import DraftForward, TargetForward
-from eagle_hf.decoding.masks import MaskFormat, TreeMask
+from eagle_hf.decoding.masks import MaskFormat, TreeMask, prompt_positions
 from eagle_hf.decoding.pending import left_aligned, newest_output, padded_rows
 from eagle_hf.decoding.probing.text import KEPT, LEVELS, Text, settings
 from eagle_hf.decoding.tree import Tree
@@ -40,7 +39,7 @@ def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
     _, inputs = take_cache(inputs)
     cache = TargetCache(limit=ROOM)
     _, prepared = take_cache(prepare_inputs(model, input_ids, cache, inputs))
-    positions = _prompt_positions(input_ids, inputs, prepared)
+    positions = prompt_positions(input_ids, inputs, prepared)
     masks = TreeMask(model, input_ids, inputs.get("attention_mask"), positions)
     forward = TargetForward(model, cache)
     forward.read_prompt(**prepared)
@@ -53,17 +52,6 @@ def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
         cache.commit(max(ends), ends, [list(nodes) for nodes in KEPT])
         ends = [end + len(nodes) for end, nodes in zip(ends, KEPT, strict=True)]
     return logits
-
-
-def _prompt_positions(
-    input_ids: torch.Tensor, inputs: dict[str, Any], prepared: dict[str, Any]
-) -> torch.Tensor | None:
-    """The positions at which a model reads its prompt; None where nothing says."""
-    positions = prepared.get("position_ids")
-    if positions is None and inputs.get("position_ids") is not None:
-        # the model drops what generate counted, and counts slots
-        return torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    return positions
 
 
 def drafted_logits(model, text: Text) -> list[torch.Tensor]:

@@ -102,7 +102,8 @@ def with_tree_path(sdpa: Callable) -> Callable:
         if not torch.compiler.is_compiling():
             masks = _masks.get()
             recorder = _recorder.get()
-        if recorder is not None:
+        # vision towers, which read the prompt's images, do not number their layers
+        if recorder is not None and hasattr(module, "layer_idx"):
             recorder.record(module.layer_idx, query, scaling)
         if masks is None or not _suits_tree_path(query, key, attention_mask, kwargs):
             return sdpa(

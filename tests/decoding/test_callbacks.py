@@ -8,13 +8,12 @@ from drafting import given_tree, plain_and_drafted
 from tiny import left_padded, letter_tokenizer
 from transformers import (
     LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
     SynthIDTextWatermarkingConfig,
 )
 from transformers.generation.stopping_criteria import ConfidenceCriteria
-from user_callbacks import CRITERIA, PROCESSORS, Recorder
+from user_callbacks import CRITERIA, PROCESSORS, Recorder, penalty_with_lengths
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import take_cache
@@ -219,7 +218,7 @@ def test_a_batch_bound_processor_of_transformers_gives_plain_output(
 
 def test_a_penalty_with_a_length_for_every_row_gives_plain_output(target, trained_head):
     inputs = left_padded(target, [7, 3])
-    penalty = RepetitionPenaltyLogitsProcessor(1.5, prompt_ignore_length=torch.tensor([2, 6]))
+    penalty = penalty_with_lengths(1.5, torch.tensor([2, 6]))
     settings = dict(logits_processor=[penalty], max_new_tokens=25, eos_token_id=None)
     plain, fast = plain_and_drafted(target, trained_head, inputs, **settings)
     assert torch.equal(plain, fast)

@@ -18,6 +18,7 @@ from transformers import (
     StoppingCriteria,
     StopStringCriteria,
 )
+from user_callbacks import penalty_with_lengths
 
 from eagle_hf.decoding.callbacks import (
     ROW_WISE_CRITERIA,
@@ -180,7 +181,5 @@ def test_a_subclass_may_do_anything():
 
 
 def test_a_penalty_with_a_length_for_every_row_is_not_row_wise():
-    lengths = torch.tensor([2, 4])
-    penalty = RepetitionPenaltyLogitsProcessor(1.3, prompt_ignore_length=lengths)
-    assert not is_row_wise_processor(penalty)
+    assert not is_row_wise_processor(penalty_with_lengths(1.3, torch.tensor([2, 4])))
     assert is_row_wise_processor(RepetitionPenaltyLogitsProcessor(1.3, prompt_ignore_length=4))

@@ -81,6 +81,10 @@ def drafting(model: PreTrainedModel) -> float:
 
 def turning_sinks(model: PreTrainedModel) -> float:
     """How far turned keys are from those that the model writes at the new positions."""
+    try:
+        model(input_ids=Text.random(model.config, model.device).prompts)
+    except Exception as error:  # for example, experts that do not run in float64
+        raise Unfit(f"its forward raises {_first_line(error)}") from error
     return max(_distance(turned, read) for turned, read in turned_and_read_keys(model))
 
 

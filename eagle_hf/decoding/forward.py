@@ -22,7 +22,7 @@ from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.compiling import compiled
 from eagle_hf.decoding.tree_attention import tree_attention
-from eagle_hf.target import capture_aux, execution_device, unwrap
+from eagle_hf.target import capture_aux, execution_device, text_decoder, unwrap
 
 
 class Output(NamedTuple):
@@ -135,5 +135,5 @@ def install_output_capture(target, input_ids: torch.Tensor) -> None:
 
     A compiler cannot follow that, so it must happen before a graph is captured.
     """
-    if not captures_outputs(unwrap(target).get_decoder()):
+    if not captures_outputs(text_decoder(target)):
         run_whole(target, [0], input_ids=input_ids)

@@ -153,7 +153,8 @@ def tensor_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 def _is_packed(module: nn.Module) -> bool:
     """Whether a module multiplies with a matrix that it does not store as a plain tensor."""
-    if "in_features" not in vars(module):  # quicker than hasattr, which searches
+    own = vars(module)  # quicker than hasattr, which searches
+    if "in_features" not in own or "out_features" not in own:
         return False
     weight = getattr(module, "weight", None)
     if is_plain(weight) or isinstance(weight, DTensor):

@@ -10,6 +10,7 @@ from transformers import (
     DeepseekV3Config,
     ElectraConfig,
     FalconConfig,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
@@ -27,7 +28,7 @@ from transformers import (
     XLMConfig,
 )
 
-from eagle_hf import SelfSpeculation, WindowedDraft
+from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, WindowedDraft
 from eagle_hf.decoding.assistants.windows import check_drafting
 from eagle_hf.decoding.support import check_trees
 
@@ -119,7 +120,7 @@ def test_a_model_that_cannot_draft_is_refused_before_the_first_forward(name, tar
     calls = count_forwards(draft)
     inputs = left_padded(target, [5])
     for verifier, assistant in ((draft, SelfSpeculation(2, 9)), (target, WindowedDraft(draft))):
-        with pytest.raises(ValueError, match="does not draft as it generates: .*raised"):
+        with pytest.raises(ValueError, match="does not draft as it generates: .*(raised|was off by)"):
             verifier.generate(**inputs, assistant_model=assistant, max_new_tokens=8)
     assert not calls
 
@@ -274,3 +275,21 @@ def test_a_trial_changes_nothing_of_the_callers():
     assert facts == target.config.to_dict()
     for name, weight in target.state_dict().items():
         assert torch.equal(weight, weights[name])
+
+
+def test_a_head_is_refused_where_several_states_a_token_enter_the_layers():
+    config = Gemma3nTextConfig(
+        **TOKENS | GROUPED | dict(num_hidden_layers=4, intermediate_size=[64] * 4),
+        vocab_size_per_layer_input=31,
+        hidden_size_per_layer_input=8,
+        laurel_rank=4,
+        num_kv_shared_layers=0,
+        layer_types=["full_attention"] * 4,
+        activation_sparsity_pattern=[0.0] * 4,
+    )
+    target = model_of(config)
+    head = Eagle3DraftHead(Eagle3Config.from_target(target, num_attention_heads=4)).double()
+    calls = count_forwards(target)
+    with pytest.raises(ValueError, match=r"no hidden states .*\[4, 2, 20, 64\] enters layer 0"):
+        target.generate(torch.tensor([[5, 7]]), assistant_model=head, max_new_tokens=8)
+    assert not calls

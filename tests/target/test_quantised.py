@@ -141,6 +141,13 @@ def test_plain_models_have_no_packed_layers():
     assert not list(packed_linears(quantised.plain_target()))
 
 
+def test_a_block_of_layers_is_no_packed_layer():
+    """Aria's projector says how wide its inputs are, and has no weight of its own."""
+    block = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    block.in_features = 8
+    assert not list(packed_linears(block))
+
+
 def test_a_device_and_a_device_map_are_refused_together(tmp_path):
     quantised.plain_target().save_pretrained(tmp_path)
     word_tokenizer(quantised.VOCABULARY).save_pretrained(tmp_path)

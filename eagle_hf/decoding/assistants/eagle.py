@@ -25,6 +25,7 @@ from eagle_hf.decoding.pending import (
     padded_rows,
     take_slots,
 )
+from eagle_hf.decoding.probing import check_giving_states
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.attention import tree_attention, ttt_attention
@@ -78,6 +79,7 @@ class EagleAssistant(Assistant):
         check_compatible(target, self.head.config)
         with capture_aux(target, aux_layer_ids(target, self.head.config)):
             pass  # raises where the target's layers cannot be read
+        check_giving_states(target)
         device = execution_device(target)
         if device != self.head.device:
             raise ValueError(

@@ -10,6 +10,7 @@ from eagle_hf.decoding.probing import (
 )
 from eagle_hf.target import (
     changing_ropes,
+    text_decoder,
     unwrap,
 )
 
@@ -24,7 +25,7 @@ def check_sinks(model) -> None:
     Raises:
         ValueError: names what its RoPE does differently.
     """
-    decoder = unwrap(model).get_decoder()
+    decoder = text_decoder(model)
     config = unwrap(model).config.get_text_config()
     name = type(unwrap(model)).__name__
     rotary = getattr(decoder, "rotary_emb", None)

@@ -31,6 +31,7 @@ from eagle_hf.target import (
     execution_device,
     position_limit,
     target_logits,
+    text_decoder,
     unwrap,
 )
 
@@ -167,7 +168,7 @@ class ModelDrafter(Drafter):
         super().__init__(context, window)
         config = unwrap(model).config.get_text_config()
         self.model = model
-        self.decoder = unwrap(model).get_decoder()
+        self.decoder = text_decoder(model)
         self.device = execution_device(model)
         self.vocabulary = vocabulary or config.vocab_size
         if vocabulary is not None:

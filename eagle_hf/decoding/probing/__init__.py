@@ -8,8 +8,14 @@ along each of their branches. The logits must be the same.
 
 from eagle_hf.decoding.probing.trials import (
     check_drafting_trees,
+    check_giving_states,
     check_reading_trees,
     wrong_in_turning_sinks,
 )
 
-__all__ = ["check_drafting_trees", "check_reading_trees", "wrong_in_turning_sinks"]
+__all__ = [
+    "check_drafting_trees",
+    "check_giving_states",
+    "check_reading_trees",
+    "wrong_in_turning_sinks",
+]

@@ -16,7 +16,7 @@ from eagle_hf.decoding.pending import left_aligned, newest_output, padded_rows
 from eagle_hf.decoding.probing.text import KEPT, LEVELS, Text, settings
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.window import SlotMap
-from eagle_hf.target import target_logits
+from eagle_hf.target import target_logits, text_decoder
 
 ROOM = 64  # tokens that a row may become; none of the texts is as long
 
@@ -84,7 +84,7 @@ class DraftReader:
     """A language model that reads one tree after the other, as `ModelDrafter` does."""
 
     def __init__(self, model):
-        decoder = model.get_decoder()
+        decoder = text_decoder(model)
         self.model = model
         self.cache = DraftCache()
         self.slots = SlotMap(None, most_new=len(KEPT[0]))

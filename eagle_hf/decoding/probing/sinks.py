@@ -9,6 +9,7 @@ from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.probing.text import Text
 from eagle_hf.decoding.window import SlotMap, Window
+from eagle_hf.target import text_decoder
 
 WINDOW = Window(sinks=3, width=5)
 LENGTHS = (12, 10)  # tokens of the rows: their windows have rolled on by 4 and by 2
@@ -27,7 +28,7 @@ def turned_and_read_keys(model) -> list[tuple[torch.Tensor, torch.Tensor]]:
     kept = slots.start(counts)
     everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     turned = _read(model, tokens, everywhere, kept)
-    turned.turn_sinks(slots, model.get_decoder().rotary_emb)
+    turned.turn_sinks(slots, text_decoder(model).rotary_emb)
     assert slots.shift is not None, "the windows have rolled on"
     first = everywhere[:, : WINDOW.sinks]
     read = _read(model, tokens[:, : WINDOW.sinks], first + slots.shift[:, None], first)
@@ -40,6 +41,6 @@ def turned_and_read_keys(model) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _read(model, tokens, positions, kept) -> DraftCache:
     """A cache of what tokens [B, n] at `positions` write, of which the numbers `kept` stay."""
     cache = DraftCache()
-    forward = DraftForward(model.get_decoder(), cache, model.device, keeps_size=False)
+    forward = DraftForward(text_decoder(model), cache, model.device, keeps_size=False)
     forward.read_prompt(tokens, positions, kept)
     return cache

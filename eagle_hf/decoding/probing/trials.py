@@ -14,7 +14,7 @@ from eagle_hf.compat import attention_implementation, quiet_libraries
 from eagle_hf.decoding.probing.doors import drafted_logits, verified_logits
 from eagle_hf.decoding.probing.sinks import turned_and_read_keys
 from eagle_hf.decoding.probing.text import Text, plain_logits
-from eagle_hf.target import unwrap
+from eagle_hf.target import capture_aux, decoder_layers, unwrap
 from eagle_hf.target.miniature import miniature
 
 Trial = Callable[[PreTrainedModel], float]
@@ -60,6 +60,20 @@ def check_drafting_trees(model: Any) -> None:
         )
 
 
+def check_giving_states(model: Any) -> None:
+    """Refuse a target whose layers take other states than heads read.
+
+    Raises:
+        ValueError: says which, or what the model raised.
+    """
+    wrong = outcome(giving_states, unwrap(model))
+    if wrong:
+        raise ValueError(
+            f"{_name(model)} has no hidden states that a head could read: {wrong}; generate "
+            "without a head"
+        )
+
+
 def wrong_in_turning_sinks(model: Any) -> str:
     """What is wrong with a draft model's attention sinks when they follow a window, "" if nothing.
 
@@ -81,11 +95,21 @@ def drafting(model: PreTrainedModel) -> float:
 
 def turning_sinks(model: PreTrainedModel) -> float:
     """How far turned keys are from those that the model writes at the new positions."""
-    try:
-        model(input_ids=Text.random(model.config, model.device).prompts)
-    except Exception as error:  # for example, experts that do not run in float64
-        raise Unfit(f"its forward raises {_first_line(error)}") from error
+    _read(model, Text.random(model.config, model.device).prompts)
     return max(_distance(turned, read) for turned, read in turned_and_read_keys(model))
+
+
+def giving_states(model: PreTrainedModel) -> float:
+    """0, where one state a token, as wide as its embedding, enters every layer that runs."""
+    prompts = Text.random(model.config, model.device).prompts
+    expected = model.get_input_embeddings()(prompts).shape  # [B, S, H]
+    with capture_aux(model, list(range(len(decoder_layers(model))))) as aux:
+        _read(model, prompts)
+        shapes = aux.shapes()
+    for layer, shape in shapes.items():
+        if shape != expected:
+            raise ValueError(f"{list(shape)} enters layer {layer}, not {list(expected)}")
+    return 0.0
 
 
 def outcome(trial: Trial, model: PreTrainedModel) -> str:
@@ -167,6 +191,14 @@ def _from_plain(model: PreTrainedModel, door: Callable[..., list[torch.Tensor]])
         of_branch = trees[line.turn][line.row, list(line.branch)]
         distances.append(_distance(of_branch, logits))
     return max(distances)
+
+
+def _read(model: PreTrainedModel, prompts: torch.Tensor) -> None:
+    """Run a model over prompts [B, S]."""
+    try:
+        model(input_ids=prompts, use_cache=False)
+    except Exception as error:  # for example, experts that do not run in float64
+        raise Unfit(f"its forward raises {_first_line(error)}") from error
 
 
 def _distance(found: torch.Tensor, right: torch.Tensor) -> float:

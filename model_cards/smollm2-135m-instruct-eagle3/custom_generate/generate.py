@@ -508,7 +508,8 @@ def check_target(model: PreTrainedModel, head: Head) -> list[str]:
     if model.config.is_encoder_decoder or model._is_stateful or not has_layers:
         needs.append("a decoder whose layers can be read and whose cache can be cut")
     rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):
+    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    if any(part.get("rope_type") in ("dynamic", "longrope") for part in ropes):
         needs.append("RoPE whose frequencies do not change with the length")
     for adapter in getattr(model, "peft_config", {}).values():
         # It works on the newest tokens of a forward only, as PEFT counts them for one at a time.

@@ -18,13 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
-from eagle_hf import (
-    Eagle3DraftHead,
-    Eagle3Trainer,
-    Eagle3TrainingArguments,
-    load_target,
-    new_head,
-)
+from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, load_target, new_head
 from eagle_hf.data import (
     Example,
     Features,

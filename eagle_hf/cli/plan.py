@@ -19,13 +19,7 @@ from eagle_hf.evaluation import (
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.acceptance import DEPTH
 from eagle_hf.measuring.costs import check_lengths
-from eagle_hf.measuring.plans import (
-    describe,
-    make_plan,
-    measure_plan,
-    questions,
-    record_answers,
-)
+from eagle_hf.measuring.plans import describe, make_plan, measure_plan, questions, record_answers
 from eagle_hf.measuring.speeds import draw_speeds
 
 

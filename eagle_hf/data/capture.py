@@ -26,15 +26,8 @@ from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, measure_spread
 from eagle_hf.data.target_features import compute_features, stack_states, store_features
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import (
-    check_teacher,
-    check_whole_adapters,
-    position_limit,
-    unwrap,
-)
-from eagle_hf.target.packed import (
-    finish_loading,
-)
+from eagle_hf.target import check_teacher, check_whole_adapters, position_limit, unwrap
+from eagle_hf.target.packed import finish_loading
 
 
 @dataclass

@@ -15,10 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import until_end_of_turn
-from eagle_hf.target import (
-    execution_device,
-    prepared_images,
-)
+from eagle_hf.target import execution_device, prepared_images
 
 
 @contextmanager

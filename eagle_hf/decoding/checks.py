@@ -7,13 +7,7 @@ changes anything.
 from transformers import StaticCache
 from transformers.utils import logging
 
-from eagle_hf.compat import (
-    GENERATE_CACHE,
-    AssistedCall,
-    is_user_defined,
-    padding_token,
-    take_cache,
-)
+from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, padding_token, take_cache
 from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.callbacks import pads_ended_rows
 from eagle_hf.decoding.draft_length import asked_chain, name_unused

@@ -19,14 +19,7 @@ from eagle_hf.decoding.lockstep import LockstepVerifier
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
-from eagle_hf.decoding.verify import (
-    STANDS_STILL,
-    Verdict,
-    draw,
-    uniform,
-    verify,
-    verify_drawn,
-)
+from eagle_hf.decoding.verify import STANDS_STILL, Verdict, draw, uniform, verify, verify_drawn
 
 
 def make_verifier(

@@ -27,11 +27,7 @@ from eagle_hf.planning.plan import Plan
 from eagle_hf.planning.policies import FixedPolicy, PlainPolicy
 from eagle_hf.planning.sequoia import best_tree_for
 from eagle_hf.planning.static_tree import draw
-from eagle_hf.target import (
-    execution_device,
-    rope_limit,
-    unwrap,
-)
+from eagle_hf.target import execution_device, rope_limit, unwrap
 from eagle_hf.training.acceptance import held_out_prompts
 
 logger = logging.get_logger(__name__)

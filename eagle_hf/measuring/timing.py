@@ -15,13 +15,8 @@ from eagle_hf.decoding.assistants import Drafter
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.masks import MaskFormat
-from eagle_hf.head.base import (
-    DraftHead,
-)
-from eagle_hf.target import (
-    execution_device,
-    unwrap,
-)
+from eagle_hf.head.base import DraftHead
+from eagle_hf.target import execution_device, unwrap
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:

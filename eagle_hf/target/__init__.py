@@ -1,9 +1,7 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
 from eagle_hf.target.adapter_kinds import check_adapters, check_whole_adapters
-from eagle_hf.target.adapters import (
-    lay_adapter,
-)
+from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
@@ -19,15 +17,9 @@ from eagle_hf.target.logits import (
     next_token_summary,
     target_logits,
 )
-from eagle_hf.target.modules import (
-    execution_device,
-)
+from eagle_hf.target.modules import execution_device
 from eagle_hf.target.opening import load_processor, load_target
-from eagle_hf.target.rope import (
-    ChangingRope,
-    changing_ropes,
-    rope_limit,
-)
+from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
 from eagle_hf.target.structure import (
     decoder_layers,
     embedded_ids,
@@ -37,10 +29,7 @@ from eagle_hf.target.structure import (
     text_decoder,
     unwrap,
 )
-from eagle_hf.target.teaching import (
-    check_teacher,
-    choose_aux_layer_ids,
-)
+from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
 
 __all__ = [
     "AuxStates",

@@ -20,13 +20,8 @@ from transformers import (
 from eagle_hf.target.adapters import lay_adapter
 from eagle_hf.target.dtypes import default_device, resolve_dtype
 from eagle_hf.target.gguf import resolve
-from eagle_hf.target.packed import (
-    finish_loading,
-)
-from eagle_hf.target.tokenizers import (
-    open_tokenizer,
-    warn_of_unknown_tokens,
-)
+from eagle_hf.target.packed import finish_loading
+from eagle_hf.target.tokenizers import open_tokenizer, warn_of_unknown_tokens
 
 SHARED_OPTIONS = ("revision", "trust_remote_code", "token")  # of model, config and tokenizer
 

@@ -8,12 +8,7 @@ from transformers.utils import logging
 
 from eagle_hf.data.examples import length_limit
 from eagle_hf.data.features import Features
-from eagle_hf.data.masking import (
-    SkippedRow,
-    eos_token_ids,
-    tokenize_conversations,
-    usable_examples,
-)
+from eagle_hf.data.masking import SkippedRow, eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.rows import Example
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256

@@ -23,15 +23,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from eagle_hf.provenance import has_remembered_fingerprint, remember_fingerprint
-from eagle_hf.target import (
-    decoder_layers,
-    rope_limit,
-    text_decoder,
-    unwrap,
-)
-from eagle_hf.target.packed import (
-    packed_linears,
-)
+from eagle_hf.target import decoder_layers, rope_limit, text_decoder, unwrap
+from eagle_hf.target.packed import packed_linears
 
 FSDP2 = "fsdp2"
 REMEDY = (

@@ -32,12 +32,7 @@ from transformers import (
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from eagle_hf.target import (
-    check_teacher,
-    choose_aux_layer_ids,
-    target_logits,
-    target_states,
-)
+from eagle_hf.target import check_teacher, choose_aux_layer_ids, target_logits, target_states
 
 SMALL = dict(
     vocab_size=40,

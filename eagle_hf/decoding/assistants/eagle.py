@@ -18,13 +18,7 @@ import torch
 from eagle_hf.compat import attention_implementation
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.compiling import compiled
-from eagle_hf.decoding.pending import (
-    Pending,
-    left_aligned,
-    newest_output,
-    padded_rows,
-    take_slots,
-)
+from eagle_hf.decoding.pending import Pending, left_aligned, newest_output, padded_rows, take_slots
 from eagle_hf.decoding.probing import check_giving_states
 from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window

@@ -5,14 +5,8 @@ Their keys must be turned the way Llama's RoPE turns them, in every layer.
 
 import inspect
 
-from eagle_hf.decoding.probing import (
-    wrong_in_turning_sinks,
-)
-from eagle_hf.target import (
-    changing_ropes,
-    text_decoder,
-    unwrap,
-)
+from eagle_hf.decoding.probing import wrong_in_turning_sinks
+from eagle_hf.target import changing_ropes, text_decoder, unwrap
 
 REMEDY = (
     "draft with a whole cache: WindowedDraft(model, window=None); for SelfSpeculation, give snapkv"

@@ -7,12 +7,7 @@ import torch
 
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext
 from eagle_hf.decoding.assistants.small_model import ModelDrafter
-from eagle_hf.decoding.assistants.windows import (
-    chain_of,
-    check_drafting,
-    describe,
-    make_window,
-)
+from eagle_hf.decoding.assistants.windows import chain_of, check_drafting, describe, make_window
 from eagle_hf.decoding.pending import Pending, left_aligned, padded_rows
 from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.upload import upload

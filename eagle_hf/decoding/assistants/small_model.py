@@ -12,12 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
-from eagle_hf.decoding.assistants.windows import (
-    chain_of,
-    check_drafting,
-    describe,
-    make_window,
-)
+from eagle_hf.decoding.assistants.windows import chain_of, check_drafting, describe, make_window
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.modes import check_mode

@@ -3,6 +3,7 @@
 # make format       lay out the code and apply the fixes that the linter calls safe
 # make test         the default tests
 # make test-oldest  the tests that touch transformers, on its oldest supported release
+# make test-quantised  the tests of quantised targets, with the libraries that quantise them
 # make test-slow    tests of minutes, mostly on the real target
 # make test-all     all of these, and the long ones on the real target: hours
 # make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own
@@ -14,7 +15,8 @@ MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart lint format test test-slow test-long test-all test-oldest engines docs install
+.PHONY: quickstart lint format docs install engines
+.PHONY: test test-oldest test-quantised test-slow test-long test-all
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -42,7 +44,7 @@ test-slow: install
 test-long: install
 	$(BIN)/python -m pytest -q -m long --durations=10
 
-test-all: test test-oldest test-slow test-long
+test-all: test test-oldest test-quantised test-slow test-long
 
 # the oldest transformers this supports, laid over the installed one
 test-oldest: install
@@ -51,6 +53,14 @@ test-oldest: install
 	OMP_NUM_THREADS=1 PYTHONPATH=build/oldest $(BIN)/python -m pytest -q -n 2 \
 		tests/head tests/decoding tests/training tests/hub/test_custom_generate.py \
 		tests/test_compat.py tests/target/test_gguf.py tests/target/test_target.py
+
+# the libraries of quantised targets, laid beside the installed ones
+test-quantised: install
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/quantised -c constraints.txt \
+		bitsandbytes torchao compressed-tensors loguru
+	OMP_NUM_THREADS=1 PYTHONPATH=build/quantised $(BIN)/python -m pytest -q -n 2 \
+		tests/target/test_quantised.py tests/training/test_quantised_training.py \
+		tests/decoding/test_quantised_targets.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install

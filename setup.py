@@ -48,11 +48,9 @@ test = [
     "s3fs",
     "tensorboard>=2.21",
     "trackio>=0.43",
-    # layouts of quantised targets
-    "bitsandbytes>=0.50",
-    "torchao>=0.18",
-    "compressed-tensors>=0.20",
 ]
+# layouts of quantised targets; torchao prints a page to every process that imports transformers
+quantised = ["bitsandbytes>=0.50", "torchao>=0.18", "compressed-tensors>=0.20"]
 # Exact, because another release of a formatter or a checker finds other faults. The hooks in
 # .pre-commit-config.yaml have the same versions.
 lint = [
@@ -104,6 +102,11 @@ setup(
         "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
     },
     install_requires=requirements,
-    extras_require={"quickstart": quickstart, "test": quickstart + test, "lint": lint},
+    extras_require={
+        "quickstart": quickstart,
+        "test": quickstart + test,
+        "quantised": quantised,
+        "lint": lint,
+    },
     entry_points={"console_scripts": ["eagle-hf=eagle_hf.cli:main"]},
 )

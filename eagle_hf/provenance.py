@@ -13,11 +13,11 @@ import transformers
 
 from eagle_hf.target import execution_device, unwrap
 from eagle_hf.target.dtypes import cpu_features
-from eagle_hf.target.packed import (
+from eagle_hf.target.quantised import (
     finish_loading,
     first_column,
-    packed_linears,
     plain_parameters,
+    quantised_linears,
     tensor_parts,
 )
 
@@ -91,14 +91,14 @@ def weights_fingerprint(
         return _remembered_fingerprints[unwrap(target)]
     finish_loading(target)
     digest = hashlib.sha256()
-    packed: Iterable[tuple[str, Any]] = ()
+    quantised: Iterable[tuple[str, Any]] = ()
     if parameters is None:
         parameters = plain_parameters(target, loaded=True)
-        packed = packed_linears(target)
+        quantised = quantised_linears(target)
     for name, parameter in parameters:
         entry = (name, tuple(parameter.shape), _sampled_values(parameter))
         digest.update(repr(entry).encode())
-    for name, module in packed:
+    for name, module in quantised:
         column = first_column(target, module)
         entry = (name, len(column), _sampled_values(column))
         digest.update(repr(entry).encode())

@@ -22,12 +22,17 @@ from eagle_hf.data.capture_plan import PlannedConversation, ShardPlan, plan_shar
 from eagle_hf.data.folder import FORMAT, Folder
 from eagle_hf.data.manifest import library_versions, only_one_run
 from eagle_hf.data.rows import Example, check_lengths
-from eagle_hf.data.sampling import evaluating
 from eagle_hf.data.shards import Layout, measure_spread
 from eagle_hf.data.target_features import compute_features, stack_states, store_features
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import check_teacher, check_whole_adapters, position_limit, unwrap
-from eagle_hf.target.packed import finish_loading
+from eagle_hf.target import (
+    check_adapters_outside_generate,
+    check_teacher,
+    evaluating,
+    position_limit,
+    unwrap,
+)
+from eagle_hf.target.quantised import finish_loading
 
 
 @dataclass
@@ -96,7 +101,7 @@ def capture_features(
         raise ValueError(
             f"batch_tokens is {batch_tokens} and shard_bytes {shard_bytes}; both must be at least 1"
         )
-    check_whole_adapters(target)
+    check_adapters_outside_generate(target)
     finish_loading(target)
     with evaluating(target):
         check_teacher(target, list(layer_ids))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.rows import Example, SkippedRow
-from eagle_hf.target import position_limit, unwrap
+from eagle_hf.target import context_length, position_limit
 
 
 def prepare_examples(
@@ -78,19 +78,6 @@ def length_limit(target: PreTrainedModel, max_length: int | None) -> int | None:
     if limit is None:
         return None
     return min(limit, position_limit(target))
-
-
-def context_length(target: PreTrainedModel) -> int | None:
-    """How many tokens the target's config allows.
-
-    Args:
-        target: a model, with or without wrappers (PEFT, DDP, torch.compile).
-
-    Returns:
-        `max_position_embeddings`, None where the config does not say.
-    """
-    config = unwrap(target).config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _look_at_first(

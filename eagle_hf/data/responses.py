@@ -21,12 +21,12 @@ from eagle_hf.data.answering import (
     answer_batch,
     start_conversations,
 )
-from eagle_hf.data.examples import context_length
 from eagle_hf.data.manifest import check_manifest, library_versions
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.rows import Prompt, SkippedRow, first_reasons
 from eagle_hf.data.template import template_sha256
 from eagle_hf.provenance import weights_fingerprint
+from eagle_hf.target import context_length
 
 CONVERSATIONS = "conversations.jsonl"
 

@@ -7,30 +7,14 @@ B batch, S length of the longest prompt in tokens.
 """
 
 import hashlib
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import until_end_of_turn
-from eagle_hf.target import execution_device, prepared_images
-
-
-@contextmanager
-def evaluating(target: PreTrainedModel) -> Generator[None]:
-    """Turn dropout off inside the block; the target returns to its former mode after it.
-
-    Args:
-        target: any module.
-    """
-    was_training = target.training
-    target.eval()
-    try:
-        yield
-    finally:
-        target.train(was_training)
+from eagle_hf.target import evaluating, execution_device, prepared_images
 
 
 def batch_seed(seed: int, *parts: object) -> int:

@@ -76,10 +76,13 @@ def advance_together(call: AssistedCall) -> bool:
     if len(call.input_ids) == 1:
         return False
     criteria = call.stopping_criteria
-    all_row_wise = all(map(is_row_wise_processor, call.logits_processor))
-    all_row_wise = all_row_wise and all(map(is_row_wise_criterion, criteria))
+    if not all(map(is_row_wise_processor, call.logits_processor)):
+        return True
+    if not all(map(is_row_wise_criterion, criteria)):
+        return True
     # rows that are not padded go on until the last one ends, whatever ended them
-    return not all_row_wise or not (pads_ended_rows(criteria) or ends_by_length_alone(criteria))
+    ends_at_once = pads_ended_rows(criteria) or ends_by_length_alone(criteria)
+    return not ends_at_once
 
 
 def is_row_wise_processor(processor: LogitsProcessor) -> bool:

@@ -17,12 +17,13 @@ from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import (
     changing_ropes,
     check_adapters,
-    check_whole_adapters,
+    check_adapters_outside_generate,
+    context_length,
     execution_device,
     layer_kinds,
     unwrap,
 )
-from eagle_hf.target.packed import mixing_layer
+from eagle_hf.target.quantised import mixing_layer
 
 logger = logging.get_logger(__name__)
 
@@ -120,14 +121,14 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
     check_mode(model, "target")
     _check_virtual_tokens(model)
     if target is not model:  # outside of generate, which takes wrappers off
-        check_whole_adapters(target)
+        check_adapters_outside_generate(target)
     assistant.check(target)
     _warn_of_mixing(model)
     if tree is None:
         if assistant.chooses_by_machine:
             return
         tree = assistant.tree
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model)
     if context and tree.nodes >= context:
         raise ValueError(
             f"the tree has {tree.nodes} nodes and the target's context is {context} tokens; "
@@ -229,7 +230,7 @@ def check_fixed_size(target, tree: TreeConfig, new_tokens: int) -> None:
 
     They are allocated whole, before the first token. Padding before a prompt takes no context.
     """
-    context = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(target)
     if tree.compile and context and new_tokens > context:
         raise ValueError(
             f"the tree says compile=True, whose caches are allocated for all {new_tokens} new "

@@ -16,7 +16,7 @@ from eagle_hf.compat import (
     prepare_inputs,
     take_cache,
 )
-from eagle_hf.decoding.adapters import adapters_by_row
+from eagle_hf.decoding.adapter_rows import adapters_by_row
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache

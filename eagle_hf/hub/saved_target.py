@@ -11,7 +11,7 @@ from torch import Tensor
 from eagle_hf.head.opening import read_config, read_json
 from eagle_hf.hub.files import SAFETENSORS, check_hub_options, find_file, read_chat_template
 from eagle_hf.target.gguf import find_copy, gguf_file, read_gguf_config, read_header, resolve
-from eagle_hf.target.modules import stored_matrix
+from eagle_hf.target.matrices import stored_matrix
 
 TARGET_OPTIONS = ("cache_dir", "local_files_only", "token")  # all others are the head's alone
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from eagle_hf.data.sampling import evaluating
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.traces import Trace, record
 from eagle_hf.planning.calibration import Calibration, fit_calibration
 from eagle_hf.planning.sequoia import acceptance_vector
-from eagle_hf.target import execution_device
+from eagle_hf.target import evaluating, execution_device
 
 DEPTH = 6  # levels of the recorded trees
 WIDTH = 8  # nodes run at each

@@ -19,7 +19,7 @@ from eagle_hf.measuring.timing import (
     timed,
 )
 from eagle_hf.planning.cost import CostTable
-from eagle_hf.target import execution_device, unwrap
+from eagle_hf.target import context_length, execution_device, unwrap
 
 # The grids of a whole measurement: rows, tokens in the cache, tokens read, nodes drafted.
 BATCHES = (1, 4, 8)
@@ -163,7 +163,7 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
 
 def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:
     """Raise a ValueError where `tokens` on top of a length leave the target's context."""
-    limit = getattr(unwrap(target).config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(target)
     if limit and max(lengths) + max(tokens) > limit:
         raise ValueError(
             f"lengths are {list(lengths)} with {max(tokens)} tokens read on top, but the target's "

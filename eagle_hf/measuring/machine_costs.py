@@ -21,7 +21,7 @@ from eagle_hf.planning.sequoia import best_tree_for
 from eagle_hf.provenance import machine
 from eagle_hf.target import execution_device, unwrap
 from eagle_hf.target.gguf import cache_folder
-from eagle_hf.target.packed import packed_linears, packing, plain_parameters
+from eagle_hf.target.quantised import plain_parameters, quantised_linears, storage_layout
 
 logger = logging.get_logger(__name__)
 
@@ -74,8 +74,8 @@ def description(target, head, batch: int) -> dict:
         for name, parameter in plain_parameters(model):
             storage = (name, tuple(parameter.shape), str(parameter.dtype), str(parameter.device))
             weights.update(repr(storage).encode())
-        for name, module in packed_linears(model):
-            weights.update(repr((name, packing(module))).encode())
+        for name, module in quantised_linears(model):
+            weights.update(repr((name, storage_layout(module))).encode())
     attention = attention_implementation(unwrap(target).config.get_text_config())
     own = {"batch": batch, "weights": weights.hexdigest(), "attention": attention}
     return machine(target) | own

@@ -1,7 +1,7 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
-from eagle_hf.target.adapter_kinds import check_adapters, check_whole_adapters
-from eagle_hf.target.adapters import lay_adapter
+from eagle_hf.target.adapter_checks import check_adapters, check_adapters_outside_generate
+from eagle_hf.target.adapter_opening import lay_adapter
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
     aux_layer_ids,
@@ -11,19 +11,22 @@ from eagle_hf.target.aux_hidden_states import (
 )
 from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
+from eagle_hf.target.evaluating import evaluating
+from eagle_hf.target.final_norm import final_norm_gain
 from eagle_hf.target.logits import (
     draft_vocab_logits,
     logit_scaling,
     next_token_summary,
     target_logits,
 )
-from eagle_hf.target.modules import execution_device
+from eagle_hf.target.matrices import execution_device
 from eagle_hf.target.opening import load_processor, load_target
+from eagle_hf.target.ordinary_tokens import ordinary_ids
 from eagle_hf.target.rope import ChangingRope, changing_ropes, rope_limit
 from eagle_hf.target.structure import (
+    context_length,
     decoder_layers,
     embedded_ids,
-    final_norm_gain,
     layer_kinds,
     position_limit,
     text_decoder,
@@ -40,12 +43,14 @@ __all__ = [
     "check_adapters",
     "check_compatible",
     "check_teacher",
-    "check_whole_adapters",
+    "check_adapters_outside_generate",
     "choose_aux_layer_ids",
     "choose_dtype",
     "decoder_layers",
     "default_device",
+    "context_length",
     "draft_vocab_logits",
+    "evaluating",
     "embedded_ids",
     "execution_device",
     "final_norm_gain",
@@ -55,6 +60,7 @@ __all__ = [
     "load_target",
     "logit_scaling",
     "next_token_summary",
+    "ordinary_ids",
     "position_limit",
     "prepared_images",
     "resolve_dtype",

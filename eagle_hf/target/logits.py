@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eagle_hf.target.modules import has_plain_matrix, in_memory, module_inputs
+from eagle_hf.target.matrices import has_plain_matrix, in_memory, module_inputs
 from eagle_hf.target.structure import unwrap
 
 LOGITS_AT_ONCE = 2**23  # 34 MB in float32: a fast matrix product, and little beside any target

@@ -17,10 +17,10 @@ from transformers import (
     ProcessorMixin,
 )
 
-from eagle_hf.target.adapters import lay_adapter
+from eagle_hf.target.adapter_opening import lay_adapter
 from eagle_hf.target.dtypes import default_device, resolve_dtype
 from eagle_hf.target.gguf import resolve
-from eagle_hf.target.packed import finish_loading
+from eagle_hf.target.quantised import finish_loading
 from eagle_hf.target.tokenizers import open_tokenizer, warn_of_unknown_tokens
 
 SHARED_OPTIONS = ("revision", "trust_remote_code", "token")  # of model, config and tokenizer
@@ -72,8 +72,9 @@ def load_target(
     shared = {key: kwargs[key] for key in SHARED_OPTIONS if key in kwargs}
     try:
         opened = open_tokenizer(path, adapter, tokenizer, shared)
-        loaded_dtype = _loaded_dtype(path, shared, dtype, device, work, "device_map" in kwargs)
-        opener = _opener(AutoConfig.from_pretrained(path, **shared))
+        config = AutoConfig.from_pretrained(path, **shared)
+        loaded_dtype = _loaded_dtype(config, dtype, device, work, "device_map" in kwargs)
+        opener = auto_class(config) or AutoModelForCausalLM  # which knows remote code, too
         target = opener.from_pretrained(path, dtype=loaded_dtype, **kwargs)
     except (SafetensorError, OSError) as error:
         raise ValueError(
@@ -124,17 +125,24 @@ def load_processor(name_or_path: str | Path, **kwargs: Any) -> Any:
     return processor
 
 
-def _opener(config: PreTrainedConfig) -> Any:
-    """The auto class that opens a model of this config."""
-    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not is_causal:
+def auto_class(config: PreTrainedConfig) -> Any | None:
+    """Return the auto class that opens a model of a config.
+
+    Args:
+        config: The model's config. One that is known as both kinds opens as a causal LM.
+
+    Returns:
+        The class; None where transformers knows neither kind of such a model.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
-    return AutoModelForCausalLM
+    return None
 
 
 def _loaded_dtype(
-    path: str,
-    shared: dict[str, Any],
+    config: PreTrainedConfig,
     dtype: str | torch.dtype,
     device: torch.device | str | None,
     work: str,
@@ -143,10 +151,8 @@ def _loaded_dtype(
     """What from_pretrained is given as dtype; its own "auto" is what the checkpoint holds."""
     if dtype == "stored":
         return "auto"
-    if dtype == "auto":
-        config = AutoConfig.from_pretrained(path, **shared)
-        if getattr(config, "quantization_config", None):
-            return "auto"
+    if dtype == "auto" and getattr(config, "quantization_config", None):
+        return "auto"
     if device is None:
         device = default_device() if is_mapped else "cpu"
     return resolve_dtype(dtype, device, work)

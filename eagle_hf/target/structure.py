@@ -10,21 +10,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 LAYER_NAMES = ("layers", "h", "blocks")  # Llama and most others; GPT-2 and Falcon; MPT
-# Llama and most others; Phi and Falcon-H1; OPT and NeoX; GPT-2 and Falcon; MPT and Mamba; BioGPT;
-# RecurrentGemma; LFM2; CTRL; RWKV; xLSTM
-FINAL_NORM_NAMES = (
-    "norm",
-    "final_layernorm",
-    "final_layer_norm",
-    "ln_f",
-    "norm_f",
-    "layer_norm",
-    "final_norm",
-    "embedding_norm",
-    "layernorm",
-    "ln_out",
-    "out_norm",
-)
 UNLIMITED = 2**31  # more positions than any text has
 
 
@@ -94,35 +79,6 @@ def decoder_layers(target: Any) -> nn.ModuleList:
     return layers
 
 
-@torch.no_grad()
-def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
-    """Measure what the target's final norm multiplies every dimension by.
-
-    Some norms keep the gain less one, and some have none. So the norm is asked, not its weight: a
-    state of ones with alternating signs is normed already, and an RMSNorm or LayerNorm returns the
-    gain with those signs, and a bias, which the difference to the negated state lacks.
-
-    Args:
-        target: A causal LM.
-        width: H, the width of its final states.
-
-    Returns:
-        The gain [H], float32; None where the target has no final norm.
-    """
-    decoder = text_decoder(target)
-    norm = None
-    for name in FINAL_NORM_NAMES:
-        if norm is None:
-            norm = getattr(decoder, name, None)
-    if norm is None:
-        return None
-    model = unwrap(target)
-    state = torch.ones(1, 1, width, device=model.device, dtype=model.dtype)
-    state[..., 1::2] = -1
-    gain = (norm(state).float() - norm(-state).float()) / 2 * state.float()
-    return gain[0, 0]
-
-
 def embedded_ids(target: Any, token_ids: torch.Tensor) -> torch.Tensor:
     """Return ids that the target's embedding table holds.
 
@@ -137,6 +93,18 @@ def embedded_ids(target: Any, token_ids: torch.Tensor) -> torch.Tensor:
     return token_ids.masked_fill(token_ids >= vocab_size, 0)
 
 
+def context_length(model: Any) -> int | None:
+    """Return how many tokens a model's config allows.
+
+    Args:
+        model: A causal LM.
+
+    Returns:
+        `max_position_embeddings`; None where the config does not say.
+    """
+    return getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
+
+
 def position_limit(model: Any) -> int:
     """Return how many positions a model knows.
 
@@ -149,8 +117,7 @@ def position_limit(model: Any) -> int:
     model = unwrap(model)
     if hasattr(text_decoder(model), "rotary_emb"):
         return UNLIMITED
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or UNLIMITED
+    return context_length(model) or UNLIMITED
 
 
 def layer_kinds(config: Any) -> set[str]:

@@ -18,10 +18,11 @@ import torch
 from eagle_hf.head.configuration import default_aux_layer_ids
 from eagle_hf.target.aux_hidden_states import capture_aux
 from eagle_hf.target.logits import target_logits
+from eagle_hf.target.matrices import execution_device
+from eagle_hf.target.ordinary_tokens import ordinary_ids
 from eagle_hf.target.structure import decoder_layers, text_decoder, unwrap
 
 PROBED_TOKENS = 8
-SPECIAL = ("token_id", "token_index")  # endings of settings that name tokens with a meaning
 # Largest difference of two ways to the same logits, as a share of the largest logit.
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 1e-2}
 TOLERANCE = 1e-3
@@ -45,7 +46,7 @@ def check_teacher(target: Any, layer_ids: list[int]) -> None:
         raise ValueError(
             f"{type(model).__name__} has no LM head; load it with AutoModelForCausalLM"
         )
-    input_ids = _ordinary_tokens(model)  # [1, S]
+    input_ids = _random_text(model)  # [1, S]
     with capture_aux(target, layer_ids) as aux, _reading_text(model):
         expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
         states = text_decoder(target)(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -80,7 +81,7 @@ def choose_aux_layer_ids(target: Any) -> list[int]:
     model = unwrap(target)
     layers = len(decoder_layers(target))
     wanted = default_aux_layer_ids(layers)
-    input_ids = _ordinary_tokens(model)  # [1, S]
+    input_ids = _random_text(model)  # [1, S]
     with capture_aux(target, list(range(layers))) as aux, _reading_text(model):
         expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
         text_decoder(target)(input_ids=input_ids, use_cache=False)
@@ -131,17 +132,12 @@ def _other_states(
     )
 
 
-def _ordinary_tokens(model: Any) -> torch.Tensor:
-    """Random tokens [1, S] without a meaning of their own, as that of an image."""
-    config = model.config.get_text_config()
-    special = set()
-    for name, value in (model.config.to_dict() | config.to_dict()).items():
-        if name.endswith(SPECIAL) and isinstance(value, int):
-            special.add(value)
+def _random_text(model: Any) -> torch.Tensor:
+    """Random ordinary tokens [1, S]."""
+    ids = torch.tensor(ordinary_ids(model.config))
     own = torch.Generator().manual_seed(0)  # leaves the caller's random numbers alone
-    tokens = torch.randperm(config.vocab_size, generator=own).tolist()
-    ordinary = [token for token in tokens if token not in special]
-    return torch.tensor([ordinary[:PROBED_TOKENS]], device=model.device)
+    chosen = torch.randperm(len(ids), generator=own)[:PROBED_TOKENS]
+    return ids[chosen][None].to(execution_device(model))
 
 
 def _check_logits(target: Any, input_ids: torch.Tensor, states: torch.Tensor) -> None:

@@ -3,22 +3,10 @@
 from pathlib import Path
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from eagle_hf.target.gguf import find_copy, gguf_file, read_gguf_config, resolve
-
-LOADERS = (
-    (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
-    (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText),
-)
+from eagle_hf.target.opening import auto_class
 
 
 def open_without_weights(name_or_path: str | Path) -> PreTrainedModel:
@@ -34,14 +22,14 @@ def open_without_weights(name_or_path: str | Path) -> PreTrainedModel:
         ValueError: There is no such config, or it is none of a causal language model.
     """
     config = _read_config(name_or_path)
+    opener = auto_class(config)
+    if opener is None:
+        raise ValueError(
+            f"the config of {name_or_path} is a {type(config).__name__}, which transformers has no "
+            "causal language model for; give a decoder-only model"
+        )
     with torch.device("meta"):
-        for mapping, loader in LOADERS:
-            if type(config) in mapping:
-                return loader.from_config(config).eval()
-    raise ValueError(
-        f"the config of {name_or_path} is a {type(config).__name__}, which transformers has no "
-        "causal language model for; give a decoder-only model"
-    )
+        return opener.from_config(config).eval()
 
 
 def _read_config(name_or_path: str | Path) -> PreTrainedConfig:

@@ -15,11 +15,11 @@ from transformers.utils import logging
 from eagle_hf.data.images import prompt_part
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.prompts import evenly_spread
-from eagle_hf.data.sampling import evaluating, generate_batch
+from eagle_hf.data.sampling import generate_batch
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.modeling import Eagle3DraftHead
-from eagle_hf.target import rope_limit
+from eagle_hf.target import evaluating, rope_limit
 from eagle_hf.target.structure import UNLIMITED
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 

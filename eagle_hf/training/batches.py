@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from eagle_hf.data.features import Features
 from eagle_hf.head.packing import conversation_lengths
 from eagle_hf.target import execution_device, next_token_summary, target_states
-from eagle_hf.target.packed import finish_loading
+from eagle_hf.target.quantised import finish_loading
 
 TARGET_FEATURES = ("aux_hidden_states", "hidden_states", "best", "log_normaliser")
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from eagle_hf.provenance import has_remembered_fingerprint, remember_fingerprint
 from eagle_hf.target import decoder_layers, rope_limit, text_decoder, unwrap
-from eagle_hf.target.packed import packed_linears
+from eagle_hf.target.quantised import quantised_linears
 
 FSDP2 = "fsdp2"
 REMEDY = (
@@ -143,8 +143,8 @@ def check_shardable(target: PreTrainedModel, how: str) -> None:
         )
     model = unwrap(target)
     device_map = getattr(model, "hf_device_map", None) or {}
-    is_packed = next(packed_linears(model), None) is not None
-    is_quantised = is_packed or getattr(model, "hf_quantizer", None) is not None
+    has_quantised_layers = next(quantised_linears(model), None) is not None
+    is_quantised = has_quantised_layers or getattr(model, "hf_quantizer", None) is not None
     is_offloaded = any(parameter.is_meta for parameter in model.parameters())
     is_spread = len(set(device_map.values())) > 1
     is_sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())

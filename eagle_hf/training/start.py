@@ -12,7 +12,6 @@ from transformers.utils import logging
 
 from eagle_hf.data.masking import count_response_tokens
 from eagle_hf.data.rows import Example
-from eagle_hf.data.sampling import evaluating
 from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.vocabulary import choose_draft_vocabulary, coverage
@@ -20,6 +19,7 @@ from eagle_hf.target import (
     aux_layer_ids,
     check_teacher,
     choose_aux_layer_ids,
+    evaluating,
     execution_device,
     final_norm_gain,
     logit_scaling,
@@ -27,8 +27,8 @@ from eagle_hf.target import (
     target_states,
     unwrap,
 )
-from eagle_hf.target.modules import matrix_rows
-from eagle_hf.target.packed import finish_loading
+from eagle_hf.target.matrices import matrix_rows
+from eagle_hf.target.quantised import finish_loading
 
 logger = logging.get_logger(__name__)
 

@@ -22,9 +22,9 @@ from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
     aux_layer_ids,
+    check_adapters_outside_generate,
     check_compatible,
     check_teacher,
-    check_whole_adapters,
     draft_vocab_logits,
     embedded_ids,
     unwrap,
@@ -85,7 +85,7 @@ class Eagle3Trainer(ResumableTrainer):
         # 1) The frozen target, and what is asked of it.
         head = cast(Eagle3DraftHead, unwrap(model))
         check_compatible(target, head.config)
-        check_whole_adapters(target)
+        check_adapters_outside_generate(target)
         self.target = target.requires_grad_(False).eval()
         self.layer_ids = aux_layer_ids(target, head.config)
         if not isinstance(train_dataset, Features):  # captured features were checked

@@ -120,7 +120,9 @@ def test_a_model_that_cannot_draft_is_refused_before_the_first_forward(name, tar
     calls = count_forwards(draft)
     inputs = left_padded(target, [5])
     for verifier, assistant in ((draft, SelfSpeculation(2, 9)), (target, WindowedDraft(draft))):
-        with pytest.raises(ValueError, match="does not draft as it generates: .*(raised|was off by)"):
+        with pytest.raises(
+            ValueError, match="does not draft as it generates: .*(raised|was off by)"
+        ):
             verifier.generate(**inputs, assistant_model=assistant, max_new_tokens=8)
     assert not calls
 

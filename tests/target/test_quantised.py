@@ -11,8 +11,8 @@ from eagle_hf import load_target
 from eagle_hf.measuring.machine_costs import description
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import draft_vocab_logits, execution_device, target_logits
-from eagle_hf.target.modules import matrix_rows, stored_matrix
-from eagle_hf.target.packed import mixing_layer, packed_linears, plain_parameters
+from eagle_hf.target.matrices import matrix_rows, stored_matrix
+from eagle_hf.target.quantised import mixing_layer, plain_parameters, quantised_linears
 
 IDS = torch.tensor([0, 3, 5, 40, 63])
 CHOSEN = pytest.mark.parametrize("layout", quantised.ALL, ids=lambda layout: layout.__name__)
@@ -138,14 +138,14 @@ def test_only_int8_with_outliers_mixes_tokens_in_bitsandbytes(layout, tmp_path):
 
 
 def test_plain_models_have_no_packed_layers():
-    assert not list(packed_linears(quantised.plain_target()))
+    assert not list(quantised_linears(quantised.plain_target()))
 
 
 def test_a_block_of_layers_is_no_packed_layer():
     """Aria's projector says how wide its inputs are, and has no weight of its own."""
     block = torch.nn.Sequential(torch.nn.Linear(8, 4))
     block.in_features = 8
-    assert not list(packed_linears(block))
+    assert not list(quantised_linears(block))
 
 
 def test_a_device_and_a_device_map_are_refused_together(tmp_path):

@@ -23,6 +23,7 @@ from eagle_hf.decoding.window import Window
 from eagle_hf.provenance import dtype_name, weights_fingerprint
 from eagle_hf.target import (
     check_adapters,
+    context_length,
     execution_device,
     position_limit,
     target_logits,
@@ -96,7 +97,7 @@ class WindowedDraft(Assistant):
         check_mode(self.model, "draft model")
         self._name_unused_length()
         limit = position_limit(self.model)
-        context = getattr(target.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(target)
         if limit < (context or 0):
             raise ValueError(
                 f"the draft model knows {limit} positions, fewer than the target; draft with a "

@@ -7,7 +7,7 @@ from eagle_hf.decoding.support import check_kind
 from eagle_hf.decoding.window import Window
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import unwrap
-from eagle_hf.target.packed import finish_loading
+from eagle_hf.target.quantised import finish_loading
 
 
 def make_window(sinks: int, window: int, snapkv: int | None) -> Window:

@@ -14,6 +14,7 @@ import torch
 from transformers import LogitsProcessor, PreTrainedConfig
 
 from eagle_hf.decoding.tree import Tree
+from eagle_hf.target import ordinary_ids
 from eagle_hf.target.miniature import SPECIAL_IDS, VOCABULARY
 
 PARENTS = (0, 0, 0, 1, 2, 2, 5, 3)
@@ -23,7 +24,6 @@ BRANCHES = ((0, 1, 3, 7), (0, 2, 4), (0, 2, 5, 6))
 KEPT = ((0, 2, 5, 6), (0, 1))  # what each row commits of its first tree
 LENGTHS = (20, 15)  # tokens of the prompts, several windows of a miniature
 PADDING = 0  # an id
-SPECIAL = ("_token_id", "_token_index")  # how fields with a special token's id end
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Text:
         generator = torch.Generator().manual_seed(0)
         slots = max(LENGTHS)
         size = (len(LENGTHS), slots + 2 * len(PARENTS))
-        ids = ordinary_ids(config)
+        ids = torch.tensor(_text_ids(config))
         ids = ids[torch.randint(len(ids), size, generator=generator)]
         mask = torch.ones(len(LENGTHS), slots, dtype=torch.long)
         for row, length in enumerate(LENGTHS):
@@ -92,16 +92,11 @@ class Text:
         return lines
 
 
-def ordinary_ids(config: PreTrainedConfig) -> torch.Tensor:
-    """Ids [n] of a model's first tokens without those that its config gives a meaning."""
-    special = set()
-    for part in (config, config.get_text_config()):
-        for name, value in part.to_dict().items():
-            if name.endswith(SPECIAL) and isinstance(value, int):
-                special.add(value)
-    ids = range(min(config.get_text_config().vocab_size, VOCABULARY))
-    ordinary = [token for token in ids[SPECIAL_IDS:] if token not in special]
-    return torch.tensor(ordinary or list(ids))
+def _text_ids(config: PreTrainedConfig) -> list[int]:
+    """Ordinary ids among a vocabulary's first ones, which a miniature has, too."""
+    ordinary = ordinary_ids(config)
+    first = [token for token in ordinary if SPECIAL_IDS <= token < VOCABULARY]
+    return first or ordinary
 
 
 def plain_logits(model, text: Text, lines: list[Line]) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
-"""Packed layers: linear layers that do not store their matrix as a plain tensor.
+"""Quantised layers: linear layers that do not store their matrix as a plain tensor.
 
-Quantised ones, in other words, of whatever library. H inputs of a layer, O its outputs.
+Of whatever library. H inputs of a layer, O its outputs.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from eagle_hf.target.modules import (
-    evaluating_module,
+from eagle_hf.target.evaluating import evaluating
+from eagle_hf.target.matrices import (
     execution_device,
     in_memory,
     is_plain,
@@ -21,19 +21,19 @@ from eagle_hf.target.modules import (
 from eagle_hf.target.structure import unwrap
 
 
-def packed_linears(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def quantised_linears(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield (name, module) of every linear layer whose matrix is not stored as a plain tensor.
 
     Args:
         model: Any module.
     """
     for name, module in model.named_modules():
-        if _is_packed(module):
+        if _is_quantised(module):
             yield name, module
 
 
 def plain_parameters(model: nn.Module, loaded: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, parameter) as `named_parameters` does, without those of packed linear layers.
+    """Yield (name, parameter) as `named_parameters` does, without those of quantised linear layers.
 
     Args:
         model: Any module.
@@ -42,7 +42,7 @@ def plain_parameters(model: nn.Module, loaded: bool = False) -> Iterator[tuple[s
     """
     seen = set()
     for prefix, module in model.named_modules():
-        if _is_packed(module):
+        if _is_quantised(module):
             continue
         with in_memory(module) if loaded else nullcontext():
             for name, parameter in module.named_parameters(prefix, recurse=False):
@@ -53,13 +53,13 @@ def plain_parameters(model: nn.Module, loaded: bool = False) -> Iterator[tuple[s
 
 @torch.no_grad()
 def first_column(model: Any, module: Any) -> torch.Tensor:
-    """Compute the first column of a packed linear layer's matrix, its bias added.
+    """Compute the first column of a quantised linear layer's matrix, its bias added.
 
     Exactly one input is not zero, so no order of summation changes the result.
 
     Args:
         model: The model that holds it.
-        module: One of `packed_linears`.
+        module: One of `quantised_linears`.
 
     Returns:
         [O].
@@ -67,7 +67,7 @@ def first_column(model: Any, module: Any) -> torch.Tensor:
     device, dtype = module_inputs(unwrap(model), module)
     unit = torch.zeros(1, module.in_features, device=device, dtype=dtype)
     unit[0, 0] = 1
-    with evaluating_module(module):
+    with evaluating(module):
         return module(unit)[0]
 
 
@@ -76,15 +76,15 @@ def finish_loading(model: Any) -> None:
     """Let a model do what its library puts off until the first forward.
 
     compressed-tensors unpacks a model in a hook of its own forward. Until then its decoder alone
-    would compute with packed weights.
+    would compute with the packed weights.
 
     Args:
         model: A transformers model, wrapped or not. Nothing happens where nothing is put off.
     """
     model = unwrap(model)
-    if not model._forward_pre_hooks or next(packed_linears(model), None) is None:
+    if not model._forward_pre_hooks or next(quantised_linears(model), None) is None:
         return
-    with evaluating_module(model):
+    with evaluating(model):
         model(torch.zeros(1, 1, dtype=torch.long, device=execution_device(model)))
 
 
@@ -92,7 +92,7 @@ def finish_loading(model: Any) -> None:
 def mixing_layer(model: Any) -> str | None:
     """Find a layer that computes a token otherwise where other tokens are read beside it.
 
-    Some layouts scale or split the activations of all tokens together. One packed layer of each
+    Some layouts scale or split the activations of all tokens together. One quantised layer of each
     kind is asked for the same token beside two different neighbours.
 
     Args:
@@ -103,7 +103,7 @@ def mixing_layer(model: Any) -> str | None:
     """
     model = unwrap(model)
     probed = set()
-    for _, module in packed_linears(model):
+    for _, module in quantised_linears(model):
         kind = (type(module), type(getattr(module, "weight", None)))
         if kind in probed:
             continue
@@ -114,18 +114,18 @@ def mixing_layer(model: Any) -> str | None:
         tokens = torch.randn(shape, generator=generator).to(device, dtype)  # [2, H]
         beside = tokens.clone()
         beside[1] *= 1000  # larger than any activation, and still a float16
-        with evaluating_module(module):
+        with evaluating(module):
             is_same = torch.equal(module(tokens)[0], module(beside)[0])
         if not is_same:
             return type(module).__name__
     return None
 
 
-def packing(module: Any) -> str:
-    """Describe how a packed linear layer is stored: equal descriptions cost equal time.
+def storage_layout(module: Any) -> str:
+    """Describe how a quantised linear layer is stored: equal descriptions cost equal time.
 
     Args:
-        module: One of `packed_linears`.
+        module: One of `quantised_linears`.
     """
     weight = getattr(module, "weight", None)
     described = [type(module).__name__, type(weight).__name__]
@@ -151,7 +151,7 @@ def tensor_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return parts
 
 
-def _is_packed(module: nn.Module) -> bool:
+def _is_quantised(module: nn.Module) -> bool:
     """Whether a module multiplies with a matrix that it does not store as a plain tensor."""
     own = vars(module)  # quicker than hasattr, which searches
     if "in_features" not in own or "out_features" not in own:

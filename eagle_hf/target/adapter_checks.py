@@ -39,7 +39,7 @@ def active_adapters(model: Any) -> dict[str, Any]:
     return {name: configs[name] for name in sorted(names) if name in configs}
 
 
-def is_activated_late(config: Any) -> bool:
+def is_activated_lora(config: Any) -> bool:
     """Return whether a PEFT config is of an activated LoRA.
 
     Args:
@@ -67,7 +67,7 @@ def check_adapters(model: Any) -> None:
             )
 
 
-def check_whole_adapters(model: Any) -> None:
+def check_adapters_outside_generate(model: Any) -> None:
     """Check that a forward without the help of PEFT's `generate` has the model's own states.
 
     Args:
@@ -78,7 +78,7 @@ def check_whole_adapters(model: Any) -> None:
     """
     check_adapters(model)
     for name, config in active_adapters(model).items():
-        if is_activated_late(config):
+        if is_activated_lora(config):
             raise ValueError(
                 f"the adapter {name!r} is an activated LoRA, which works from its "
                 "alora_invocation_tokens on only, and outside of generate its place is not known; "

@@ -8,13 +8,13 @@ multiplies with is read through its forward, which all of them have.
 H inputs of a module, O its outputs, V vocabulary, U draft vocabulary.
 """
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from eagle_hf.target.evaluating import evaluating
 from eagle_hf.target.structure import unwrap
 
 OUTPUTS_AT_ONCE = 2**23  # 34 MB in float32
@@ -97,7 +97,7 @@ def matrix_rows(model: Any, module: Any, ids: torch.Tensor, width: int) -> torch
     ids = ids.to(device)
     units = torch.eye(width, device=device, dtype=dtype)
     columns = []
-    with evaluating_module(module):
+    with evaluating(module):
         outputs = module(units[:1]).shape[-1]
         for part in units.split(max(1, OUTPUTS_AT_ONCE // outputs)):
             # the difference leaves a bias out
@@ -131,21 +131,6 @@ def is_plain(weight: Any) -> bool:
     if type(weight) not in (torch.Tensor, nn.Parameter):
         return False
     return weight.is_floating_point() and weight.itemsize > 1  # one byte is a code, with a scale
-
-
-@contextmanager
-def evaluating_module(module: nn.Module) -> Generator[None]:
-    """Put a module in eval mode inside the block: some have other kernels for training.
-
-    Args:
-        module: It returns to its former mode.
-    """
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
 
 
 def _is_offloaded(module: Any) -> bool:

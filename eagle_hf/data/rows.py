@@ -214,7 +214,9 @@ def check_messages(messages: object) -> None:
         is_text = isinstance(message.get("role"), str) and isinstance(content, str | list)
         if not is_text:
             found = {key: type(value).__name__ for key, value in message.items()}
-            raise ValueError(f"message {index} holds {found}; role and content must both be text")
+            raise ValueError(
+                f"message {index} holds {found}; role must be text, content text or a list of parts"
+            )
         if isinstance(content, list):
             _check_parts(content, index, message["role"])
     roles = [message["role"] for message in messages]

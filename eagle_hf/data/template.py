@@ -85,22 +85,15 @@ def render_text(
     has_images = any(image_parts(message) for message in messages)
     as_text = [_joined(message) for message in messages]
     in_parts = [_parted(message) for message in messages]
-    first, second = (in_parts, as_text) if has_images else (as_text, in_parts)
-    error = fallback = None
-    try:
-        fallback = _apply(inner, template, first, add_generation_prompt)
-    except TEMPLATE_ERRORS as raised:
-        error = raised
-    if fallback is not None and _shows_turns(fallback, messages, has_images):
-        return fallback
-    try:
-        text = _apply(inner, template, second, add_generation_prompt)
-    except TEMPLATE_ERRORS:
-        text = ""
-    if _shows_turns(text, messages, has_images) and text:
+    usual, other = (in_parts, as_text) if has_images else (as_text, in_parts)
+    text, error = _rendered(inner, template, usual, add_generation_prompt)
+    if text is not None and _shows_turns(text, messages, has_images):
         return text
-    if fallback is not None:
-        return fallback
+    in_other_form, _ = _rendered(inner, template, other, add_generation_prompt)
+    if in_other_form and _shows_turns(in_other_form, messages, has_images):
+        return in_other_form
+    if text is not None:
+        return text
     roles = [message.get("role") for message in messages]
     raise ValueError(
         f"the chat template refuses messages with the roles {roles}: {error}; "
@@ -108,21 +101,24 @@ def render_text(
     ) from error
 
 
-def _apply(
+def _rendered(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     turns: list[dict[str, Any]],
     add_generation_prompt: bool,
-) -> str:
-    """The template's text."""
-    text = tokenizer.apply_chat_template(
-        turns,
-        chat_template=template,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=False,
-    )
+) -> tuple[str | None, Exception | None]:
+    """The template's text, or what it raised."""
+    try:
+        text = tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+    except TEMPLATE_ERRORS as error:
+        return None, error
     assert isinstance(text, str), "tokenize=False renders text"
-    return text
+    return text, None
 
 
 def _joined(message: Message) -> dict[str, Any]:

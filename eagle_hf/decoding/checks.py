@@ -1,7 +1,8 @@
-"""What a call of generate must be like, checked before anything is computed.
+"""What a call of generate must be like, checked before the target reads its prompt.
 
 Every function here raises a ValueError that says what arrived, what was needed and what to do. None
-changes anything.
+changes anything, but that a library may unpack its quantised layers. What a class of models can do
+is tried once, on a tiny one: see probing.
 """
 
 from transformers import StaticCache
@@ -23,7 +24,7 @@ from eagle_hf.target import (
     layer_kinds,
     unwrap,
 )
-from eagle_hf.target.quantised import mixing_layer
+from eagle_hf.target.quantised import finish_loading, mixing_layer
 
 logger = logging.get_logger(__name__)
 
@@ -118,6 +119,7 @@ def check_target(target, assistant, tree: TreeConfig | None = None) -> None:
     assistant = require_assistant(assistant)
     model = unwrap(target)
     check_trees(model)
+    finish_loading(model)
     check_mode(model, "target")
     _check_virtual_tokens(model)
     if target is not model:  # outside of generate, which takes wrappers off

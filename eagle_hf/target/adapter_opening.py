@@ -9,6 +9,10 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# Where PEFT keeps the whole matrix of an embedding or an LM head, behind that module's name. Other
+# weights there, as LoRA's, are as wide as a rank.
+KEPT_IN = ("", ".base_layer", ".modules_to_save", ".token_adapter.base_layer")
+
 
 def lay_adapter(model: Any, adapter: str | Path) -> Any:
     """Lay a PEFT adapter over a model.
@@ -68,9 +72,11 @@ def _stored_vocabulary(model: Any, adapter: str | Path) -> int | None:
 
     resized = (model.get_input_embeddings(), model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if module in resized]
+    endings = []
+    for name in names:
+        endings += [f".{name}{part}.weight" for part in KEPT_IN]
     weights = load_peft_weights(str(adapter), device="cpu")
     for key, weight in weights.items():
-        is_whole = key.endswith(".weight") and "lora_" not in key
-        if is_whole and any(f".{name}." in key for name in names):
+        if any(key.endswith(ending) for ending in endings):
             return weight.shape[0]
     return None

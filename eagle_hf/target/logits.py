@@ -68,8 +68,9 @@ def draft_vocab_logits(target: Any, token_ids: torch.Tensor) -> Logits:
     if not has_plain_matrix(lm_head):  # quantised, or with an adapter: no rows to gather
         return partial(_select_logits, target, token_ids)
     with in_memory(lm_head):
-        weight = lm_head.weight[token_ids]  # [U, H]
-        bias = None if lm_head.bias is None else lm_head.bias[token_ids]  # [U]
+        ids = token_ids.to(lm_head.weight.device)
+        weight = lm_head.weight[ids]  # [U, H]
+        bias = None if lm_head.bias is None else lm_head.bias[ids]  # [U]
     return partial(_gathered_logits, target, weight, bias)
 
 

@@ -99,7 +99,7 @@ def load_processor(name_or_path: str | Path, **kwargs: Any) -> Any:
         kwargs: Those of `AutoProcessor.from_pretrained` (revision, token, ...).
 
     Returns:
-        The processor of an image-text model, whose `tokenizer` is that of `load_target`; the
+        The processor of an image-text model, with the target's own tokenizer and template; the
         tokenizer of any other target.
 
     Raises:

@@ -6,19 +6,17 @@ Of whatever library. H inputs of a layer, O its outputs.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from eagle_hf.target.evaluating import evaluating
-from eagle_hf.target.matrices import (
-    execution_device,
-    in_memory,
-    is_plain,
-    module_inputs,
-)
+from eagle_hf.target.matrices import execution_device, in_memory, is_plain, module_inputs
 from eagle_hf.target.structure import unwrap
+
+_mixing_layers: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()  # found once a model
 
 
 def quantised_linears(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -99,9 +97,17 @@ def mixing_layer(model: Any) -> str | None:
         model: A transformers model, wrapped or not.
 
     Returns:
-        The layer's class; None where every layer computes each token by itself.
+        The layer's class; None where every layer computes each token by itself. It is found once
+        for each model.
     """
     model = unwrap(model)
+    if model not in _mixing_layers:
+        _mixing_layers[model] = _find_mixing_layer(model)
+    return _mixing_layers[model]
+
+
+def _find_mixing_layer(model: Any) -> str | None:
+    """The answer of `mixing_layer`, by calling the layers."""
     probed = set()
     for _, module in quantised_linears(model):
         kind = (type(module), type(getattr(module, "weight", None)))
@@ -109,9 +115,9 @@ def mixing_layer(model: Any) -> str | None:
             continue
         probed.add(kind)
         device, dtype = module_inputs(model, module)
-        generator = torch.Generator().manual_seed(0)
+        own = torch.Generator("cpu").manual_seed(0)  # leaves the caller's random numbers alone
         shape = (2, module.in_features)
-        tokens = torch.randn(shape, generator=generator).to(device, dtype)  # [2, H]
+        tokens = torch.randn(shape, generator=own, device=own.device).to(device, dtype)  # [2, H]
         beside = tokens.clone()
         beside[1] *= 1000  # larger than any activation, and still a float16
         with evaluating(module):

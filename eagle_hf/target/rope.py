@@ -60,16 +60,17 @@ def changing_ropes(model: Any) -> list[ChangingRope]:
         None of most models. Models with a RoPE for each type of layer may have several.
     """
     config = unwrap(model).config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None) or UNLIMITED
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [part for part in parameters.values() if isinstance(part, dict)]
     ropes = []
     for part in [parameters, *by_layer_type]:
         kind = part.get("rope_type") or "default"
         if DYNAMIC in kind:
-            ropes.append(ChangingRope(kind, config.max_position_embeddings))
+            ropes.append(ChangingRope(kind, length))
         elif kind == LONGROPE:
             original = part.get("original_max_position_embeddings")
-            ropes.append(ChangingRope(kind, original or config.max_position_embeddings))
+            ropes.append(ChangingRope(kind, original or length))
     return ropes
 
 

@@ -134,9 +134,9 @@ def _other_states(
 
 def _random_text(model: Any) -> torch.Tensor:
     """Random ordinary tokens [1, S]."""
-    ids = torch.tensor(ordinary_ids(model.config))
-    own = torch.Generator().manual_seed(0)  # leaves the caller's random numbers alone
-    chosen = torch.randperm(len(ids), generator=own)[:PROBED_TOKENS]
+    own = torch.Generator("cpu").manual_seed(0)  # leaves the caller's random numbers alone
+    ids = torch.tensor(ordinary_ids(model.config), device=own.device)
+    chosen = torch.randperm(len(ids), generator=own, device=own.device)[:PROBED_TOKENS]
     return ids[chosen][None].to(execution_device(model))
 
 

@@ -90,6 +90,7 @@ class ExampleMaker:
         else:
             usable, skipped = usable_examples(rows, self._max_length())
         examples = [cast(Example, compact(example)) for example in usable]
+        self._check_images(examples)
         return examples, skipped
 
     def _conversation_settings(self) -> dict[str, Any]:
@@ -104,6 +105,19 @@ class ExampleMaker:
             "eos_token_ids": eos_token_ids(self.target, self.tokenizer),
             "max_length": self._max_length(),
         }
+
+    def _check_images(self, examples: list[Example]) -> None:
+        """Refuse images for a sharded target: its processes must run it equally often.
+
+        Conversations with images are read one by one, others together.
+        """
+        with_images = [example["id"] for example in examples if "image_inputs" in example]
+        if with_images and self.args.shard_target:
+            raise ValueError(
+                f"shard_target is {self.args.shard_target!r} and conversation {with_images[0]!r} "
+                "has images, which a sharded target cannot read; train on text, or on one device "
+                "without shard_target"
+            )
 
     def _check_length(self, longest: int) -> None:
         """Refuse conversations that are too long for a sharded target."""

@@ -122,7 +122,7 @@ def calibrate_fc_norm(
 
     Args:
         head: its `fc_norm` is overwritten.
-        target: it runs once.
+        target: it runs once, or once for each example with images.
         examples: the spread is measured on the longest of them.
     """
     # 1) Run the target over the longest examples.

@@ -31,13 +31,13 @@ def refusals(arguments, capsys):
     return {answer["target"]: answer["refusals"] for answer in answers}
 
 
-def test_a_target_that_everything_can_draft_for(folder, capsys):
+def test_llama_and_llava_are_served_by_every_assistant(folder, capsys):
     found = refusals(["llama", "llava/config.json"], capsys)
     served = {"head": "", "WindowedDraft": "", "SelfSpeculation": ""}
     assert found == {"llama": served, "llava/config.json": served}
 
 
-def test_a_target_whose_windows_need_rope(folder, capsys):
+def test_a_target_without_rope_refuses_windows_and_takes_a_head(folder, capsys):
     found = refusals(["gpt2"], capsys)["gpt2"]
     assert found["head"] == ""
     assert "no single rotary embedding" in found["SelfSpeculation"]

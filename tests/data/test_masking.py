@@ -73,7 +73,7 @@ def test_template_that_rewrites_history_is_refused(tokenizer):
         ),
         (
             [HI[0], {"role": "assistant", "content": None}],
-            "message 1 holds .*NoneType.* must both be text",
+            "message 1 holds .*NoneType.* content text or a list of parts",
         ),
         (["hi"], "message 0 is of type str"),
         ([], "messages is an empty list"),

@@ -125,7 +125,7 @@ def test_an_adapter_that_reads_more_than_tokens_is_refused(head, kind, monkeypat
         model.generate(**left_padded(model, [5]), assistant_model=head, max_new_tokens=5)
 
 
-def test_disabled_it_is_served(head):
+def test_a_refused_adapter_is_served_while_disabled(head):
     model = with_adapters(WHOLE_FORWARDS["LILY"])
     with model.disable_adapter():
         plain, fast = plain_and_drafted(model, head, left_padded(model, [5]), max_new_tokens=9)

@@ -9,6 +9,7 @@ from tiny import left_padded, tiny_target
 from transformers.utils import logging
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
+from eagle_hf.measuring import automatic
 
 PROMPT = 13  # tokens
 
@@ -58,8 +59,13 @@ def test_the_targets_generation_config_is_obeyed_too(head):
 
 
 def test_a_chain_asked_for_needs_neither_plan_nor_measurements(target, head, monkeypatch):
+    def measure(*_):
+        raise AssertionError("the machine was measured")
+
+    monkeypatch.setattr(automatic, "machine_costs", measure)
     adaptive = deepcopy(head)
     adaptive.tree = TreeConfig("adaptive", depth=4, nodes=8)
+    adaptive.tree_by_machine = True
     assert longest_read(target, adaptive, num_assistant_tokens=2) == 3
 
 

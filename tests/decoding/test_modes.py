@@ -59,7 +59,7 @@ def test_training_mode_without_either_is_served(assistants):
         assert torch.equal(plain, fast)
 
 
-def test_a_draft_model_in_training_is_told_too(target, monkeypatch):
+def test_a_draft_model_with_dropout_in_training_is_refused(target, monkeypatch):
     draft = tiny_target(layers=2, seed=3, attention_dropout=0.5).train()
     message = "the draft model is in training mode and .*attention_dropout=0.5"
     refuse(target, WindowedDraft(draft), message, monkeypatch)

@@ -128,7 +128,7 @@ def test_a_model_that_cannot_draft_is_refused_before_the_first_forward(name, tar
 
 
 @pytest.mark.parametrize("name", BERT_LIKE)
-def test_the_same_models_verify_losslessly(name):
+def test_models_that_cannot_draft_verify_losslessly(name):
     target = model_of(BERT_LIKE[name])
     assistant = WindowedDraft(tiny_target(layers=2, max_position_embeddings=2**31), window=None)
     inputs = left_padded(target, [9, 5])

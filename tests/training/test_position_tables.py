@@ -46,7 +46,7 @@ def test_rows_beyond_the_table_are_skipped_whatever_max_length_says(short_target
         assert "20 tokens and max_length is 16" in skipped[0].reason
 
 
-def test_training_skips_them_too(short_target, rows, tmp_path, arguments):
+def test_the_trainer_skips_rows_beyond_the_table(short_target, rows, tmp_path, arguments):
     trainer = Eagle3Trainer(
         model=tiny_head(short_target).float(),
         target=short_target,
@@ -57,7 +57,7 @@ def test_training_skips_them_too(short_target, rows, tmp_path, arguments):
     trainer.train()
 
 
-def test_a_new_head_may_be_calibrated_on_them(short_target, rows):
+def test_a_new_head_may_be_calibrated_on_rows_beyond_the_table(short_target, rows):
     head, _ = new_head(short_target, rows, 10, fc_norm=True)
     assert torch.isfinite(head.fc_norm[0].weight).all()
 

@@ -9,7 +9,7 @@ from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.probing.text import Text
 from eagle_hf.decoding.window import SlotMap, Window
-from eagle_hf.target import text_decoder
+from eagle_hf.target import execution_device, text_decoder
 
 WINDOW = Window(sinks=3, width=5)
 LENGTHS = (12, 10)  # tokens of the rows: their windows have rolled on by 4 and by 2
@@ -22,8 +22,8 @@ def turned_and_read_keys(model) -> list[tuple[torch.Tensor, torch.Tensor]]:
         By layer: those that decoding turns to stand right before the window, and those that the
         model itself writes when it reads the sinks there.
     """
-    counts = torch.tensor(LENGTHS, device=model.device)
-    tokens = Text.random(model.config, model.device).prompts.flip(1)[:, : max(LENGTHS)]
+    counts = torch.tensor(LENGTHS, device=execution_device(model))
+    tokens = Text.random(model.config, execution_device(model)).prompts.flip(1)[:, : max(LENGTHS)]
     slots = SlotMap(WINDOW, most_new=4)
     kept = slots.start(counts)
     everywhere = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
@@ -41,6 +41,6 @@ def turned_and_read_keys(model) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _read(model, tokens, positions, kept) -> DraftCache:
     """A cache of what tokens [B, n] at `positions` write, of which the numbers `kept` stay."""
     cache = DraftCache()
-    forward = DraftForward(text_decoder(model), cache, model.device, keeps_size=False)
+    forward = DraftForward(text_decoder(model), cache, execution_device(model), keeps_size=False)
     forward.read_prompt(tokens, positions, kept)
     return cache

@@ -17,6 +17,7 @@ from eagle_hf.decoding.tree import Tree
 from eagle_hf.target import ordinary_ids
 from eagle_hf.target.miniature import SPECIAL_IDS, VOCABULARY
 
+CPU = torch.device("cpu")  # also where the caller's default is another
 PARENTS = (0, 0, 0, 1, 2, 2, 5, 3)
 DEPTHS = (0, 1, 1, 2, 2, 2, 3, 3)
 LEVELS = ((1, 2), (3, 4, 5), (6, 7))  # the nodes below the root, by depth
@@ -60,12 +61,12 @@ class Text:
     @classmethod
     def random(cls, config: PreTrainedConfig, device: torch.device) -> "Text":
         """The same text at every call; the caller's random state is left alone."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(CPU).manual_seed(0)
         slots = max(LENGTHS)
         size = (len(LENGTHS), slots + 2 * len(PARENTS))
-        ids = torch.tensor(_text_ids(config))
-        ids = ids[torch.randint(len(ids), size, generator=generator)]
-        mask = torch.ones(len(LENGTHS), slots, dtype=torch.long)
+        ids = torch.tensor(_text_ids(config), device=CPU)
+        ids = ids[torch.randint(len(ids), size, generator=generator, device=CPU)]
+        mask = torch.ones(len(LENGTHS), slots, dtype=torch.long, device=CPU)
         for row, length in enumerate(LENGTHS):
             mask[row, : slots - length] = 0
         prompts = ids[:, :slots].masked_fill(mask == 0, PADDING)

@@ -14,7 +14,7 @@ from eagle_hf.compat import attention_implementation, quiet_libraries
 from eagle_hf.decoding.probing.doors import drafted_logits, verified_logits
 from eagle_hf.decoding.probing.sinks import turned_and_read_keys
 from eagle_hf.decoding.probing.text import Text, plain_logits
-from eagle_hf.target import capture_aux, decoder_layers, unwrap
+from eagle_hf.target import capture_aux, decoder_layers, execution_device, unwrap
 from eagle_hf.target.miniature import miniature
 
 Trial = Callable[[PreTrainedModel], float]
@@ -23,9 +23,10 @@ Trial = Callable[[PreTrainedModel], float]
 # classes of transformers 5.24, right ones stay below 3e-6 and 3e-5, and wrong ones above 1.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 ROUGH = 0.5  # in dtypes of fewer digits
+READ_LAYERS = 3  # by a head
 
-# (trial, class, attention, config) -> what is wrong, "" where nothing is
-_outcomes: dict[tuple[Trial, type, str, str], str] = {}
+# (trial, class, attention, config, whether it has weights) -> what is wrong, "" where nothing is
+_outcomes: dict[tuple[Trial, type, str, str, bool], str] = {}
 
 
 class Unfit(Exception):
@@ -95,20 +96,21 @@ def drafting(model: PreTrainedModel) -> float:
 
 def turning_sinks(model: PreTrainedModel) -> float:
     """How far turned keys are from those that the model writes at the new positions."""
-    _read(model, Text.random(model.config, model.device).prompts)
+    _read(model, Text.random(model.config, execution_device(model)).prompts)
     return max(_distance(turned, read) for turned, read in turned_and_read_keys(model))
 
 
 def giving_states(model: PreTrainedModel) -> float:
-    """0, where one state a token, as wide as its embedding, enters every layer that runs."""
-    prompts = Text.random(model.config, model.device).prompts
+    """0, where one state a token, as wide as its embedding, enters as many layers as heads read."""
+    prompts = Text.random(model.config, execution_device(model)).prompts
     expected = model.get_input_embeddings()(prompts).shape  # [B, S, H]
     with capture_aux(model, list(range(len(decoder_layers(model))))) as aux:
         _read(model, prompts)
         shapes = aux.shapes()
-    for layer, shape in shapes.items():
-        if shape != expected:
-            raise ValueError(f"{list(shape)} enters layer {layer}, not {list(expected)}")
+    others = {layer: shape for layer, shape in shapes.items() if shape != expected}
+    if len(shapes) - len(others) < min(len(shapes), READ_LAYERS):
+        layer, shape = next(iter(others.items()))
+        raise ValueError(f"{list(shape)} enters layer {layer}, not {list(expected)}")
     return 0.0
 
 
@@ -119,7 +121,8 @@ def outcome(trial: Trial, model: PreTrainedModel) -> str:
         ValueError: the model itself has to be tried, and is in training mode.
     """
     facts = repr(model.config.to_dict())
-    key = (trial, type(model), attention_implementation(model.config), facts)
+    has_weights = execution_device(model).type != "meta"
+    key = (trial, type(model), attention_implementation(model.config), facts, has_weights)
     if key not in _outcomes:
         with torch.no_grad(), quiet_libraries():
             _outcomes[key] = _try(trial, model)
@@ -154,7 +157,7 @@ def _tiny(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _itself(model: PreTrainedModel) -> PreTrainedModel:
     """The model, where it has weights and no dropout."""
-    if model.device.type == "meta":
+    if execution_device(model).type == "meta":
         raise Unfit("its own weights are not at hand")
     if model.training:
         raise ValueError(f"{_name(model)} is in training mode; call eval() before generate")
@@ -176,7 +179,7 @@ def _judge(trial: Trial, model: PreTrainedModel, subject: str) -> str:
 
 def _from_plain(model: PreTrainedModel, door: Callable[..., list[torch.Tensor]]) -> float:
     """The largest distance of a door's logits from plain generate's, over all branches."""
-    text = Text.random(model.config, model.device)
+    text = Text.random(model.config, execution_device(model))
     lines = text.lines()
     try:
         plain = plain_logits(model, text, lines)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.cli.command import Command
 from eagle_hf.decoding.assistants import SelfSpeculation
-from eagle_hf.decoding.checks import check_target
+from eagle_hf.decoding.checks import check_rope, check_target
 from eagle_hf.evaluation import (
     SettingArguments,
     open_draft_model,
@@ -128,6 +128,7 @@ def run(arguments: PlanArguments) -> None:
     )
     assistant = open_assistant(arguments, target, tokenizer)
     check_lengths(target, arguments.lengths)
+    check_rope(target, max(arguments.lengths))
     check_target(target, assistant, TreeConfig())  # its own tree may need the plan
 
     # 2) how often the drafter is accepted, along the target's own answers

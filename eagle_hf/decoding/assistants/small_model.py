@@ -22,7 +22,7 @@ from eagle_hf.decoding.upload import upload
 from eagle_hf.decoding.window import Window
 from eagle_hf.provenance import dtype_name, weights_fingerprint
 from eagle_hf.target import (
-    check_adapters,
+    check_adapters_outside_generate,
     context_length,
     execution_device,
     position_limit,
@@ -93,7 +93,7 @@ class WindowedDraft(Assistant):
         """Raise a ValueError for a target that this model cannot draft for."""
         self._check_vocabulary(target)
         check_drafting(self.model, self.window)
-        check_adapters(self.model)
+        check_adapters_outside_generate(self.model)
         check_mode(self.model, "draft model")
         self._name_unused_length()
         limit = position_limit(self.model)

@@ -62,12 +62,20 @@ def test_a_new_head_may_be_calibrated_on_rows_beyond_the_table(short_target, row
     assert torch.isfinite(head.fc_norm[0].weight).all()
 
 
-def test_capture_refuses_them_by_name_before_the_target_runs(
+def test_capture_refuses_them_by_name_before_the_target_reads_them(
     short_target, rows, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(short_target.transformer, "forward", None)
+    forward = short_target.transformer.forward
+    read = []
+
+    def counted(*args, **kwargs):
+        read.append(kwargs["input_ids"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(short_target.transformer, "forward", counted)
     folder = tmp_path / "features"
     message = "conversation 'long' has 20 tokens and the target knows 16 positions; leave it out"
     with pytest.raises(ValueError, match=message):
         capture_features(short_target, rows, folder, layer_ids=[2, 3, 4], template_sha256="")
+    assert max(read) < 16  # a few random tokens, to see whether it can teach
     assert not folder.exists()

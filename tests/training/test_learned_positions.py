@@ -62,17 +62,13 @@ def test_a_new_head_may_be_calibrated_on_rows_beyond_the_table(short_target, row
     assert torch.isfinite(head.fc_norm[0].weight).all()
 
 
-def test_capture_refuses_them_by_name_before_the_target_reads_them(
-    short_target, rows, tmp_path, monkeypatch
-):
-    forward = short_target.transformer.forward
+def test_capture_refuses_them_by_name_before_the_target_reads_them(short_target, rows, tmp_path):
     read = []
 
-    def counted(*args, **kwargs):
-        read.append(kwargs["input_ids"].shape[1])
-        return forward(*args, **kwargs)
+    def count(embeddings, args):
+        read.append(args[0].shape[1])
 
-    monkeypatch.setattr(short_target.transformer, "forward", counted)
+    short_target.transformer.wte.register_forward_pre_hook(count)
     folder = tmp_path / "features"
     message = "conversation 'long' has 20 tokens and the target knows 16 positions; leave it out"
     with pytest.raises(ValueError, match=message):

@@ -38,8 +38,11 @@ format: $(VENV)/linters
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=10
 
+# tiny models of every class in two processes; the others use both cores by themselves
+CLASSES = tests/sweep tests/target/test_every_class.py
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow $(CLASSES)
+	$(BIN)/python -m pytest -q -m slow --durations=10 $(CLASSES:%=--ignore=%)
 
 test-long: install
 	$(BIN)/python -m pytest -q -m long --durations=10

@@ -251,4 +251,5 @@ UNBUILT: dict[str, str] = {
     "MusicgenMelodyForCausalLM": CODES,
     "PerceptionLMForConditionalGeneration": TIMM,
     "PI0ForConditionalGeneration": "has no generate",
+    "Pix2StructForConditionalGeneration": "its own generate takes patches in place of pixels",
 }

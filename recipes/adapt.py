@@ -32,6 +32,7 @@ from eagle_hf.data import (
     write_responses,
     write_run,
 )
+from eagle_hf.evaluation import TargetArguments, VocabularyArguments
 from eagle_hf.measuring import held_out_acceptance, save_acceptance
 from eagle_hf.training import last_checkpoint, lora_config
 
@@ -39,10 +40,9 @@ COMPARED = ("eval_tau", "eval_alpha", "eval_loss")
 
 
 @dataclass
-class AdaptArguments:
+class AdaptArguments(TargetArguments, VocabularyArguments):
     """Which head, for whom, for what; the rest is Eagle3TrainingArguments."""
 
-    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     head: str = field(
         metadata={
             "help": "The head to start from: folder or hub id; its vocabulary and tree are kept."
@@ -50,23 +50,6 @@ class AdaptArguments:
     )
     prompt_files: list[str] = field(
         metadata={"help": "The domain's prompts: .jsonl files, or names of bundled sets."}
-    )
-    adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter laid over the target."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
-            "one, else the target's."
-        },
-    )
-    vocab_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the target, where its embeddings were resized after the head was "
-            "trained."
-        },
     )
     target_dtype: str = field(
         default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."}

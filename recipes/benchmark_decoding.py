@@ -28,14 +28,14 @@ from trl import TrlParser
 
 from eagle_hf import Plan, SelfSpeculation, TreeConfig
 from eagle_hf.data import long_prompts, write_run
-from eagle_hf.evaluation import machine, open_head, open_target
+from eagle_hf.evaluation import VocabularyArguments, machine, open_head, open_target
 from eagle_hf.measuring import HEADER, TREES, Speed, fingerprint, measure_cell, measure_costs
 
 Trees = dict[str, TreeConfig]
 
 
 @dataclass
-class BenchmarkArguments:
+class BenchmarkArguments(VocabularyArguments):
     """Who drafts for whom, in which cells."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
@@ -48,13 +48,6 @@ class BenchmarkArguments:
         default=None,
         metadata={
             "help": "Folder of a head with its plan.json; without one the target drafts for itself."
-        },
-    )
-    vocab_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the target, where its embeddings were resized after the head was "
-            "trained."
         },
     )
     plan: str | None = field(

@@ -26,15 +26,14 @@ from eagle_hf.data import (
     template_sha256,
     write_run,
 )
-from eagle_hf.evaluation import open_target
+from eagle_hf.evaluation import TargetArguments, open_target
 from eagle_hf.target import choose_aux_layer_ids
 
 
 @dataclass
-class CaptureArguments:
+class CaptureArguments(TargetArguments):
     """Whose states of what are kept, how, and where."""
 
-    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     dataset: list[str] = field(
         metadata={
             "help": "conversations.jsonl, its folder, or a hub dataset with a messages column; "
@@ -42,16 +41,6 @@ class CaptureArguments:
         }
     )
     output: str = field(metadata={"help": "Folder or fsspec URL for the features."})
-    adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter laid over the target."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
-            "one, else the target's."
-        },
-    )
     target_dtype: str = field(
         default="auto",
         metadata={"help": "The target's dtype while it reads; auto: the fastest here."},

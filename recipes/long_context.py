@@ -18,7 +18,7 @@ from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead
 from eagle_hf.data import long_prompts, write_run
-from eagle_hf.evaluation import open_head, open_target
+from eagle_hf.evaluation import VocabularyArguments, open_head, open_target
 from eagle_hf.measuring import (
     PrefilledPrompt,
     TimedRun,
@@ -33,7 +33,7 @@ Window = tuple[int, int] | None  # (sinks, newest tokens), None for the whole ca
 
 
 @dataclass
-class LongContextArguments:
+class LongContextArguments(VocabularyArguments):
     """Which head, for whom, at which lengths, behind which windows."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
@@ -42,13 +42,6 @@ class LongContextArguments:
     tokenizer: str | None = field(
         default=None,
         metadata={"help": "Hub id or folder of another tokenizer; default: the target's."},
-    )
-    vocab_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the target, where its embeddings were resized after the head was "
-            "trained."
-        },
     )
     lengths: list[int] = field(
         default_factory=lambda: [1000, 2000, 4000, 8000],

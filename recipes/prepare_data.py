@@ -27,27 +27,16 @@ from eagle_hf.data import (
     write_responses,
     write_run,
 )
-from eagle_hf.evaluation import open_target
+from eagle_hf.evaluation import TargetArguments, open_target
 
 SHOWN_REASONS = 5
 
 
 @dataclass
-class DataArguments:
+class DataArguments(TargetArguments):
     """What is asked, who answers, where it goes."""
 
-    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     output_dir: str = field(metadata={"help": "Folder for prompts.jsonl and responses/."})
-    adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter laid over the target."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
-            "one, else the target's."
-        },
-    )
     target_dtype: str = field(
         default="auto",
         metadata={"help": "The target's dtype while it writes; auto: the fastest here."},

@@ -27,6 +27,7 @@ from eagle_hf.data import (
     prepare_examples,
     write_run,
 )
+from eagle_hf.evaluation import TargetArguments
 from eagle_hf.measuring import held_out_acceptance, save_acceptance
 from eagle_hf.training import lora_config, shard_target
 
@@ -35,10 +36,9 @@ TIMINGS = ("runtime", "per_second")
 
 
 @dataclass
-class ScriptArguments:
+class ScriptArguments(TargetArguments):
     """What is trained, for whom, on what; the rest is Eagle3TrainingArguments."""
 
-    target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     dataset: list[str] | None = field(
         default=None,
         metadata={
@@ -65,16 +65,6 @@ class ScriptArguments:
     )
     eval_conversations: int = field(
         default=0, metadata={"help": "Keep this many conversations back: eval_loss, eval_tau."}
-    )
-    adapter: str | None = field(
-        default=None, metadata={"help": "PEFT adapter laid over the target."}
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of another tokenizer; default: the adapter's where it brings "
-            "one, else the target's."
-        },
     )
     target_dtype: str = field(
         default="auto", metadata={"help": "The frozen target's dtype; auto: the fastest here."}

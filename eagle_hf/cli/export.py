@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from eagle_hf.cli.command import Command
+from eagle_hf.evaluation.arguments import VocabularyArguments
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.hub.export import export_head, named_target
 
@@ -13,7 +14,7 @@ FORMATS = ("speculators", "vllm", "sglang", "llamacpp", "openvino")
 
 
 @dataclass(kw_only=True)
-class ExportArguments:
+class ExportArguments(VocabularyArguments):
     """Which head, for which engine, and where it goes."""
 
     head: str = field(
@@ -29,13 +30,6 @@ class ExportArguments:
         metadata={
             "help": "Hub id or folder of the target: speculators names it, SGLang may need it, "
             "and the head is held against its config."
-        },
-    )
-    vocab_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the target, where its embeddings were resized after the head was "
-            "trained."
         },
     )
     out: Path = field(metadata={"help": "New folder."})

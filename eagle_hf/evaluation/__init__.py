@@ -1,6 +1,12 @@
 """Measuring a head: prompts by category, speed in this process, equality, and the report."""
 
-from eagle_hf.evaluation.arguments import AnswerArguments, EvaluationArguments, SettingArguments
+from eagle_hf.evaluation.arguments import (
+    AnswerArguments,
+    EvaluationArguments,
+    SettingArguments,
+    TargetArguments,
+    VocabularyArguments,
+)
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.evaluation.metrics import (
     MeasuredSetting,
@@ -52,6 +58,8 @@ __all__ = [
     "RooflineArguments",
     "Scaling",
     "SettingArguments",
+    "TargetArguments",
+    "VocabularyArguments",
     "SimulatedCell",
     "Summary",
     "by_category",

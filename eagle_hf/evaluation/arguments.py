@@ -10,8 +10,8 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass(kw_only=True)
-class AnswerArguments:
-    """Who answers which prompts, and at what length."""
+class TargetArguments:
+    """Which target, with which adapter and tokenizer."""
 
     target: str = field(metadata={"help": "Hub id, folder, .gguf file, or smollm2."})
     adapter: str | None = field(
@@ -24,6 +24,12 @@ class AnswerArguments:
             "one, else the target's."
         },
     )
+
+
+@dataclass(kw_only=True)
+class VocabularyArguments:
+    """The size of the vocabulary that a head is opened for."""
+
     vocab_size: int | None = field(
         default=None,
         metadata={
@@ -31,6 +37,12 @@ class AnswerArguments:
             "trained."
         },
     )
+
+
+@dataclass(kw_only=True)
+class AnswerArguments(TargetArguments, VocabularyArguments):
+    """Who answers which prompts, and at what length."""
+
     categories: list[str] = field(
         default_factory=lambda: ["chat", "code", "math"],
         metadata={"help": "Bundled categories or .jsonl files."},

@@ -32,7 +32,6 @@ from eagle_hf.target import (
     position_limit,
     unwrap,
 )
-from eagle_hf.target.quantised import finish_loading
 
 
 @dataclass
@@ -102,7 +101,6 @@ def capture_features(
             f"batch_tokens is {batch_tokens} and shard_bytes {shard_bytes}; both must be at least 1"
         )
     check_adapters_outside_generate(target)
-    finish_loading(target)
     with evaluating(target):
         check_teacher(target, list(layer_ids))
     # 1) Plan everything, which reads the examples once.

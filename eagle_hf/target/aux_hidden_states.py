@@ -119,34 +119,38 @@ def target_states(
     target: Any,
     input_ids: Sequence[torch.Tensor] | torch.Tensor,
     layer_ids: list[int],
-    image_inputs: Mapping[str, torch.Tensor] | None = None,
+    images: Sequence[Mapping[str, torch.Tensor] | None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the states that a head reads and those that the LM head reads.
 
     The LM head is not run. Padding needs no mask: causality hides it, and without a mask the fast
     attention kernels apply. A row's states are those of the row alone: where a RoPE follows the
-    longest text of a forward (see rope.py), the target runs once for each of its choices.
+    longest text of a forward (see rope.py), the target runs once for each of its choices. With
+    images it runs once for each row: processors lay out the images of several rows in many ways.
 
     Args:
         target: A causal LM.
         input_ids: B rows of tokens [S], each of its own length; or a batch [B, S] without padding.
         layer_ids: HF `hidden_states` indices.
-        image_inputs: The images of the only row, as the target's processor prepares them.
+        images: The images of each row, as the target's processor prepares them for one row; None
+            for a row without.
 
     Returns:
         (aux hidden states [B, S, 3H], final-normed states [B, S, H]), where S is the longest row.
         What lies behind the end of a shorter row means nothing.
     """
     rows = list(input_ids)
-    assert image_inputs is None or len(rows) == 1, "conversations with images are read one by one"
     ropes = changing_ropes(target)
-    groups = rows_read_together(ropes, [len(row) for row in rows])
+    groups = [[row] for row in range(len(rows))]
+    if images is None:
+        groups = rows_read_together(ropes, [len(row) for row in rows])
     parts = []
     for group in groups:
         together = [rows[row] for row in group]
         longest = max(len(row) for row in together)
         if any(rope.is_dynamic and longest >= rope.limit for rope in ropes):
             _forget_longer_texts(target, together[0])
+        image_inputs = None if images is None else images[group[0]]
         parts.append(_read_together(target, together, layer_ids, image_inputs))
     if len(parts) == 1:
         return parts[0]

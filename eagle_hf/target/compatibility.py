@@ -4,7 +4,7 @@ from typing import Any
 
 from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.target_settings import target_size
-from eagle_hf.target.structure import unwrap
+from eagle_hf.target.structure import check_lm_head, unwrap
 
 
 def check_compatible(target: Any, head_config: Eagle3Config) -> None:
@@ -24,10 +24,7 @@ def check_compatible(target: Any, head_config: Eagle3Config) -> None:
             f"the target carries a prompt-learning adapter ({peft_config.peft_type.value}), whose "
             "virtual tokens a draft head never sees; use an adapter that changes weights (LoRA)"
         )
-    if unwrap(target).get_output_embeddings() is None:
-        raise ValueError(
-            f"{type(unwrap(target)).__name__} has no LM head; load it with AutoModelForCausalLM"
-        )
+    check_lm_head(target)
 
 
 def _check_sizes(config: Any, head_config: Eagle3Config) -> None:

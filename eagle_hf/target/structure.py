@@ -93,6 +93,22 @@ def embedded_ids(target: Any, token_ids: torch.Tensor) -> torch.Tensor:
     return token_ids.masked_fill(token_ids >= vocab_size, 0)
 
 
+def check_lm_head(target: Any) -> None:
+    """Check that a target has an LM head.
+
+    Args:
+        target: A causal LM.
+
+    Raises:
+        ValueError: It has none.
+    """
+    model = unwrap(target)
+    if model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model).__name__} has no LM head; load it with AutoModelForCausalLM"
+        )
+
+
 def context_length(model: Any) -> int | None:
     """Return how many tokens a model's config allows.
 

@@ -20,7 +20,8 @@ from eagle_hf.target.aux_hidden_states import capture_aux
 from eagle_hf.target.logits import target_logits
 from eagle_hf.target.matrices import execution_device
 from eagle_hf.target.ordinary_tokens import ordinary_ids
-from eagle_hf.target.structure import decoder_layers, text_decoder, unwrap
+from eagle_hf.target.quantised import finish_loading
+from eagle_hf.target.structure import check_lm_head, decoder_layers, text_decoder, unwrap
 
 PROBED_TOKENS = 8
 # Largest difference of two ways to the same logits, as a share of the largest logit.
@@ -41,21 +42,14 @@ def check_teacher(target: Any, layer_ids: list[int]) -> None:
     Raises:
         ValueError: They are not. The message says what was found.
     """
-    model = unwrap(target)
-    if model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{type(model).__name__} has no LM head; load it with AutoModelForCausalLM"
-        )
-    input_ids = _random_text(model)  # [1, S]
-    with capture_aux(target, layer_ids) as aux, _reading_text(model):
-        expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
-        states = text_decoder(target)(input_ids=input_ids, use_cache=False).last_hidden_state
-        shapes = aux.shapes()
+    check_lm_head(target)
+    input_ids = _random_text(target)  # [1, S]
+    states, shapes, expected = _read(target, input_ids, layer_ids)
     if any(shapes.get(layer_id) != expected for layer_id in layer_ids):
         raise ValueError(_other_states(target, layer_ids, shapes, expected))
     if states.shape != expected:
         raise ValueError(
-            f"the final states of {type(model).__name__} are {list(states.shape)}, not "
+            f"the final states of {type(unwrap(target)).__name__} are {list(states.shape)}, not "
             f"{list(expected)}: a head's LM head starts from the target's and reads states as wide "
             "as the embeddings. Use another target, or plain decoding"
         )
@@ -78,14 +72,9 @@ def choose_aux_layer_ids(target: Any) -> list[int]:
     Raises:
         ValueError: There are no three such layers.
     """
-    model = unwrap(target)
     layers = len(decoder_layers(target))
     wanted = default_aux_layer_ids(layers)
-    input_ids = _random_text(model)  # [1, S]
-    with capture_aux(target, list(range(layers))) as aux, _reading_text(model):
-        expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
-        text_decoder(target)(input_ids=input_ids, use_cache=False)
-        shapes = aux.shapes()
+    _, shapes, expected = _read(target, _random_text(target), list(range(layers)))
     readable = [layer_id for layer_id, shape in shapes.items() if shape == expected]
     if set(wanted) <= set(readable):
         return wanted
@@ -97,6 +86,18 @@ def choose_aux_layer_ids(target: Any) -> list[int]:
             raise ValueError(_other_states(target, wanted, shapes, expected))
         chosen.append(min(others, key=partial(_distance, layer_id)))
     return sorted(chosen)
+
+
+def _read(
+    target: Any, input_ids: torch.Tensor, layer_ids: list[int]
+) -> tuple[torch.Tensor, dict[int, torch.Size], torch.Size]:
+    """The final states, the shapes that enter layers, and that of a state for each token."""
+    finish_loading(target)
+    model = unwrap(target)
+    with capture_aux(target, layer_ids) as aux, _reading_text(model):
+        expected = model.get_input_embeddings()(input_ids).shape  # [1, S, H]
+        states = text_decoder(target)(input_ids=input_ids, use_cache=False).last_hidden_state
+        return states, aux.shapes(), expected
 
 
 @contextmanager
@@ -132,12 +133,12 @@ def _other_states(
     )
 
 
-def _random_text(model: Any) -> torch.Tensor:
+def _random_text(target: Any) -> torch.Tensor:
     """Random ordinary tokens [1, S]."""
     own = torch.Generator("cpu").manual_seed(0)  # leaves the caller's random numbers alone
-    ids = torch.tensor(ordinary_ids(model.config), device=own.device)
+    ids = torch.tensor(ordinary_ids(unwrap(target).config), device=own.device)
     chosen = torch.randperm(len(ids), generator=own, device=own.device)[:PROBED_TOKENS]
-    return ids[chosen][None].to(execution_device(model))
+    return ids[chosen][None].to(execution_device(target))
 
 
 def _check_logits(target: Any, input_ids: torch.Tensor, states: torch.Tensor) -> None:

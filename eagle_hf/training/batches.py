@@ -225,10 +225,7 @@ class TargetStates:
     ) -> list[dict[str, torch.Tensor]]:
         """The features of each conversation; `best` only where the next token is learnt."""
         # 1) The states of all conversations in one padded batch.
-        if images is None:
-            aux, states = target_states(self.target, ids, self.layer_ids)
-        else:
-            aux, states = self._read_images(ids, images)
+        aux, states = target_states(self.target, ids, self.layer_ids, images)
         # A target over several devices answers on its last.
         aux = aux.to(ids[0].device)  # [B, S, 3H]
         states = states.to(ids[0].device)  # [B, S, H]
@@ -252,21 +249,6 @@ class TargetStates:
             features = {name: column[row, : len(tokens)] for name, column in columns.items()}
             conversations.append(features)
         return conversations
-
-    def _read_images(
-        self, ids: list[torch.Tensor], images: list[Mapping[str, torch.Tensor] | None]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states of conversations with images, padded.
-
-        They are read one by one: processors lay out the images of several rows in many ways.
-        """
-        aux = []
-        states = []
-        for tokens, inputs in zip(ids, images, strict=True):
-            read = target_states(self.target, tokens[None], self.layer_ids, inputs)
-            aux.append(read[0][0])  # [S, 3H]
-            states.append(read[1][0])  # [S, H]
-        return pad_sequence(aux, batch_first=True), pad_sequence(states, batch_first=True)
 
     def _recall(self, indices: list[int]) -> list[dict[str, torch.Tensor]] | None:
         """The remembered features of these conversations; None where those of one are missing."""

@@ -28,7 +28,6 @@ from eagle_hf.target import (
     unwrap,
 )
 from eagle_hf.target.matrices import matrix_rows
-from eagle_hf.target.quantised import finish_loading
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +64,6 @@ def new_head(
             hold too few distinct tokens, or a setting does not exist.
     """
     model = unwrap(target)
-    finish_loading(model)
 
     # 1) The head's config, and whether the target can teach such a head.
     with evaluating(model):
@@ -157,5 +155,5 @@ def _calibration_states(
     states = []
     for example in examples:
         ids = torch.tensor([example["input_ids"]], device=device)
-        states.append(target_states(target, ids, layer_ids, example.get("image_inputs"))[0])
+        states.append(target_states(target, ids, layer_ids, [example.get("image_inputs")])[0])
     return torch.cat(states, dim=1)

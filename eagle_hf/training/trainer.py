@@ -29,7 +29,6 @@ from eagle_hf.target import (
     embedded_ids,
     unwrap,
 )
-from eagle_hf.target.quantised import finish_loading
 from eagle_hf.training.acceptance import answerable_prompts, check_prompts, measure_acceptance
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import TargetStates, collate, example_lengths, separate
@@ -89,7 +88,6 @@ class Eagle3Trainer(ResumableTrainer):
         check_adapters_outside_generate(target)
         self.target = target.requires_grad_(False).eval()
         self.layer_ids = aux_layer_ids(target, head.config)
-        finish_loading(target)
         if not isinstance(train_dataset, Features):  # captured features were checked
             check_teacher(target, self.layer_ids)
         self.states = TargetStates(

@@ -27,7 +27,7 @@ def test_states_of_an_image_prompt_are_those_of_the_model(kind):
     logits = target(**inputs).logits
     ids = inputs.pop("input_ids")
     del inputs["attention_mask"]
-    aux, final = target_states(target, ids, [2, 3, 4], inputs)
+    aux, final = target_states(target, ids, [2, 3, 4], [inputs])
     assert torch.allclose(target_logits(target, final), logits)
     blind, _ = target_states(target, ids, [2, 3, 4])
     assert not torch.allclose(aux, blind)

@@ -25,48 +25,39 @@ import torch
 
 from eagle_hf.compat import AssistedCall, padding_token
 from eagle_hf.decoding.assistants.base import Drafter
-from eagle_hf.decoding.callbacks import pads_ended_rows
-from eagle_hf.decoding.choice import TargetChoice
+from eagle_hf.decoding.callbacks import advance_together, pads_ended_rows
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.upload import upload
+from eagle_hf.decoding.verifier import RowVerifier, Verifier
 from eagle_hf.decoding.verify import Verdict, draw, draw_next, uniform
 
 NO_TOKEN = -1  # in place of the padding token, where no row is padded
 
 
-class LockstepVerifier:
-    """Decides what every row emits, and appends it to the sequences: a step for all rows.
+def make_verifier(call: AssistedCall, sequences: Sequences, drafter: Drafter) -> Verifier:
+    """What decides what every row of a call emits."""
+    kind = LockstepVerifier if advance_together(call) else RowVerifier
+    return kind(call, sequences, drafter)
 
-    Args:
-        call: of generate.
-        sequences: of the run.
-        drafter: who drafted.
 
-    Attributes:
-        keeps_rows: whether rows that have ended must stay in the batch.
-        choice: how the target chooses.
-    """
+class LockstepVerifier(Verifier):
+    """A verifier that goes a step with all rows."""
 
     keeps_rows = True
 
     def __init__(self, call: AssistedCall, sequences: Sequences, drafter: Drafter):
-        self.sequences = sequences
-        self.choice = TargetChoice(call.logits_processor, call.generation_config, groups=1)
+        super().__init__(call, sequences, drafter, groups=1)
         self.criteria = call.stopping_criteria
-        self.draws = drafter.sampler is not None
-        self.draft_to_target = drafter.draft_to_target
         self._pads = pads_ended_rows(call.stopping_criteria)
         pad_token = padding_token(call.generation_config)
         assert pad_token is not None or not self._pads, "rows are padded with nothing"
         self._pad_token = NO_TOKEN if pad_token is None else int(pad_token)
-        self._ids = call.input_ids  # [R, L], as plain generate holds them
-        self._ended = torch.zeros_like(self._ids[:, 0], dtype=torch.bool)  # [R]
+        self._ended = torch.zeros_like(call.input_ids[:, 0], dtype=torch.bool)  # [R]
 
     def first_tokens(self, logits: torch.Tensor) -> list[list[int]]:
-        """The first token of every row, from logits [R, V] at the prompts' ends."""
-        tokens = self.choice(0, self._ids, logits).tolist()
+        tokens = self.choice(0, self.sequences.whole, logits).tolist()
         self._append(tokens)
         return [[token] for token in tokens]
 
@@ -78,7 +69,6 @@ class LockstepVerifier:
         return replace(draft, tree=draft.tree.with_chains(ended, self._pad_token))
 
     def verdicts(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:
-        """A verdict for every row, from logits [R, N, V]."""
         walks = [Walk(tree.children(row)) for row in range(len(logits))]
         rows = torch.arange(len(walks), device=logits.device)
         while True:
@@ -100,10 +90,10 @@ class LockstepVerifier:
     def _next_tokens(self, tree: Tree, walks: list["Walk"], logits: torch.Tensor) -> list[int]:
         """The next token of every row, from logits [R, V] where it stands."""
         if self.draws:
-            scores = self.choice.processed(0, self._ids, logits)
+            scores = self.choice.processed(0, self.sequences.whole, logits)
             chosen = self._drawn(tree, walks, scores.softmax(-1))
         else:
-            chosen = self.choice(0, self._ids, logits).tolist()
+            chosen = self.choice(0, self.sequences.whole, logits).tolist()
         tokens = []
         for token, is_padding in zip(chosen, self.sequences.finished, strict=True):
             tokens.append(self._pad_token if is_padding else token)
@@ -126,8 +116,6 @@ class LockstepVerifier:
 
     def _append(self, tokens: list[int]) -> None:
         """Append a token to every row, and ask who has ended."""
-        newest = upload(tokens, self._ids.device)[:, None]
-        self._ids = torch.cat([self._ids, newest], dim=1)
         self.sequences.append_to_all(tokens)
         self._ended = self._ended | self._ask_criteria()
         ended = self._ended.tolist()
@@ -137,7 +125,7 @@ class LockstepVerifier:
 
     def _ask_criteria(self) -> torch.Tensor:
         """Which rows the stopping criteria end now: bool [R]."""
-        ends = self.criteria(self._ids, self.choice.scores_of(0))
+        ends = self.criteria(self.sequences.whole, self.choice.scores_of(0))
         if ends.shape != self._ended.shape:
             raise ValueError(
                 f"the stopping criteria gave a tensor of shape {list(ends.shape)} for "

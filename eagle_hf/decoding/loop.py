@@ -23,13 +23,13 @@ from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.compiling import fixed_size, mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
+from eagle_hf.decoding.lockstep import make_verifier
 from eagle_hf.decoding.masks import TreeMask, prompt_positions
 from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.tree import Tree
-from eagle_hf.decoding.verifier import make_verifier
 from eagle_hf.decoding.verify import Verdict
 from eagle_hf.head.trees import TreeConfig
 

@@ -66,6 +66,11 @@ class Sequences:
         """The ids [1, L] of a row so far."""
         return self.ids[row : row + 1, : self.lengths[row]]
 
+    @property
+    def whole(self) -> torch.Tensor:
+        """The ids [R, L] of rows of one length, laid out as plain generate's are."""
+        return self.ids[:, : self.lengths[0]].contiguous()
+
     def append(self, row: int, token: int) -> None:
         """Append a token to a row."""
         if self.lengths[row] == self.ids.shape[1]:

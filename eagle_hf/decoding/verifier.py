@@ -6,37 +6,29 @@ one row. Otherwise the rows go in lockstep, see lockstep.py.
 B rows of the batch, N tree nodes, V vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from functools import partial
 
 import torch
 
 from eagle_hf.compat import AssistedCall
 from eagle_hf.decoding.assistants.base import Drafter
-from eagle_hf.decoding.callbacks import advance_together
 from eagle_hf.decoding.choice import TargetChoice
 from eagle_hf.decoding.growth import Draft
-from eagle_hf.decoding.lockstep import LockstepVerifier
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.stopping import Stopping
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.verify import STANDS_STILL, Verdict, draw, uniform, verify, verify_drawn
 
 
-def make_verifier(
-    call: AssistedCall, sequences: Sequences, drafter: Drafter
-) -> "RowVerifier | LockstepVerifier":
-    """What decides what every row of a call emits."""
-    kind = LockstepVerifier if advance_together(call) else RowVerifier
-    return kind(call, sequences, drafter)
-
-
-class RowVerifier:
-    """Decides what every row emits, and appends it to the sequences: row by row.
+class Verifier(ABC):
+    """Decides what every row emits, and appends it to the sequences.
 
     Args:
         call: of generate.
         sequences: of the run.
         drafter: who drafted.
+        groups: how many groups of rows advance together.
 
     Attributes:
         keeps_rows: whether rows that have ended must stay in the batch.
@@ -45,16 +37,33 @@ class RowVerifier:
 
     keeps_rows = False
 
-    def __init__(self, call: AssistedCall, sequences: Sequences, drafter: Drafter):
-        rows = len(call.input_ids)
+    def __init__(self, call: AssistedCall, sequences: Sequences, drafter: Drafter, groups: int):
         self.sequences = sequences
-        self.choice = TargetChoice(call.logits_processor, call.generation_config, groups=rows)
-        self.stopping = Stopping(call.stopping_criteria)
+        self.choice = TargetChoice(call.logits_processor, call.generation_config, groups)
         self.draws = drafter.sampler is not None
         self.draft_to_target = drafter.draft_to_target
 
+    def with_padding(self, draft: Draft) -> Draft:
+        """The draft as it is: where rows that have ended stay, their drafts go unread."""
+        return draft
+
+    @abstractmethod
     def first_tokens(self, logits: torch.Tensor) -> list[list[int]]:
         """The first token of every row, from logits [B, V] at the prompts' ends."""
+
+    @abstractmethod
+    def verdicts(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:
+        """A verdict for every row of the batch, from logits [B, N, V]."""
+
+
+class RowVerifier(Verifier):
+    """A verifier that walks row by row."""
+
+    def __init__(self, call: AssistedCall, sequences: Sequences, drafter: Drafter):
+        super().__init__(call, sequences, drafter, groups=len(call.input_ids))
+        self.stopping = Stopping(call.stopping_criteria)
+
+    def first_tokens(self, logits: torch.Tensor) -> list[list[int]]:
         first = []
         for row, row_logits in enumerate(logits):
             token = self.choose(row, row_logits)
@@ -62,12 +71,7 @@ class RowVerifier:
             first.append([token])
         return first
 
-    def with_padding(self, draft: Draft) -> Draft:
-        """The draft as it is: where rows that have ended stay, their drafts go unread."""
-        return draft
-
     def verdicts(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:
-        """A verdict for every row of the batch, from logits [B, N, V]."""
         decided = None
         if self.choice.is_plain_argmax:
             # max: argmax is six times slower in bf16 on a CPU

@@ -77,9 +77,8 @@ class SelfDrafter(ModelDrafter):
     def start(self, input_ids, visible, aux, first, selection, shift=None):
         order, self.counts = left_aligned(visible)
         self.prompt_slots = input_ids.shape[1]
-        kept = order.gather(
-            1, self.slots.start(self.counts, shift)
-        )  # [B, C] slots of the target's cache
+        numbers = self.slots.start(self.counts, shift)
+        kept = order.gather(1, numbers)  # [B, C] slots of the target's cache
         theirs = self.target_cache.layers
         ours = self.cache.with_layers(len(theirs))
         for index, (layer, full) in enumerate(zip(ours, theirs, strict=True)):

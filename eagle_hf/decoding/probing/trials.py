@@ -39,12 +39,12 @@ def check_reading_trees(model: Any) -> None:
     Raises:
         ValueError: says how far apart they are, or what the model raised.
     """
-    wrong = outcome(verifying, unwrap(model))
-    if wrong:
-        raise ValueError(
-            f"{_name(model)} does not read draft trees as it reads text: {wrong}; generate "
-            "without assistant_model"
-        )
+    _refuse_where_wrong(
+        verifying,
+        model,
+        "does not read draft trees as it reads text",
+        "generate without assistant_model",
+    )
 
 
 def check_drafting_trees(model: Any) -> None:
@@ -53,12 +53,12 @@ def check_drafting_trees(model: Any) -> None:
     Raises:
         ValueError: as in `check_reading_trees`.
     """
-    wrong = outcome(drafting, unwrap(model))
-    if wrong:
-        raise ValueError(
-            f"{_name(model)} does not draft as it generates: {wrong}; use another draft model, or "
-            "a draft head"
-        )
+    _refuse_where_wrong(
+        drafting,
+        model,
+        "does not draft as it generates",
+        "use another draft model, or a draft head",
+    )
 
 
 def check_giving_states(model: Any) -> None:
@@ -67,12 +67,19 @@ def check_giving_states(model: Any) -> None:
     Raises:
         ValueError: says which, or what the model raised.
     """
-    wrong = outcome(giving_states, unwrap(model))
+    _refuse_where_wrong(
+        giving_states,
+        model,
+        "has no hidden states that a head could read",
+        "generate without a head",
+    )
+
+
+def _refuse_where_wrong(trial: Trial, model: Any, fault: str, remedy: str) -> None:
+    """Raise a ValueError with the fault, what the trial found and the remedy."""
+    wrong = outcome(trial, unwrap(model))
     if wrong:
-        raise ValueError(
-            f"{_name(model)} has no hidden states that a head could read: {wrong}; generate "
-            "without a head"
-        )
+        raise ValueError(f"{_name(model)} {fault}: {wrong}; {remedy}")
 
 
 def wrong_in_turning_sinks(model: Any) -> str:

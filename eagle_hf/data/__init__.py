@@ -23,6 +23,7 @@ from eagle_hf.data.prompts import (
     read_prompts,
     write_prompts,
 )
+from eagle_hf.data.reader import conversation_id
 from eagle_hf.data.responses import write_responses
 from eagle_hf.data.rows import (
     CapturedExample,
@@ -36,6 +37,7 @@ from eagle_hf.data.rows import (
 )
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.viewer import show_mask
 
 __all__ = [
@@ -48,8 +50,10 @@ __all__ = [
     "SkippedLine",
     "SkippedRow",
     "TargetFeatures",
+    "TemplateArguments",
     "bundled_prompts",
     "capture_features",
+    "conversation_id",
     "eos_token_ids",
     "evenly_spread",
     "first_turn_ids",

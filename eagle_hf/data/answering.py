@@ -4,14 +4,18 @@ Turn t of a conversation can only be asked once turn t - 1 is answered. So the w
 through its first turns, then through its second ones, and conversations with fewer turns wait.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle_hf.data.rows import Conversation, Message, Prompt
+from eagle_hf.data.rows import Conversation, Message, Prompt, ServedTurn
 from eagle_hf.data.sampling import batch_seed, generate_batch
-from eagle_hf.data.template import decode_text, render_text
+from eagle_hf.data.template import answer_text, decode_text, render_text, without_end
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.turns import ROW_FORMAT
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class AnswerSettings:
         temperature: 0 is greedy.
         seed: of all sampling.
         max_length: longest conversation that is asked for an answer, in tokens, answer included.
+        arguments: of the template; a prompt's own win.
     """
 
     target: PreTrainedModel
@@ -35,6 +40,7 @@ class AnswerSettings:
     temperature: float
     seed: int
     max_length: int
+    arguments: TemplateArguments = field(default_factory=TemplateArguments)
 
 
 class PendingConversation:
@@ -43,6 +49,7 @@ class PendingConversation:
     Attributes:
         prompt: the user turns.
         messages: what has been said so far.
+        turns: the answers so far, by token.
         ids: tokens of the rendered messages, up to the next answer.
         tokens: response tokens so far, end-of-turn tokens included.
         cut: responses that max_new_tokens stopped.
@@ -52,6 +59,7 @@ class PendingConversation:
     def __init__(self, prompt: Prompt):
         self.prompt = prompt
         self.messages: list[Message] = []
+        self.turns: list[ServedTurn] = []
         self.ids: list[int] = []
         self.tokens = 0
         self.cut = 0
@@ -65,7 +73,10 @@ class PendingConversation:
         self.messages.append({"role": "user", "content": self.prompt["turns"][turn]})
         tokenizer = settings.tokenizer
         try:
-            text = render_text(tokenizer, self.messages, add_generation_prompt=True)
+            arguments = settings.arguments.for_row(self.prompt)
+            text = render_text(
+                tokenizer, self.messages, add_generation_prompt=True, arguments=arguments
+            )
         except ValueError as error:
             self.failure = str(error)
             return
@@ -80,24 +91,50 @@ class PendingConversation:
             )
 
     def hear(self, turn: int, ids: list[int], settings: AnswerSettings) -> None:
-        """Add the target's answer, without end-of-turn and special tokens, to the messages."""
-        text = decode_text(settings.tokenizer, ids)
+        """Keep the target's answer: its ids as they are, and its text in the messages."""
+        tokenizer = settings.tokenizer
+        text = answer_text(tokenizer, ids, settings.stop)
+        plain = decode_text(tokenizer, without_end(ids, settings.stop))
+        is_last = turn + 1 == len(self.prompt["turns"])
         if not text.strip():
             self.failure = f"the response to turn {turn + 1} has zero tokens of text"
+        elif plain != text and not is_last:
+            self.failure = (
+                f"the response to turn {turn + 1} has special tokens inside ({text!r:.60}): only "
+                "the model's own parser knows what of it the next prompt shows; ask one turn"
+            )
         self.messages.append({"role": "assistant", "content": text})
-        self.tokens += len(ids)
         # Without an end-of-turn token the response was cut at max_new_tokens.
         has_ended = ids[-1] in settings.stop
+        finish_reason = "stop" if has_ended else "length"
+        self.turns.append(
+            {"prompt_ids": self.ids, "response_ids": ids, "finish_reason": finish_reason}
+        )
+        self.tokens += len(ids)
         self.cut += not has_ended
 
     def conversation(self) -> Conversation:
         """The finished conversation, as it is written to a file."""
         return {
+            "format": ROW_FORMAT,
             "id": self.prompt["id"],
             "messages": self.messages,
+            "served_turns": self.turns,
+            "tools": _as_json_text(self.prompt.get("tools")),
+            "chat_template_kwargs": _as_json_text(self.prompt.get("chat_template_kwargs")),
             "source": self.prompt.get("source", "other"),
             "category": self.prompt.get("category", "other"),
         }
+
+
+def _as_json_text(value: Any) -> str:
+    """A field as JSON text, "" where it is empty.
+
+    Tables need one type in all rows, and would fill what one row lacks with the keys of others.
+    """
+    if not value:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def start_conversations(

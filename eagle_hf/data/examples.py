@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
 from eagle_hf.data.rows import Example, SkippedRow
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.target import context_length, position_limit
 
 
@@ -21,6 +22,8 @@ def prepare_examples(
     rows: Iterable[Mapping[str, Any]],
     *,
     max_length: int | None = None,
+    train_on: str = "all",
+    template_arguments: TemplateArguments | None = None,
     verbose: bool = False,
 ) -> tuple[list[Example], list[SkippedRow]]:
     """Turn conversations, or rows that are already tokenized, into training examples.
@@ -37,10 +40,16 @@ def prepare_examples(
         max_length: leave longer conversations out, in tokens. Default: the target's
             `max_position_embeddings`, and no limit where its config has none. Beyond a table of
             learned positions nothing is used, whatever this says.
-        verbose: print how many rows are used and how many are skipped.
+        train_on: learn "all" answers of a conversation, or the one of its "last_turn".
+        template_arguments: what the chat template is given beside the messages, such as
+            `TemplateArguments({"enable_thinking": False})`; a row's own win. Conversations that
+            `write_responses` wrote hold token ids, and are not rendered.
+        verbose: print how many examples there are and how many rows are skipped.
 
     Returns:
-        `(examples, skipped)`: the usable rows in their order, and the others with a reason each.
+        `(examples, skipped)`: the examples in the order of their rows, and what was left out with
+        a reason each. A conversation is one example where its prompts go on from each other, else
+        one for each answer.
 
     Raises:
         ValueError: no row is usable, conversations come without a tokenizer, the tokenizer has
@@ -57,7 +66,12 @@ def prepare_examples(
     else:
         stop = eos_token_ids(target, tokenizer)
         examples, skipped = tokenize_conversations(
-            rows, tokenizer, eos_token_ids=stop, max_length=limit
+            rows,
+            tokenizer,
+            eos_token_ids=stop,
+            max_length=limit,
+            train_on=train_on,
+            template_arguments=template_arguments,
         )
     if verbose:
         print(_summary(examples, skipped))
@@ -94,7 +108,7 @@ def _look_at_first(
 
 
 def _summary(examples: list[Example], skipped: list[SkippedRow]) -> str:
-    text = f"{len(examples)} conversations, {len(skipped)} skipped"
+    text = f"{len(examples)} examples, {len(skipped)} skipped"
     if skipped:
         text += f", the first: {skipped[0].reason}"
     return text

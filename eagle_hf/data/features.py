@@ -72,7 +72,8 @@ class Features(torch.utils.data.Dataset):
             conversation raises it when it is read. All of them name the shard.
 
     Attributes:
-        lengths: tokens of every conversation.
+        ids: of every example.
+        lengths: tokens of every example.
         manifest: what made the folder: target, layers, template, settings, versions.
     """
 
@@ -131,6 +132,7 @@ class Features(torch.utils.data.Dataset):
     def _use(self, items: list[_Item]) -> None:
         """Serve these conversations, in this order."""
         self._items = items
+        self.ids = [item.id for item in items]
         self.lengths = [item.length for item in items]
 
     def examples(self) -> Iterator[Example]:

@@ -17,6 +17,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_utils import load_image
 
+from eagle_hf.data.messages import image_parts
+
 IMAGE_KEYS = ("image", "path", "url", "base64")
 ImageInputs = dict[str, torch.Tensor]
 
@@ -39,14 +41,6 @@ def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
             "eagle_hf.target.load_processor(name)"
         )
     return tokenizer
-
-
-def image_parts(message: Any) -> list[dict[str, Any]]:
-    """The parts of a checked message that are images, in order."""
-    content = message["content"]
-    if isinstance(content, str):
-        return []
-    return [part for part in content if part["type"] == "image"]
 
 
 class ConversationEncoder:

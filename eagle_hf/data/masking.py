@@ -1,8 +1,6 @@
-"""Conversations become token ids and a mask of what is learnt, from render boundaries.
+"""Conversations become token ids and a mask of what is learnt.
 
-For every assistant turn the template is rendered twice: up to the generation prompt, and with the
-answer. The difference is the response. Both parts are tokenized on their own, because that is the
-boundary `generate` meets: the prompt's tokens are fixed before the first response token exists.
+Each conversation is read as turns (see turns.py), and what the target said in them is learnt:
 
     ids    <user> hi <end> <assistant> | hello <end> | newline
     mask     0    0    0        0      |   1     1   |    0
@@ -13,23 +11,24 @@ as much.
 S tokens of one conversation, V target vocabulary.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from eagle_hf.data.images import ConversationEncoder, ImageInputs, tokenizer_of
+from eagle_hf.data.images import tokenizer_of
+from eagle_hf.data.reader import ConversationReader, check_train_on, too_long
 from eagle_hf.data.rows import (
     Example,
-    Message,
     SkippedRow,
-    check_messages,
     check_tokenised,
     describe_type,
     first_reasons,
 )
-from eagle_hf.data.template import chat_template, render_text
+from eagle_hf.data.template import chat_template
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.whole_text import WholeTokenizer
 
 # A conversation's first two tokens are never learnt: no slot of a draft head predicts them.
 FIRST_LEARNT = 2
@@ -48,7 +47,22 @@ def eos_token_ids(target: PreTrainedModel, tokenizer: Any) -> set[int]:
     Raises:
         ValueError: neither the target nor the tokenizer names such a token.
     """
-    generation_config = getattr(target, "generation_config", None)
+    return end_of_turn_ids(getattr(target, "generation_config", None), tokenizer)
+
+
+def end_of_turn_ids(generation_config: GenerationConfig | None, tokenizer: Any) -> set[int]:
+    """As `eos_token_ids`, for a target that is not opened.
+
+    Args:
+        generation_config: of the target; None where it has none.
+        tokenizer: as there.
+
+    Returns:
+        At least one token id.
+
+    Raises:
+        ValueError: as there.
+    """
     stop = getattr(generation_config, "eos_token_id", None)
     ids = set(stop) if isinstance(stop, (list, tuple)) else {stop}
     # Instruct models often name two: one ends a turn, the other a document.
@@ -63,134 +77,45 @@ def eos_token_ids(target: PreTrainedModel, tokenizer: Any) -> set[int]:
     return {int(token) for token in ids}
 
 
-def until_end_of_turn(ids: list[int], stop: Container[int]) -> list[int]:
-    """The ids up to and including the first one in `stop`, all of them where there is none."""
-    for position, token in enumerate(ids):
-        if token in stop:
-            return ids[: position + 1]
-    return ids
-
-
-class Rendered(NamedTuple):
-    """One conversation in tokens.
-
-    Attributes:
-        input_ids: the tokens, [S].
-        loss_mask: 1 on every response, up to and including its end-of-turn token, [S].
-        image_inputs: what the processor prepares beside the tokens; None without images.
-    """
-
-    input_ids: list[int]
-    loss_mask: list[int]
-    image_inputs: ImageInputs | None
-
-
-def render(
-    tokenizer: Any,
-    messages: list[Message],
-    *,
-    eos_token_ids: Iterable[int],
-    max_length: int | None = None,
-    images: Sequence[Any] = (),
-) -> Rendered:
-    """Tokenize one conversation and mark its responses.
-
-    Args:
-        tokenizer: the target's tokenizer, with a chat template; for images its processor.
-        messages: a conversation that ends with the assistant.
-        eos_token_ids: tokens that end a turn. A response without any of them is learnt whole.
-        max_length: most tokens that are accepted. Default: no limit.
-        images: what image parts without an image of their own stand for, in order.
-
-    Raises:
-        ValueError: the conversation does not end with the assistant, a response is empty, the
-            template renders history anew, there are more than `max_length` tokens, or its images
-            cannot be read.
-    """
-    check_messages(messages)
-    stop = frozenset(eos_token_ids)
-    encoder = ConversationEncoder(tokenizer, images)
-    input_ids: list[int] = []
-    loss_mask: list[int] = []
-    rendered = ""
-    begin = 0  # the first message that is not yet rendered
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, full = _render_turn(tokenizer, messages, index, rendered)
-        # Encoded apart: a token must not span the boundary that `generate` meets.
-        asked = messages[begin:index]
-        prompt_ids = encoder.encode_prompt(prompt[len(rendered) :], asked, len(input_ids))
-        response_ids = encoder.encode(full[len(prompt) :])
-        input_ids += prompt_ids + response_ids
-        loss_mask += [0] * len(prompt_ids)
-        loss_mask += _response_mask(response_ids, stop, index)
-        rendered = full
-        begin = index + 1
-    assert any(loss_mask), "every response has a token, so some token is learnt"
-    if max_length is not None and len(input_ids) > max_length:
-        raise ValueError(_too_long(len(input_ids), max_length))
-    return Rendered(input_ids, loss_mask, encoder.image_inputs(rendered, len(input_ids)))
-
-
-def _render_turn(
-    tokenizer: Any, messages: list[Message], index: int, rendered: str
-) -> tuple[str, str]:
-    """The text before assistant message `index`, and with it; each extends the one before it."""
-    prompt = render_text(tokenizer, messages[:index], add_generation_prompt=True)
-    full = render_text(tokenizer, messages[: index + 1])
-    # Only then is the difference of two texts the response.
-    if not prompt.startswith(rendered) or not full.startswith(prompt):
-        raise ValueError(
-            f"the text before assistant message {index} is not a prefix of the text with it: "
-            "the template re-renders history (a thinking mode?); turn that mode off, change the "
-            "template, or keep single-turn conversations"
-        )
-    return prompt, full
-
-
-def _response_mask(ids: list[int], stop: frozenset[int], index: int) -> list[int]:
-    """1 through the first end-of-turn token, 0 for what the template adds after it."""
-    # An end-of-turn token alone is no response.
-    if not ids or ids[0] in stop:
-        raise ValueError(
-            f"assistant message {index} has zero response tokens; drop the conversation"
-        )
-    learnt = len(until_end_of_turn(ids, stop))
-    return [1] * learnt + [0] * (len(ids) - learnt)
-
-
-def _too_long(length: int, max_length: int) -> str:
-    return (
-        f"the conversation has {length} tokens and max_length is {max_length}; "
-        "raise it or shorten the turns"
-    )
-
-
 def tokenize_conversations(
     rows: Iterable[Mapping[str, Any]],
     tokenizer: Any,
     *,
     eos_token_ids: Iterable[int],
     max_length: int | None,
+    train_on: str = "all",
+    template_arguments: TemplateArguments | None = None,
 ) -> tuple[list[Example], list[SkippedRow]]:
-    """Render and tokenize conversations; `prepare_examples` does the same with a target's limits.
+    """Turn conversations into examples; `prepare_examples` does so with a target's limits.
 
     Args:
         rows: conversations (see `Conversation`). A row without an id is called by its number,
             "row-0" the first.
         tokenizer: the target's tokenizer, with a chat template; for images its processor.
         eos_token_ids: tokens that end a turn.
-        max_length: longer conversations are skipped, in tokens. None: no limit.
+        max_length: longer examples are skipped, in tokens. None: no limit.
+        train_on: "all" answers, or the one of the "last_turn".
+        template_arguments: of every row; a row's own win. Default: none, and today's date.
 
     Returns:
-        `(examples, skipped)`: the rows that render, in their order, and the others.
+        `(examples, skipped)`: the examples in the order of their rows, and what is left out.
 
     Raises:
-        ValueError: no row is usable, or the tokenizer has no chat template.
+        ValueError: no row is usable, the tokenizer has no chat template, or it does not read the
+            template arguments.
     """
-    chat_template(tokenizer)  # refuses a tokenizer without one, before any row is blamed for it
-    stop = frozenset(eos_token_ids)
+    # Before any row is blamed: is there a template, and does it read the variables?
+    template = chat_template(tokenizer)
+    arguments = template_arguments or TemplateArguments()
+    arguments.check_read_by(template)
+    check_train_on(train_on)
+    reader = ConversationReader(
+        tokenizer=WholeTokenizer(tokenizer),
+        stop=frozenset(eos_token_ids),
+        max_length=max_length,
+        train_on=train_on,
+        arguments=arguments,
+    )
     examples: list[Example] = []
     skipped: list[SkippedRow] = []
     for number, row in enumerate(rows):
@@ -202,15 +127,12 @@ def tokenize_conversations(
                 )
             # From here on the row is blamed by its own name.
             name = str(row.get("id") or name)
-            messages: Any = row.get("messages")
-            images = row.get("images") or ()
-            whole = render(
-                tokenizer, messages, eos_token_ids=stop, max_length=max_length, images=images
-            )
+            of_row, left_out = reader.examples_of(name, row)
         except ValueError as error:
             skipped.append(SkippedRow(name, str(error)))
         else:
-            examples.append(_example(name, whole))
+            examples += of_row
+            skipped += left_out
     if not examples:
         reasons = first_reasons(skipped, "there were no rows")
         raise ValueError(
@@ -218,14 +140,6 @@ def tokenize_conversations(
             "fix the data or the settings"
         )
     return examples, skipped
-
-
-def _example(name: str, whole: Rendered) -> Example:
-    """A rendered conversation as an example."""
-    example: Example = {"id": name, "input_ids": whole.input_ids, "loss_mask": whole.loss_mask}
-    if whole.image_inputs is not None:
-        example["image_inputs"] = whole.image_inputs
-    return example
 
 
 def usable_examples(
@@ -271,7 +185,7 @@ def _unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | No
     if len(ids) != len(mask):
         return f"{mismatch}; one for each is needed"
     if max_length is not None and len(ids) > max_length:
-        return _too_long(len(ids), max_length)
+        return too_long(len(ids), max_length)
     if not any(mask[FIRST_LEARNT:]):
         return "the loss mask is zero from the third token on; there is nothing to learn"
     return None

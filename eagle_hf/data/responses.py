@@ -4,11 +4,12 @@ folder/manifest.json         what answers and how; a rerun must agree with it
 folder/conversations.jsonl   one finished conversation a line, flushed after every batch
 """
 
+import datetime
 import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,17 +22,28 @@ from eagle_hf.data.answering import (
     answer_batch,
     start_conversations,
 )
-from eagle_hf.data.manifest import check_manifest, library_versions
+from eagle_hf.data.manifest import MANIFEST, check_manifest, library_versions, read_manifest
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.rows import Prompt, SkippedRow, first_reasons
-from eagle_hf.data.template import template_sha256
+from eagle_hf.data.template import chat_template, template_sha256
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.turns import ROW_FORMAT
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import context_length
 
 CONVERSATIONS = "conversations.jsonl"
 
 # Fields of the manifest that two runs in one folder must have in common.
-SETTINGS = ("step", "target_weights", "template_sha256", "max_new_tokens", "temperature", "seed")
+SETTINGS = (
+    "step",
+    "format",
+    "target_weights",
+    "template_sha256",
+    "chat_template_kwargs",
+    "max_new_tokens",
+    "temperature",
+    "seed",
+)
 
 
 @dataclass
@@ -76,6 +88,7 @@ def write_responses(
     temperature: float = 0.0,
     seed: int = 0,
     max_length: int | None = None,
+    template_arguments: TemplateArguments | None = None,
 ) -> ResponseReport:
     """Let the target answer all turns of all prompts, and write the conversations to a folder.
 
@@ -93,6 +106,8 @@ def write_responses(
         seed: of all sampling.
         max_length: most tokens of a prompt and `max_new_tokens` together. Default: the target's
             `max_position_embeddings`.
+        template_arguments: what the chat template is given beside the messages; a prompt's own
+            win. A folder keeps the date of its first run. Default: none, and today's date.
 
     Returns:
         What this call wrote and skipped.
@@ -106,6 +121,8 @@ def write_responses(
     _check_arguments(prompts, max_new_tokens, batch_size, temperature)
     folder = Path(folder)
     limit = _length_limit(target, max_length)
+    arguments = _with_date_of(folder, template_arguments or TemplateArguments())
+    arguments.check_read_by(chat_template(tokenizer))
     settings = AnswerSettings(
         target=target,
         tokenizer=tokenizer,
@@ -114,6 +131,7 @@ def write_responses(
         temperature=temperature,
         seed=seed,
         max_length=limit,
+        arguments=arguments,
     )
     check_manifest(folder, _manifest(settings, batch_size), SETTINGS)
     # 2) Find out which prompts are left.
@@ -208,13 +226,26 @@ def _length_limit(target: PreTrainedModel, max_length: int | None) -> int:
     return limit
 
 
+def _with_date_of(folder: Path, arguments: TemplateArguments) -> TemplateArguments:
+    """The arguments with the date on which the folder was begun."""
+    if not (folder / MANIFEST).exists():
+        return arguments
+    found = read_manifest(folder).get("date")
+    if found is None:
+        return arguments
+    return replace(arguments, date=datetime.date.fromisoformat(found))
+
+
 def _manifest(settings: AnswerSettings, batch_size: int) -> dict[str, Any]:
     """What makes the folder; `SETTINGS` of it must not change."""
     return {
         "step": "responses",
+        "format": ROW_FORMAT,
         "target": getattr(settings.target, "name_or_path", ""),
         "target_weights": weights_fingerprint(settings.target),
         "template_sha256": template_sha256(settings.tokenizer),
+        "chat_template_kwargs": dict(settings.arguments.variables) or None,
+        "date": settings.arguments.date.isoformat(),
         "max_new_tokens": settings.max_new_tokens,
         "temperature": settings.temperature,
         "seed": settings.seed,

@@ -21,12 +21,32 @@ class Message(TypedDict):
     """One turn of a conversation, as chat templates expect it.
 
     Attributes:
-        role: "system", "user" or "assistant".
-        content: the text of the turn, or a list of parts of text and images (see images.py).
+        role: "system", "user", "assistant" or "tool".
+        content: the text of the turn, or a list of parts of text and images (see images.py). None
+            in an answer that only calls tools.
+        reasoning_content: what the assistant thought before its answer; also called `reasoning`
+            and `thinking`. Optional.
+        tool_calls: the tools that the assistant calls, as OpenAI's API has them. Optional.
     """
 
     role: str
-    content: str | list[dict[str, Any]]
+    content: str | list[dict[str, Any]] | None
+    reasoning_content: NotRequired[str | None]
+    tool_calls: NotRequired[list[dict[str, Any]] | None]
+
+
+class ServedTurn(TypedDict):
+    """One answer of the target, by token.
+
+    Attributes:
+        prompt_ids: what the target was given, whole.
+        response_ids: what it said, its end-of-turn token included where it said one.
+        finish_reason: "stop" where it ended its turn, "length" where it was cut.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    finish_reason: str
 
 
 class Prompt(TypedDict):
@@ -38,6 +58,8 @@ class Prompt(TypedDict):
         category: what the prompt is about; "other" where nothing says so.
         source: where the prompt comes from.
         system: system message of the conversation. Optional.
+        tools: JSON schemas of the tools that may be called. Optional.
+        chat_template_kwargs: variables of the chat template, such as `enable_thinking`. Optional.
     """
 
     id: str
@@ -45,6 +67,8 @@ class Prompt(TypedDict):
     category: str
     source: str
     system: NotRequired[str]
+    tools: NotRequired[Any]
+    chat_template_kwargs: NotRequired[Any]
 
 
 class Conversation(TypedDict):
@@ -54,6 +78,11 @@ class Conversation(TypedDict):
         messages: alternating user and assistant turns, after an optional system message.
         id: unique within its dataset. Optional: a row without one is called by its number.
         images: what the image parts without an image of their own stand for. Optional.
+        tools: as of the prompt. Optional.
+        chat_template_kwargs: as of the prompt. Optional.
+        served_turns: every answer by token, in their order. These are learnt; the messages are for
+            people. Optional: rows from elsewhere have none, and are tokenised.
+        format: of the row; absent in rows without `served_turns`.
         source: of the prompt. Optional.
         category: of the prompt. Optional.
     """
@@ -61,6 +90,10 @@ class Conversation(TypedDict):
     messages: list[Message]
     id: NotRequired[str]
     images: NotRequired[list[Any]]
+    tools: NotRequired[Any]
+    chat_template_kwargs: NotRequired[Any]
+    served_turns: NotRequired[list[ServedTurn]]
+    format: NotRequired[int]
     source: NotRequired[str]
     category: NotRequired[str]
 
@@ -69,8 +102,9 @@ class Example(TypedDict):
     """A tokenized conversation that a draft head can be trained on.
 
     Attributes:
-        id: of the conversation.
-        input_ids: tokens of the rendered conversation, shape [S].
+        id: of the conversation. Where it became several examples, ":answer-1" and so on stand
+            behind it, see `conversation_id`.
+        input_ids: tokens of the conversation, or of its beginning up to an answer, shape [S].
         loss_mask: 1 where `input_ids` at the same position is learnt, else 0, shape [S].
         index: number of the example in its dataset. Optional: the trainer and `Features` set it.
         image_inputs: of a conversation with images what the target's processor prepares beside the
@@ -120,10 +154,11 @@ class TargetFeatures:
 
 
 class SkippedRow(NamedTuple):
-    """A row that was left out.
+    """A row that was left out, or one answer of a row whose others are used.
 
     Attributes:
-        id: of the row, or "row-" and its number.
+        id: of the row, or "row-" and its number; with the number of the message where the others
+            of the row are used.
         reason: why it was left out, as a sentence for a terminal.
     """
 
@@ -188,59 +223,6 @@ def check_lengths(lengths: Mapping[str, int], limit: int) -> None:
                 f"conversation {name!r} has {length} tokens and the target knows {limit} "
                 "positions; leave it out: prepare_examples(target, tokenizer, rows) does"
             )
-
-
-def check_messages(messages: object) -> None:
-    """Refuse anything that is not a list of messages ending with the assistant.
-
-    The assistant's are text. Others may be lists of text and image parts.
-
-    Args:
-        messages: the `messages` of a `Conversation`, as found in a file or dataset.
-
-    Raises:
-        ValueError: names the first thing that is wrong.
-    """
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(
-            f"messages is {describe_type(messages)}; a list of {{'role', 'content'}} is needed"
-        )
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise ValueError(
-                f"message {index} is {describe_type(message)}; a {{'role', 'content'}} is needed"
-            )
-        content = message.get("content")
-        is_text = isinstance(message.get("role"), str) and isinstance(content, str | list)
-        if not is_text:
-            found = {key: type(value).__name__ for key, value in message.items()}
-            raise ValueError(
-                f"message {index} holds {found}; role must be text, content text or a list of parts"
-            )
-        if isinstance(content, list):
-            _check_parts(content, index, message["role"])
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
-    if roles[-1] != "assistant":
-        raise ValueError(
-            f"the last message is from {roles[-1]!r}; drop it or let the target answer it"
-        )
-
-
-def _check_parts(parts: list, index: int, role: str) -> None:
-    """Refuse parts of message `index` that are neither text nor images, and an assistant's."""
-    for part in parts:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        is_text = kind == "text" and isinstance(part.get("text"), str)
-        if not is_text and kind != "image":
-            found = dict(part) if isinstance(part, Mapping) else describe_type(part)
-            raise ValueError(
-                f"message {index} has the part {found!r:.80}; parts are "
-                '{"type": "text", "text": ...} or {"type": "image", ...}'
-            )
-    if role == "assistant" and any(part["type"] == "image" for part in parts):
-        raise ValueError(f"message {index} of the assistant holds an image; answers are text")
 
 
 def describe_type(value: object) -> str:

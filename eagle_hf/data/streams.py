@@ -76,8 +76,9 @@ class StreamedExamples(IterableDataset):
         for number, row in rows:
             name = f"row-{number}"  # a row that has an id keeps it
             try:
-                examples, _ = self.to_examples([{"id": name, **row}])
+                examples, left_out = self.to_examples([{"id": name, **row}])
             except ValueError as error:
                 self.skipped.append(SkippedRow(str(row.get("id") or name), str(error)))
             else:
+                self.skipped += left_out
                 yield from examples

@@ -12,6 +12,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
 from eagle_hf.data.rows import Message, Prompt
 from eagle_hf.data.template import SENTINEL, render_text
+from eagle_hf.data.template_arguments import TemplateArguments
 
 SUITES = {
     "chat": "eval_chat_mt_bench",
@@ -67,7 +68,7 @@ def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchE
 
     Args:
         tokenizer: the target's tokenizer, with a chat template.
-        prompt: its first turn and system message are used.
+        prompt: its first turn, system message, tools and template variables are used.
 
     Returns:
         `input_ids` and `attention_mask`, both of shape [1, S].
@@ -80,7 +81,8 @@ def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchE
     if system:
         messages.append({"role": "system", "content": system})
     messages.append({"role": "user", "content": prompt["turns"][0]})
-    text = render_text(tokenizer, messages, add_generation_prompt=True)
+    arguments = TemplateArguments().for_row(prompt)
+    text = render_text(tokenizer, messages, add_generation_prompt=True, arguments=arguments)
     return tokenizer(text, add_special_tokens=False, return_tensors="pt")
 
 

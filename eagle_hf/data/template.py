@@ -5,25 +5,42 @@ service too.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from eagle_hf.data.images import image_parts, tokenizer_of
+from eagle_hf.data.images import tokenizer_of
+from eagle_hf.data.messages import (
+    image_parts,
+    template_messages,
+    with_content_parts,
+    with_text_content,
+)
 from eagle_hf.data.rows import Message
+from eagle_hf.data.template_arguments import TemplateArguments, tool_names
 
 SENTINEL = "EAGLEHFUSERTURN"  # a user turn that no template contains by itself
 PRINTED_PART = "{'type': "  # how a template for text shows a list of parts
-TEMPLATE_ERRORS = (TemplateError, TypeError)  # the second from text + list
+# What expressions of a template raise: text + list, a division, a missing entry, an endless macro.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
 
 
-def chat_template(tokenizer: Any) -> str:
-    """Get the default chat template.
+def chat_template(tokenizer: Any, tools: list[dict[str, Any]] | None = None) -> str:
+    """Get the default chat template, or the one for tools where there are several.
 
     Args:
         tokenizer: the target's tokenizer or processor.
+        tools: that the conversation may call.
 
     Returns:
         The template's Jinja source.
@@ -39,7 +56,7 @@ def chat_template(tokenizer: Any) -> str:
             f"the tokenizer {name!r} has no chat template, and conversations can only be rendered "
             "with one; set tokenizer.chat_template or use the instruct model and its tokenizer"
         )
-    return template if isinstance(template, str) else inner.get_chat_template()
+    return template if isinstance(template, str) else inner.get_chat_template(tools=tools)
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -62,6 +79,7 @@ def render_text(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = False,
+    arguments: TemplateArguments | None = None,
 ) -> str:
     """Render messages as the target meets them.
 
@@ -73,23 +91,42 @@ def render_text(
         tokenizer: the target's tokenizer or processor, with a chat template.
         messages: turns of one conversation.
         add_generation_prompt: end with the text that opens the assistant's turn.
+        arguments: what the template is given besides. Default: nothing.
 
     Returns:
         The rendered text.
 
     Raises:
-        ValueError: the template itself refuses the messages, or there is no template.
+        ValueError: the template itself refuses the messages, leaves a tool out, or there is no
+            template; or the text holds half a surrogate, which no tokenizer reads.
     """
-    template = chat_template(tokenizer)
-    inner = tokenizer_of(tokenizer)
+    given = arguments or TemplateArguments()
+    template = given.dated(chat_template(tokenizer, given.tools))
+    settings = {
+        "chat_template": template,
+        "tools": given.tools,
+        "add_generation_prompt": add_generation_prompt,
+        **given.variables,
+    }
+    text = _rendered_either_way(tokenizer_of(tokenizer), messages, settings)
+    _check_tools_shown(text, given.tools)
+    _check_encodable(text)
+    return text
+
+
+def _rendered_either_way(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], settings: dict[str, Any]
+) -> str:
+    """The text of the messages, with their contents as text or as lists of parts."""
+    plain = template_messages(messages)
     has_images = any(image_parts(message) for message in messages)
-    as_text = [_joined(message) for message in messages]
-    in_parts = [_parted(message) for message in messages]
+    as_text = [with_text_content(message) for message in plain]
+    in_parts = [with_content_parts(message) for message in plain]
     usual, other = (in_parts, as_text) if has_images else (as_text, in_parts)
-    text, error = _rendered(inner, template, usual, add_generation_prompt)
+    text, error = _rendered(tokenizer, usual, settings)
     if text is not None and _shows_turns(text, messages, has_images):
         return text
-    in_other_form, _ = _rendered(inner, template, other, add_generation_prompt)
+    in_other_form, _ = _rendered(tokenizer, other, settings)
     if in_other_form and _shows_turns(in_other_form, messages, has_images):
         return in_other_form
     if text is not None:
@@ -102,44 +139,37 @@ def render_text(
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase,
-    template: str,
-    turns: list[dict[str, Any]],
-    add_generation_prompt: bool,
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, Any]], settings: dict[str, Any]
 ) -> tuple[str | None, Exception | None]:
     """The template's text, or what it raised."""
     try:
-        text = tokenizer.apply_chat_template(
-            turns,
-            chat_template=template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **settings)
     except TEMPLATE_ERRORS as error:
         return None, error
     assert isinstance(text, str), "tokenize=False renders text"
     return text, None
 
 
-def _joined(message: Message) -> dict[str, Any]:
-    """The message with its content as text, where it holds no image."""
-    content = message["content"]
-    if isinstance(content, str):
-        return dict(message)
-    if image_parts(message):
-        return _parted(message)
-    return {**message, "content": "".join(part["text"] for part in content)}
+def _check_tools_shown(text: str, tools: list[dict[str, Any]] | None) -> None:
+    """Refuse a text without the tools that the target may call."""
+    missing = [name for name in tool_names(tools) if name not in text]
+    if missing:
+        raise ValueError(
+            f"the chat template does not show the tool {missing[0]!r}, so the target would not "
+            "know it; leave the row's tools out, or use a model whose template has them"
+        )
 
 
-def _parted(message: Message) -> dict[str, Any]:
-    """The message with its content as a list of parts, each without the fields that are None."""
-    content = message["content"]
-    if isinstance(content, str):
-        return {**message, "content": [{"type": "text", "text": content}]}
-    parts = []
-    for part in content:
-        parts.append({key: value for key, value in part.items() if value is not None})
-    return {**message, "content": parts}
+def _check_encodable(text: str) -> None:
+    """Refuse half a surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 20) : error.start]
+        raise ValueError(
+            f"half a surrogate, {text[error.start]!r}, stands behind {around!r}, and no tokenizer "
+            "reads it; mend the text where it was cut or decoded"
+        ) from error
 
 
 def _shows_turns(text: str, messages: Sequence[Message], has_images: bool) -> bool:
@@ -151,7 +181,7 @@ def _shows_turns(text: str, messages: Sequence[Message], has_images: bool) -> bo
     for role in roles:
         if role not in last:
             continue
-        for part in _parted(last[role])["content"]:
+        for part in with_content_parts(last[role]).get("content") or ():
             if part["type"] == "text" and part["text"].strip() not in text:
                 return False
     return True
@@ -168,6 +198,29 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
         The turn's text.
     """
     text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert isinstance(text, str), "one list of ids is one text"
+    return text
+
+
+def without_end(ids: list[int], stop: Container[int]) -> list[int]:
+    """The tokens of an answer before its end-of-turn token."""
+    has_ended = bool(ids) and ids[-1] in stop
+    return ids[:-1] if has_ended else ids
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: Container[int]) -> str:
+    """Decode an answer as it is kept beside its ids, without its end-of-turn token.
+
+    Args:
+        tokenizer: the target's tokenizer.
+        ids: of the answer.
+        stop: tokens that end a turn.
+
+    Returns:
+        The text. Special tokens are in it where they part the answer (the channels of gpt-oss):
+        without them its parts would run together.
+    """
+    text = tokenizer.decode(without_end(ids, stop), skip_special_tokens=False)
     assert isinstance(text, str), "one list of ids is one text"
     return text
 

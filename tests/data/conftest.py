@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_templates import byte_alphabet
 from feature_folders import LAYERS, LENGTHS, TEMPLATE, float32_target
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -51,20 +52,6 @@ def tiny_config() -> LlamaConfig:
         eos_token_id=END,
         pad_token_id=END,
     )
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The letter that ByteLevel writes for each byte: itself, or one from 256 on if unprintable."""
-    alphabet = {}
-    moved = 0
-    for byte in range(256):
-        is_printable = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174
-        if is_printable:
-            alphabet[chr(byte)] = byte
-        else:
-            alphabet[chr(256 + moved)] = byte
-            moved += 1
-    return alphabet
 
 
 @pytest.fixture

@@ -108,8 +108,8 @@ def test_adapted_target_is_asked_like_the_plain_one(target, tokenizer):
 
 def test_verbose_prints_how_many_are_used_and_skipped(target, tokenizer, capsys):
     prepare_examples(target, tokenizer, [conversation()], verbose=True)
-    assert capsys.readouterr().out == "1 conversations, 0 skipped\n"
+    assert capsys.readouterr().out == "1 examples, 0 skipped\n"
     rows: list[Any] = [conversation(), 3]
     prepare_examples(target, tokenizer, rows, verbose=True)
     printed = capsys.readouterr().out
-    assert printed.startswith("1 conversations, 1 skipped, the first: the row is of type int")
+    assert printed.startswith("1 examples, 1 skipped, the first: the row is of type int")

@@ -6,7 +6,6 @@ from tiny import word_tokenizer
 from tiny_vision import IMAGE_TOKEN, VOCABULARY, image_tokenizer, picture, vision_processor
 
 from eagle_hf.data import first_turn_ids, tokenize_conversations
-from eagle_hf.data.masking import render
 from eagle_hf.data.template import render_text
 
 PROCESSORS = {"llava": 16, "gemma3": 4, "qwen2_5_vl": 4}  # placeholders of an image
@@ -15,6 +14,14 @@ PARTS_ONLY = (
     "{% if p.type == 'text' %}{{ p.text }}{% endif %}"
     "{% endfor %} w2 {% endfor %}"
 )
+
+
+def render(processor, messages):
+    """(ids, mask, inputs of the images) of a conversation."""
+    (example,), _ = tokenize_conversations(
+        [{"messages": messages}], processor, eos_token_ids={2}, max_length=None
+    )
+    return example["input_ids"], example["loss_mask"], example["image_inputs"]
 
 
 def ask(text, seed=None):
@@ -31,7 +38,7 @@ def answer(text):
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_the_mask_covers_the_responses_behind_images(name):
-    whole = render(vision_processor(name), [ask("w5 w6", 0), answer("w7 w8")], eos_token_ids={2})
+    whole = render(vision_processor(name), [ask("w5 w6", 0), answer("w7 w8")])
     ids, mask, inputs = whole
     assert ids.count(IMAGE_TOKEN) == PROCESSORS[name]
     assert [token for token, is_learnt in zip(ids, mask, strict=True) if is_learnt] == [7, 8, 2]
@@ -42,7 +49,7 @@ def test_the_mask_covers_the_responses_behind_images(name):
 def test_tokens_are_those_of_the_processor_itself(name):
     processor = vision_processor(name)
     messages = [ask("w5", 0), answer("w7"), ask("w6", 1), answer("w8 w9")]
-    ids, _, inputs = render(processor, messages, eos_token_ids={2})
+    ids, _, inputs = render(processor, messages)
     text = render_text(processor, messages)
     whole = processor(
         text=[text],

@@ -8,7 +8,6 @@ from transformers import GenerationConfig
 from eagle_hf.data.masking import (
     count_response_tokens,
     eos_token_ids,
-    render,
     tokenize_conversations,
     usable_examples,
 )
@@ -19,12 +18,20 @@ START, END, NEWLINE = 256, 257, 10
 HI: list[Message] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
 
+def render(tokenizer, messages, eos_token_ids, max_length=None):
+    """(ids, mask) of a conversation that becomes one example."""
+    (example,), _ = tokenize_conversations(
+        [{"messages": messages}], tokenizer, eos_token_ids=eos_token_ids, max_length=max_length
+    )
+    return example["input_ids"], example["loss_mask"]
+
+
 def ids_of(text):
     return list(text.encode())
 
 
 def test_mask_covers_the_response_and_its_end_of_turn_token_only(tokenizer):
-    ids, mask, _ = render(tokenizer, HI, eos_token_ids={END})
+    ids, mask = render(tokenizer, HI, eos_token_ids={END})
     prompt = [START, *ids_of("user\nhi"), END, NEWLINE, START, *ids_of("assistant\n")]
     assert ids == [*prompt, ord("y"), ord("o"), END, NEWLINE]
     assert mask == [0] * len(prompt) + [1, 1, 1, 0]
@@ -36,28 +43,28 @@ def test_every_assistant_turn_is_learnt(tokenizer):
         {"role": "user", "content": "and"},
         {"role": "assistant", "content": "so"},
     ]
-    ids, mask, _ = render(tokenizer, turns, eos_token_ids={END})
+    ids, mask = render(tokenizer, turns, eos_token_ids={END})
     learnt = [token for token, bit in zip(ids, mask, strict=True) if bit]
     assert learnt == [*ids_of("yo"), END, *ids_of("so"), END]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(turns, tokenize=False)
 
 
 def test_prompt_tokens_are_those_generate_sees(tokenizer):
-    ids, mask, _ = render(tokenizer, HI, eos_token_ids={END})
+    ids, mask = render(tokenizer, HI, eos_token_ids={END})
     prompt = tokenizer.apply_chat_template(HI[:1], add_generation_prompt=True, tokenize=False)
     assert ids[: mask.index(1)] == tokenizer.encode(prompt, add_special_tokens=False)
 
 
 def test_response_without_end_of_turn_token_is_learnt_whole(tokenizer):
-    _, mask, _ = render(tokenizer, HI, eos_token_ids={5})
+    _, mask = render(tokenizer, HI, eos_token_ids={5})
     assert mask[-4:] == [1, 1, 1, 1]
     assert sum(mask) == 4
 
 
-def test_template_that_rewrites_history_is_refused(tokenizer):
+def test_template_whose_answer_does_not_follow_its_prompt_is_refused(tokenizer):
     tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     with pytest.raises(
-        ValueError, match="assistant message 1 .* re-renders history .*thinking mode"
+        ValueError, match="assistant message 1 does not follow .*generation prompt.*thinking mode"
     ):
         render(tokenizer, HI, eos_token_ids={END})
 
@@ -67,6 +74,7 @@ def test_template_that_rewrites_history_is_refused(tokenizer):
     [
         (HI[:1], "no assistant turn among the roles"),
         ([*HI, HI[0]], "the last message is from 'user'"),
+        (HI[1:], "the first message is from the assistant"),
         (
             [HI[0], {"role": "assistant", "content": ""}],
             "assistant message 1 has zero response tokens",

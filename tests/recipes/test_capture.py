@@ -70,7 +70,7 @@ def test_recipe_writes_features_that_fit_the_target(folder):
     assert (metrics["written"], metrics["skipped"], metrics["tokens"]) == (3, 1, 30)
     made_by = json.loads((folder / "features" / "run.json").read_text())
     assert made_by["settings"]["batch_tokens"] == 20
-    assert "3 conversations, 1 skipped, the first: the conversation has 12 tokens" in out
+    assert "3 examples, 1 skipped, the first: the conversation has 12 tokens" in out
     assert "30 tokens, " in out
 
 

@@ -1,0 +1,109 @@
+"""A rendered conversation, tokenised whole, and its beginnings as a target was served them.
+
+A prompt is tokenised before the first token of its answer exists. The ids of a conversation are
+those of service only if the prompt alone gives the same ids. That is not so everywhere:
+
+    text    "<assistant>\\n" + "\\nyes"
+    whole   <assistant> | "\\n\\n" | yes       the newlines are one token
+    served  <assistant> | "\\n" | ...         the prompt ended before the second came
+
+So a beginning is tokenised once more, alone. Text behind a special token is tokenised on its own
+by every tokenizer, so it is enough to begin at the last one.
+"""
+
+from bisect import bisect_left
+from typing import Any
+
+from eagle_hf.data.images import tokenizer_of
+
+
+class WholeTokenizer:
+    """Tokenises rendered conversations.
+
+    Args:
+        processor: the target's tokenizer, or its processor. A tokenizer without offsets (a "slow"
+            one) works too, but reads every prompt of a conversation again from its beginning.
+
+    Attributes:
+        processor: renders.
+        tokenizer: tokenises.
+        has_offsets: whether it says where in the text its tokens are.
+        special_tokens: the texts of its special tokens by id, where it has offsets.
+    """
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+        self.tokenizer = tokenizer_of(processor)
+        self.has_offsets = bool(getattr(self.tokenizer, "is_fast", False))
+        self.special_tokens: dict[int, str] = {}
+        if self.has_offsets:
+            for token_id, token in self.tokenizer.added_tokens_decoder.items():
+                if token.special:
+                    self.special_tokens[token_id] = token.content
+
+    def read(self, text: str) -> "WholeText":
+        """Tokenise a rendered conversation."""
+        if not self.has_offsets:
+            return WholeText(self, text, self.ids_of(text), [])
+        encoded: Any = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=True,
+        )
+        ids = encoded["input_ids"]
+        offsets = encoded["offset_mapping"]
+        restarts = []
+        for position, token in enumerate(ids):
+            if token in self.special_tokens:
+                restarts.append((offsets[position][0], position))
+        return WholeText(self, text, ids, restarts)
+
+    def ids_of(self, text: str) -> list[int]:
+        """The ids of a text alone."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+class WholeText:
+    """A rendered conversation in tokens.
+
+    Args:
+        tokenizer: tokenised it.
+        text: rendered.
+        ids: its tokens, [S].
+        restarts: (character, position among the tokens) of each special token, in order.
+
+    Attributes:
+        text: rendered.
+        ids: its tokens, [S].
+    """
+
+    def __init__(
+        self, tokenizer: WholeTokenizer, text: str, ids: list[int], restarts: list[tuple[int, int]]
+    ):
+        self.text = text
+        self.ids = ids
+        self._tokenizer = tokenizer
+        self._restarts = restarts
+
+    def tokens_of(self, beginning: str) -> int | None:
+        """How many of the tokens are a beginning of the text.
+
+        Args:
+            beginning: the text starts with it.
+
+        Returns:
+            Their number; None where the beginning alone has other tokens.
+        """
+        if len(beginning) == len(self.text):
+            return len(self.ids)
+        character, position = self._last_restart(len(beginning))
+        alone = self._tokenizer.ids_of(beginning[character:])
+        end = position + len(alone)
+        return end if self.ids[position:end] == alone else None
+
+    def _last_restart(self, before: int) -> tuple[int, int]:
+        """The last special token that begins before a character, or the text's own beginning."""
+        count = bisect_left(self._restarts, (before, 0))
+        return self._restarts[count - 1] if count else (0, 0)

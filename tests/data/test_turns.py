@@ -1,0 +1,184 @@
+"""Which tokens of a conversation are learnt under real chat templates, and in how many examples."""
+
+import pytest
+from chat_templates import (
+    ANEW,
+    APPENDING,
+    ELSEWHERE,
+    ENDS,
+    ONCE,
+    THREE_TURNS,
+    SlowTokenizer,
+    ask,
+    end_ids,
+    examples_of,
+    family_tokenizer,
+    learnt_text,
+    say,
+)
+
+from eagle_hf.data.turns import Turn, merge_turns, until_end_of_turn
+
+# Families whose trl variant marks what the assistant says, and whose answers follow their prompts.
+MARKED = (
+    "cohere",
+    "gemma",
+    "gemma3",
+    "glm4moe",
+    "gptoss",
+    "lfm2",
+    "llama3",
+    "phi3",
+    "qwen2_5",
+    "qwen3",
+    "qwen3_5_nothink",
+    "qwen3_8",
+    "qwen3_instruct_2507",
+)
+ANSWERS = ("yes.", "no,\nnot two.", "so so")
+
+
+def prompt_ids(tokenizer, messages, **variables):
+    """What a server tokenises."""
+    text = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False, **variables
+    )
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def piecewise(tokenizer, messages, stop):
+    """Ids and mask by the differences of texts: right where a template only ever appends."""
+    ids = []
+    mask = []
+    rendered = ""
+    for number in range(1, len(messages), 2):
+        prompt = tokenizer.apply_chat_template(
+            messages[:number], add_generation_prompt=True, tokenize=False
+        )
+        full = tokenizer.apply_chat_template(messages[: number + 1], tokenize=False)
+        asked = tokenizer.encode(prompt[len(rendered) :], add_special_tokens=False)
+        said = tokenizer.encode(full[len(prompt) :], add_special_tokens=False)
+        learnt = len(until_end_of_turn(said, stop))
+        ids += asked + said
+        mask += [0] * len(asked) + [1] * learnt + [0] * (len(said) - learnt)
+        rendered = full
+    return ids, mask
+
+
+@pytest.mark.parametrize("name", [name for name in APPENDING if name != "glm4moe"])
+def test_an_appending_template_gives_one_example_equal_to_its_pieces(name):
+    tokenizer = family_tokenizer(name)
+    stop = end_ids(name, tokenizer)
+    (example,), skipped = examples_of(tokenizer, THREE_TURNS, stop=stop)
+    assert skipped == []
+    assert (example["input_ids"], example["loss_mask"]) == piecewise(tokenizer, THREE_TURNS, stop)
+
+
+@pytest.mark.parametrize("name", [*APPENDING, *ONCE])
+def test_every_answer_is_learnt_behind_the_prompt_of_service(name):
+    tokenizer = family_tokenizer(name)
+    (example,), _ = examples_of(tokenizer, THREE_TURNS, stop=end_ids(name, tokenizer))
+    last_prompt = prompt_ids(tokenizer, THREE_TURNS[:-1])
+    assert example["input_ids"][: len(last_prompt)] == last_prompt
+    learnt = learnt_text(tokenizer, example)
+    for answer in ANSWERS:
+        assert answer in learnt
+    for question in ("one?", "two?", "3?"):
+        assert question not in learnt
+
+
+@pytest.mark.parametrize("name", ANEW)
+def test_a_template_that_renders_history_anew_gives_an_example_for_each_answer(name):
+    tokenizer = family_tokenizer(name)
+    examples, skipped = examples_of(tokenizer, THREE_TURNS, stop=end_ids(name, tokenizer))
+    assert skipped == []
+    assert [example["id"] for example in examples] == ["a:answer-1", "a:answer-2", "a:answer-3"]
+    for number, (example, answer) in enumerate(zip(examples, ANSWERS, strict=True)):
+        prompt = prompt_ids(tokenizer, THREE_TURNS[: 2 * number + 1])
+        assert example["input_ids"][: len(prompt)] == prompt
+        assert not any(example["loss_mask"][: len(prompt)])
+        assert learnt_text(tokenizer, example).endswith(answer + ENDS[name])
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_text_that_does_not_follow_the_generation_prompt_is_refused(name):
+    tokenizer = family_tokenizer(name)
+    with pytest.raises(ValueError, match="message 1 does not follow .* '.*<think>.n'"):
+        examples_of(tokenizer, THREE_TURNS, stop=end_ids(name, tokenizer))
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_learnt_lies_within_the_templates_own_marks(name):
+    tokenizer = family_tokenizer(name, marked=True)
+    messages = THREE_TURNS[:2]
+    (example,), _ = examples_of(tokenizer, messages, stop=end_ids(name, tokenizer))
+    marked = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert example["input_ids"] == marked["input_ids"]
+    for learnt, within in zip(example["loss_mask"], marked["assistant_masks"], strict=True):
+        assert learnt <= within
+    assert "yes." in learnt_text(tokenizer, example)
+
+
+def test_the_end_token_that_is_the_next_role_is_learnt_where_it_follows():
+    tokenizer = family_tokenizer("glm4moe")
+    (example,), _ = examples_of(tokenizer, THREE_TURNS, stop=end_ids("glm4moe", tokenizer))
+    learnt = learnt_text(tokenizer, example)
+    assert "yes.<|user|>" in learnt
+    assert learnt.endswith("so so")
+
+
+def test_tokenizers_without_offsets_give_the_same_examples():
+    for name in ("qwen2_5", "qwen3"):
+        fast = family_tokenizer(name, merges=True)
+        slow = family_tokenizer(name, merges=True, kind=SlowTokenizer)
+        stop = end_ids(name, fast)
+        assert examples_of(slow, THREE_TURNS, stop=stop) == examples_of(
+            fast, THREE_TURNS, stop=stop
+        )
+
+
+def test_an_answer_that_joins_its_prompt_in_one_token_is_left_out_and_named():
+    tokenizer = family_tokenizer("qwen2_5", merges=True)
+    messages = [ask("one?"), say("\nyes."), ask("two?"), say("no.")]
+    (example,), skipped = examples_of(tokenizer, messages, stop=end_ids("qwen2_5", tokenizer))
+    assert learnt_text(tokenizer, example) == "no.<|im_end|>"
+    last_prompt = prompt_ids(tokenizer, messages[:-1])
+    assert example["input_ids"][: len(last_prompt)] == last_prompt
+    (left_out,) = skipped
+    assert left_out.id == "a, message 1"
+    assert "joins the prompt's end" in left_out.reason
+
+
+def test_a_conversation_of_which_no_answer_has_ids_is_skipped_with_the_reason():
+    tokenizer = family_tokenizer("qwen2_5", merges=True)
+    with pytest.raises(ValueError, match="joins the prompt's end"):
+        examples_of(tokenizer, [ask("a"), say("\nb")], stop=end_ids("qwen2_5", tokenizer))
+
+
+def test_an_answer_that_spells_an_end_of_turn_token_is_refused():
+    tokenizer = family_tokenizer("qwen2_5")
+    messages = [ask("one?"), say("it is <|im_end|> here")]
+    with pytest.raises(ValueError, match="message 1 holds '<.im_end.>' as text"):
+        examples_of(tokenizer, messages, stop=end_ids("qwen2_5", tokenizer))
+
+
+def test_the_last_turn_alone_is_learnt_where_that_is_asked_for():
+    for name in ("qwen2_5", "qwen3"):
+        tokenizer = family_tokenizer(name)
+        stop = end_ids(name, tokenizer)
+        (example,), _ = examples_of(tokenizer, THREE_TURNS, stop=stop, train_on="last_turn")
+        assert example["id"] == "a"
+        assert learnt_text(tokenizer, example).endswith("so so<|im_end|>")
+        assert "yes." not in learnt_text(tokenizer, example)
+    with pytest.raises(ValueError, match="train_on is 'first'; choose one of all, last_turn"):
+        examples_of(tokenizer, THREE_TURNS, stop=stop, train_on="first")
+
+
+def test_turns_join_where_the_prompt_goes_on_from_the_answer():
+    first = Turn([1, 2], [3, 4], [5])
+    goes_on = Turn([1, 2, 3, 4, 5, 6], [7], [])
+    anew = Turn([1, 3, 4, 5, 6], [7], [])
+    assert merge_turns([first, goes_on]) == [[first, goes_on]]
+    assert merge_turns([first, anew]) == [[first], [anew]]

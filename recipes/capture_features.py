@@ -20,6 +20,7 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.data import (
+    TemplateArguments,
     capture_features,
     load_conversations,
     prepare_examples,
@@ -55,6 +56,16 @@ class CaptureArguments(TargetArguments):
     max_length: int | None = field(
         default=None,
         metadata={"help": "Skip longer conversations, in tokens; default: the target's limit."},
+    )
+    train_on: str = field(
+        default="all", metadata={"help": "Answers that are learnt: all, or the last_turn."}
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Variables of the chat template, a JSON object such as "
+            "'{\"enable_thinking\": false}'."
+        },
     )
     storage_dtype: str = field(
         default="bfloat16", metadata={"help": "Of the stored states: float32, bfloat16 or int8."}
@@ -102,6 +113,8 @@ def main() -> None:
         tokenizer,
         conversations(arguments),
         max_length=arguments.max_length,
+        train_on=arguments.train_on,
+        template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
         verbose=True,
     )
     report = capture_features(

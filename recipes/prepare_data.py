@@ -20,6 +20,7 @@ from trl import TrlParser
 
 from eagle_hf.data import (
     Prompt,
+    TemplateArguments,
     gather_prompts,
     magpie_prompts,
     read_prompts,
@@ -55,6 +56,13 @@ class DataArguments(TargetArguments):
     batch_size: int = field(default=32, metadata={"help": "Conversations answered at once."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
     seed: int = field(default=0, metadata={"help": "Of all sampling."})
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Variables of the chat template, a JSON object such as "
+            "'{\"enable_thinking\": false}'."
+        },
+    )
     max_steps: int = field(
         default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."}
     )
@@ -98,6 +106,7 @@ def main() -> None:
         batch_size=arguments.batch_size,
         temperature=arguments.temperature,
         seed=arguments.seed,
+        template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
     )
     for name, reason in report.skipped[:SHOWN_REASONS]:
         print(f"skipped {name}: {reason}")

@@ -22,6 +22,8 @@ from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, lo
 from eagle_hf.data import (
     Example,
     Features,
+    TemplateArguments,
+    conversation_id,
     evenly_spread,
     load_conversations,
     prepare_examples,
@@ -157,19 +159,37 @@ def open_datasets(
     rows = load_conversations(arguments.dataset, arguments.dataset_split, arguments.streaming)
     if arguments.streaming:
         return from_stream(arguments, training, target, tokenizer, rows)
-    examples, _ = prepare_examples(
-        target, tokenizer, rows, max_length=training.max_length, verbose=True
-    )
-    trained_indices, held_out_indices = split(len(examples), arguments)
+    examples = tokenised(rows, training, target, tokenizer)
+    ids = [str(example.get("id", number)) for number, example in enumerate(examples)]
+    trained_indices, held_out_indices = split(ids, arguments)
     trained = [examples[index] for index in trained_indices]
     held_out = [examples[index] for index in held_out_indices]
     return Datasets(trained, trained, held_out or None)
 
 
+def tokenised(
+    rows: Any,
+    training: Eagle3TrainingArguments,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Example]:
+    """The examples of conversations, as the training arguments say."""
+    examples, _ = prepare_examples(
+        target,
+        tokenizer,
+        rows,
+        max_length=training.max_length,
+        train_on=training.train_on,
+        template_arguments=TemplateArguments.read(training.chat_template_kwargs),
+        verbose=True,
+    )
+    return examples
+
+
 def from_features(folder: str, arguments: ScriptArguments) -> Datasets:
     """Split what capture_features.py wrote."""
     features = Features(folder)
-    trained_indices, held_out_indices = split(len(features), arguments)
+    trained_indices, held_out_indices = split(features.ids, arguments)
     trained = features.select(trained_indices)
     held_out = features.select(held_out_indices) if held_out_indices else None
     return Datasets(list(trained.examples()), trained, held_out)
@@ -188,20 +208,33 @@ def from_stream(
     if arguments.max_conversations is not None:
         rows = rows.take(arguments.max_conversations)
     first = rows.take(arguments.vocabulary_conversations)
-    counted, _ = prepare_examples(
-        target, tokenizer, first, max_length=training.max_length, verbose=True
-    )
+    counted = tokenised(first, training, target, tokenizer)
     return Datasets(counted, rows, held_out or None)
 
 
-def split(count: int, arguments: ScriptArguments) -> tuple[list[int], list[int]]:
-    """Which of `count` conversations are trained on and which are held out.
+def split(ids: list[str], arguments: ScriptArguments) -> tuple[list[int], list[int]]:
+    """Which examples are trained on and which are held out, by their numbers.
 
-    Both are evenly spread, because files may be sorted by length.
+    Conversations are held out whole. Both sides are evenly spread, because files may be sorted by
+    length.
     """
-    held_out = evenly_spread(range(count), min(arguments.eval_conversations, count // 2))
-    others = sorted(set(range(count)) - set(held_out))
-    return evenly_spread(others, arguments.max_conversations), held_out
+    examples_of: dict[str, list[int]] = {}
+    for number, name in enumerate(ids):
+        examples_of.setdefault(conversation_id(name), []).append(number)
+    names = list(examples_of)
+    held_out = evenly_spread(names, min(arguments.eval_conversations, len(names) // 2))
+    kept_back = set(held_out)
+    others = [name for name in names if name not in kept_back]
+    trained = evenly_spread(others, arguments.max_conversations)
+    return all_examples(trained, examples_of), all_examples(held_out, examples_of)
+
+
+def all_examples(names: list[str], examples_of: dict[str, list[int]]) -> list[int]:
+    """The numbers of all examples of some conversations."""
+    numbers = []
+    for name in names:
+        numbers += examples_of[name]
+    return numbers
 
 
 def make_head(

@@ -6,6 +6,8 @@ import torch
 from transformers import TrainingArguments
 
 from eagle_hf.compat import checkpointing_field
+from eagle_hf.data.reader import TRAIN_ON
+from eagle_hf.data.template_arguments import read_variables
 from eagle_hf.target.dtypes import default_device, has_native_bf16
 from eagle_hf.training.loss import LOSSES
 from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target
@@ -117,6 +119,19 @@ class Eagle3TrainingArguments(TrainingArguments):
             "limit."
         },
     )
+    train_on: str = field(
+        default="all",
+        metadata={
+            "help": "Which answers of a conversation are learnt: all, or the last_turn.",
+        },
+    )
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Variables of the chat template, a JSON object such as "
+            "'{\"enable_thinking\": false}'; a row's own win."
+        },
+    )
     max_minutes: float | None = field(
         default=None,
         metadata={
@@ -159,6 +174,7 @@ class Eagle3TrainingArguments(TrainingArguments):
         check_head_stays_whole(self)
         check_shard_target(self.shard_target, self.target_states_gb)
         self._check_choices()
+        self.chat_template_kwargs = read_variables(self.chat_template_kwargs) or None
         self._forbid_reentrant_checkpointing()
         self._check_ranges()
 
@@ -181,7 +197,8 @@ class Eagle3TrainingArguments(TrainingArguments):
 
     def _check_choices(self) -> None:
         """Refuse names that are none of the choices."""
-        for name, choices in (("loss_type", LOSSES), ("loss_normaliser", NORMALISERS)):
+        named = {"loss_type": LOSSES, "loss_normaliser": NORMALISERS, "train_on": TRAIN_ON}
+        for name, choices in named.items():
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

@@ -12,6 +12,7 @@ from eagle_hf.data.masking import SkippedRow, eos_token_ids, tokenize_conversati
 from eagle_hf.data.rows import Example
 from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.data.template import chat_template, template_sha256
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.target.structure import UNLIMITED
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import compact, example_lengths
@@ -27,9 +28,10 @@ class ExampleMaker:
         target: the target that the head will draft for.
         layer_ids: the layers whose inputs are the aux hidden states.
         tokenizer: the target's, or its processor; None where no dataset holds conversations.
-        args: for `max_length`.
+        args: for `max_length`, `train_on` and `chat_template_kwargs`.
 
     Attributes:
+        template_arguments: of all datasets, so that they have one date.
         skipped: the rows that could not be used, and why.
     """
 
@@ -44,6 +46,7 @@ class ExampleMaker:
         self.layer_ids = layer_ids
         self.tokenizer = tokenizer
         self.args = args
+        self.template_arguments = TemplateArguments.read(args.chat_template_kwargs)
         self.skipped: list[SkippedRow] = []
         self._next_index = 0
 
@@ -104,6 +107,8 @@ class ExampleMaker:
             "tokenizer": self.tokenizer,
             "eos_token_ids": eos_token_ids(self.target, self.tokenizer),
             "max_length": self._max_length(),
+            "train_on": self.args.train_on,
+            "template_arguments": self.template_arguments,
         }
 
     def _check_images(self, examples: list[Example]) -> None:

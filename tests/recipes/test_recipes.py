@@ -259,9 +259,17 @@ def test_training_takes_what_is_not_held_out_evenly_spread():
     arguments = recipe.ScriptArguments(
         target="target", dataset=["data"], eval_conversations=3, max_conversations=4
     )
-    assert recipe.split(12, arguments) == ([1, 3, 6, 9], [0, 4, 8])
+    ids = [f"c{number}" for number in range(12)]
+    assert recipe.split(ids, arguments) == ([1, 3, 6, 9], [0, 4, 8])
     arguments.max_conversations = None
-    assert recipe.split(12, arguments) == ([1, 2, 3, 5, 6, 7, 9, 10, 11], [0, 4, 8])
+    assert recipe.split(ids, arguments) == ([1, 2, 3, 5, 6, 7, 9, 10, 11], [0, 4, 8])
+
+
+def test_all_examples_of_a_conversation_are_on_one_side():
+    recipe = recipe_module("train")
+    arguments = recipe.ScriptArguments(target="target", dataset=["data"], eval_conversations=1)
+    ids = ["a:answer-1", "a:answer-2", "b", "c:answer-1", "c:answer-2"]
+    assert recipe.split(ids, arguments) == ([2, 3, 4], [0, 1])
 
 
 TRAINING = ("train", ["ScriptArguments", "Eagle3TrainingArguments"])

@@ -66,6 +66,18 @@ def test_conversations_are_rendered_and_unusable_ones_reported(tokenizer, traine
     assert "max_length is 512" in trainer.skipped[0].reason
 
 
+def test_the_arguments_choose_the_answers_and_the_variables_of_the_template(tokenizer, trainer_of):
+    tokenizer.chat_template = "{{ mood }} " + tokenizer.chat_template
+    messages = conversation("w7 w8")["messages"] + conversation("w9")["messages"]
+    settings = {"train_on": "last_turn", "chat_template_kwargs": '{"mood": "w11"}'}
+    trainer = trainer_of([{"messages": messages}], tokenizer, **settings)
+    (example,) = trainer.train_dataset
+    assert example["input_ids"][0] == 11
+    assert example["input_ids"][example["loss_mask"]].tolist() == [9, 2]
+    with pytest.raises(ValueError, match="train_on is 'first'; choose one of all, last_turn"):
+        trainer_of([{"messages": messages}], tokenizer, train_on="first")
+
+
 def test_conversations_without_a_tokenizer_or_template_are_refused(tokenizer, trainer_of):
     rows = [conversation("w7 w8")]
     with pytest.raises(ValueError, match="processing_class"):

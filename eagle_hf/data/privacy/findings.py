@@ -1,0 +1,67 @@
+"""What a rule finds in a text: a kind of personal data or secret, and where it stands."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+WORD_BEFORE = 40  # characters before a number in which the word that explains it may stand
+WORD_AFTER = 25
+
+
+class Finding(NamedTuple):
+    """A stretch of text that a rule recognises.
+
+    Attributes:
+        kind: one of `KINDS`.
+        start: its first character.
+        end: the character behind it.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+Rule = Callable[[str], Iterable[Finding]]
+
+
+def merge_overlapping(findings: Iterable[Finding]) -> list[Finding]:
+    """Join findings that share characters, so that none of them is left in the text.
+
+    Args:
+        findings: of several rules, in any order.
+
+    Returns:
+        Findings in the order of the text, none of which overlaps another. A joined finding has
+        the kind of the one that begins first, the longer one where two begin together.
+    """
+    merged: list[Finding] = []
+    for finding in sorted(findings, key=_reading_order):
+        if merged and finding.start < merged[-1].end:
+            last = merged.pop()
+            finding = Finding(last.kind, last.start, max(last.end, finding.end))
+        merged.append(finding)
+    return merged
+
+
+def has_word_beside(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
+    """Whether a word that explains a number stands near it.
+
+    Args:
+        word: what the word may be.
+        text: the whole text.
+        start: the number's first character.
+        end: the character behind it.
+
+    Returns:
+        True where the word stands at most `WORD_BEFORE` characters before the number or
+        `WORD_AFTER` behind it, in the same paragraph.
+    """
+    before = text[max(0, start - WORD_BEFORE) : start].rpartition("\n\n")[2]
+    after = text[end : end + WORD_AFTER].partition("\n")[0]
+    return word.search(before) is not None or word.search(after) is not None
+
+
+def _reading_order(finding: Finding) -> tuple[int, int]:
+    """Sorts findings by their beginning, the longer one first."""
+    return finding.start, -finding.end

@@ -1,0 +1,1 @@
+"""Rules that recognise personal data and secrets by their form, check digits and neighbours."""

@@ -75,7 +75,6 @@ class PrivacyFilter:
                 f"row {self.report.rows} is {describe_type(row)}; "
                 "a prompt or a conversation is needed"
             )
-        self.report.rows += 1
         cleaner = _RowCleaner(self._scanner, self.settings, self.report)
         cleaned = cleaner.clean_row(row)
         reason = cleaner.reason_to_drop
@@ -85,9 +84,9 @@ class PrivacyFilter:
             self.report.count_drop(reason)
             return None
         if cleaner.redactions:
-            self.report.redacted += 1
+            self.report.count_redacted()
             return cleaned
-        self.report.unchanged += 1
+        self.report.count_unchanged()
         return cast("dict[str, Any]", row)
 
 

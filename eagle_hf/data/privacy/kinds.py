@@ -21,7 +21,7 @@ RULE_KINDS = {
     "iban": "IBAN",
     "payment_card": "number of a payment card",
     "bitcoin_address": "Bitcoin address",
-    "api_key": "API key or password of a service",
+    "api_key": "API key or another long secret of a service",
     "access_token": "JSON web token",
     "private_key": "private key",
     "passport": "passport number",

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from eagle_hf.data.privacy.findings import Finding, merge_overlapping
 from eagle_hf.data.privacy.libraries import import_library
 
@@ -60,8 +62,6 @@ class RampartRule:
 
     def _read_window(self, window: Any) -> Iterator[Finding]:
         """The tokens of one window that belong to names."""
-        import numpy
-
         inputs = {
             "input_ids": numpy.array([window.ids], dtype=numpy.int64),
             "attention_mask": numpy.array([window.attention_mask], dtype=numpy.int64),

@@ -26,6 +26,12 @@ class KindCount:
     found: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
 
+    def count(self, place: str, value: str) -> None:
+        """Add a finding; of its value only a masked sample is kept."""
+        self.found[place] += 1
+        if len(self.samples) < SAMPLES:
+            self.samples.append(mask(value))
+
 
 @dataclass
 class PrivacyReport:
@@ -59,19 +65,27 @@ class PrivacyReport:
             place: "prompt", "answer", "id" or "other".
             value: what stands in the text.
         """
-        count = self.kinds.setdefault(kind, KindCount())
-        count.found[place] += 1
-        if len(count.samples) < SAMPLES:
-            count.samples.append(mask(value))
+        self.kinds.setdefault(kind, KindCount()).count(place, value)
+
+    def count_unchanged(self) -> None:
+        """Count a row that is passed on as it came."""
+        self.rows += 1
+        self.unchanged += 1
+
+    def count_redacted(self) -> None:
+        """Count a row that is passed on with placeholders."""
+        self.rows += 1
+        self.redacted += 1
 
     def count_drop(self, reason: str) -> None:
-        """Count a row that is left out; `rows` counts it already.
+        """Count a row that is left out.
 
         Args:
             reason: without anything of the row's text.
         """
         self.dropped[reason] += 1
-        self.dropped_rows.append(self.rows - 1)
+        self.dropped_rows.append(self.rows)
+        self.rows += 1
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON holds it.

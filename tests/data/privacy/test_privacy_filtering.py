@@ -88,7 +88,8 @@ def test_what_a_tool_returns_is_redacted():
 
 
 def test_text_beside_images_is_redacted_and_images_are_not_read():
-    image = {"type": "image", "url": f"data:image/png;base64,{'AKIA3QH7ZPLMX5TRW2VN' * 3}"}
+    key = "AKIA" + "3QH7ZPLMX5TRW2VN"
+    image = {"type": "image", "url": f"data:image/png;base64,{key}"}
     row = conversation([image, {"type": "text", "text": f"Is this {MAIL}?"}], "Yes.")
     kept, _ = filter_conversations([row])
     assert kept[0]["messages"][0]["content"] == [

@@ -121,6 +121,7 @@ def test_check_digits_have_to_be_right(scanner, right, wrong):
         ("pay GB33BUKB20201555555555 NOW", "GB33BUKB20201555555555"),
         ("请发到jane@acme.cn谢谢", "jane@acme.cn"),
         ("手机13827491836", "13827491836"),
+        ("https://acme.io?to=jane@acme.md", "jane@acme.md"),
         ("ship to 77 Old Mill Road, Apt 4B, Springfield, IL 62704.", None),
     ],
 )

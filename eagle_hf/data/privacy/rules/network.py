@@ -24,9 +24,9 @@ EXAMPLE_DOMAIN = re.compile(
     re.IGNORECASE,
 )
 # `icon@2x.png` is a file and `git@github.com:` the same address for everyone.
-FILE_ENDINGS = ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json", "py", "md")
+FILE_ENDINGS = ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json")
 LONGEST_LOGIN = 80  # characters between :// and @
-IN_URL = re.compile(r"://[^\s/@]*$")
+IN_URL = re.compile(r"://[^\s/@?#]*$")
 SHARED_ACCOUNT = re.compile(r"git@[\w.-]+$", re.IGNORECASE)
 
 IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", re.ASCII)

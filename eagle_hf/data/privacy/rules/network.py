@@ -13,6 +13,7 @@ EMAIL = re.compile(
     r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+([A-Za-z]{2,24}|[А-Яа-я]{2,8})(?![A-Za-z0-9_@-])"
 )
 # jane (at) firm (dot) com
+SPELT_AT = re.compile(r"[\[({<]\s?at\s?[\])}>]", re.IGNORECASE)
 SPELT_EMAIL = re.compile(
     r"(?<!\w)[\w.+-]{1,64}\s?[\[({<]\s?at\s?[\])}>]\s?[\w-]+"
     r"(?:\s?(?:\.|[\[({<]\s?dot\s?[\])}>])\s?[\w-]+)+",
@@ -81,8 +82,9 @@ def find_emails(text: str) -> Iterator[Finding]:
             is_login = IN_URL.search(text, max(0, match.start() - LONGEST_LOGIN), match.start())
             if not (is_file or is_shared or is_login):
                 yield Finding("email", *match.span())
-    for match in SPELT_EMAIL.finditer(text):
-        yield Finding("email", *match.span())
+    if SPELT_AT.search(text):
+        for match in SPELT_EMAIL.finditer(text):
+            yield Finding("email", *match.span())
 
 
 def find_ip_addresses(text: str) -> Iterator[Finding]:
@@ -95,6 +97,8 @@ def find_ip_addresses(text: str) -> Iterator[Finding]:
         Findings of the kind "ip_address". Private, reserved and documentation ranges say nothing
         about a person and are left alone, as are well-known name servers and version numbers.
     """
+    if text.count(".") < 3 and ":" not in text:
+        return
     for match in IPV4.finditer(text):
         if _is_public(match[0]) and not _is_version(match, text):
             yield Finding("ip_address", *match.span())

@@ -11,7 +11,7 @@ from eagle_hf.data.privacy.findings import Finding
 from eagle_hf.data.privacy.kinds import DROP, REDACT, PrivacySettings
 from eagle_hf.data.privacy.report import PrivacyReport
 from eagle_hf.data.privacy.scanner import PrivacyScanner, redact
-from eagle_hf.data.rows import Conversation, Prompt, describe_type
+from eagle_hf.data.rows import Conversation, Prompt
 
 PROMPT = "prompt"
 ANSWER = "answer"
@@ -22,6 +22,7 @@ OTHER = "other"
 PROMPT_COLUMNS = ("turns", "system", "tools", "chat_template_kwargs")
 # What says how a message is to be read, not what it says.
 STRUCTURE = ("role", "type")
+UNREADABLE = "no turns or messages in it"
 EMBEDDED = "data:"  # a file inside a URL: megabytes of base64
 
 
@@ -53,7 +54,8 @@ class PrivacyFilter:
             The prompt itself where nothing is redacted, a redacted copy, or None where it is left
             out.
         """
-        return cast("Prompt | None", self._filter(cast("dict[str, Any]", prompt)))
+        row = cast("dict[str, Any]", prompt)
+        return cast("Prompt | None", self._filter(row, _holds_turns(row)))
 
     def filter_conversation(self, conversation: Conversation) -> Conversation | None:
         """Filter one conversation.
@@ -66,15 +68,15 @@ class PrivacyFilter:
             left out: for its actions, for a redaction in an answer, or for a redaction in a row
             that has token ids, which would still be those of the value.
         """
-        return cast("Conversation | None", self._filter(cast("dict[str, Any]", conversation)))
+        row = cast("dict[str, Any]", conversation)
+        return cast("Conversation | None", self._filter(row, _holds_messages(row)))
 
-    def _filter(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _filter(self, row: dict[str, Any], is_readable: bool) -> dict[str, Any] | None:
         """The row, a redacted copy of it, or None."""
-        if not isinstance(row, Mapping):
-            raise ValueError(
-                f"row {self.report.rows} is {describe_type(row)}; "
-                "a prompt or a conversation is needed"
-            )
+        # Without roles nobody knows which text is an answer.
+        if not is_readable:
+            self.report.count_drop(UNREADABLE)
+            return None
         cleaner = _RowCleaner(self._scanner, self.settings, self.report)
         cleaned = cleaner.clean_row(row)
         reason = cleaner.reason_to_drop
@@ -87,7 +89,7 @@ class PrivacyFilter:
             self.report.count_redacted()
             return cleaned
         self.report.count_unchanged()
-        return cast("dict[str, Any]", row)
+        return row
 
 
 class _RowCleaner:
@@ -104,7 +106,7 @@ class _RowCleaner:
         """A copy of the row in which texts are redacted."""
         cleaned = {}
         for column, value in row.items():
-            if column == "messages" and isinstance(value, list | tuple):
+            if column == "messages":
                 cleaned[column] = [self._clean_message(message) for message in value]
             elif column == "id":
                 cleaned[column] = self._clean(value, ID)
@@ -113,10 +115,9 @@ class _RowCleaner:
                 cleaned[column] = self._clean(value, place)
         return cleaned
 
-    def _clean_message(self, message: Any) -> Any:
-        """A copy of one message. What is no message is filtered too; others refuse it."""
-        is_answer = isinstance(message, Mapping) and message.get("role") == "assistant"
-        return self._clean(message, ANSWER if is_answer else PROMPT)
+    def _clean_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of one message."""
+        return self._clean(message, ANSWER if message["role"] == "assistant" else PROMPT)
 
     def _clean(self, value: Any, place: str) -> Any:
         """A copy of any part of a row."""
@@ -174,7 +175,7 @@ def filter_prompts(
         `(prompts, report)`: those that are left, in order, and what was found.
 
     Raises:
-        ValueError: a library that a rule needs is not installed.
+        ValueError: a library that a rule needs is not installed, or no row is a prompt.
     """
     privacy = PrivacyFilter(settings)
     kept = []
@@ -182,6 +183,7 @@ def filter_prompts(
         filtered = privacy.filter_prompt(prompt)
         if filtered is not None:
             kept.append(filtered)
+    _check_readable(privacy.report, "prompt with turns: read_prompts reads other columns")
     return kept, privacy.report
 
 
@@ -200,7 +202,7 @@ def filter_conversations(
         `(conversations, report)`: those that are left, in order, and what was found.
 
     Raises:
-        ValueError: a library that a rule needs is not installed.
+        ValueError: a library that a rule needs is not installed, or no row is a conversation.
     """
     privacy = PrivacyFilter(settings)
     kept = []
@@ -208,15 +210,37 @@ def filter_conversations(
         filtered = privacy.filter_conversation(conversation)
         if filtered is not None:
             kept.append(filtered)
+    _check_readable(privacy.report, "conversation with messages of role and content")
     return kept, privacy.report
 
 
+def _check_readable(report: PrivacyReport, needed: str) -> None:
+    """Refuse rows of which none could be read."""
+    if report.rows and report.dropped[UNREADABLE] == report.rows:
+        raise ValueError(f"none of {report.rows} rows is a {needed}")
+
+
+def _holds_turns(row: object) -> bool:
+    """Whether a row is a prompt."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("turns"), list | tuple):
+        return False
+    return all(isinstance(turn, str) for turn in row["turns"])
+
+
+def _holds_messages(row: object) -> bool:
+    """Whether a row is a conversation."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list | tuple):
+        return False
+    return all(isinstance(one, Mapping) and "role" in one for one in row["messages"])
+
+
 def _holds_token_ids(value: Any) -> bool:
-    """Whether a row, or a part of it, has a list of whole numbers."""
+    """Whether a row, or a part of it, has a list such as `prompt_ids`."""
     if isinstance(value, Mapping):
-        return any(map(_holds_token_ids, value.values()))
+        for name, part in value.items():
+            is_list_of_ids = str(name).endswith("ids") and bool(part)
+            if is_list_of_ids or _holds_token_ids(part):
+                return True
     if isinstance(value, list | tuple):
-        if value and all(type(part) is int for part in value):
-            return True
         return any(map(_holds_token_ids, value))
     return False

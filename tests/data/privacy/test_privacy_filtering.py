@@ -99,8 +99,8 @@ def test_text_beside_images_is_redacted_and_images_are_not_read():
 
 
 def test_token_ids_of_a_redacted_question_leave_the_conversation_out():
-    row = conversation(f"I am {MAIL}", "Hello!", prompt_ids=[[1, 2, 3]])
-    clean = conversation("I am nobody", "Hello!", prompt_ids=[[1, 2, 3]])
+    row = conversation(f"I am {MAIL}", "Hello!", served_turns=[{"prompt_ids": [1, 2, 3]}])
+    clean = conversation("I am nobody", "Hello!", served_turns=[{"prompt_ids": [1, 2, 3]}])
     kept, report = filter_conversations([row, clean])
     assert kept == [clean]
     assert report.dropped == {"a redaction in a row with token ids": 1}
@@ -119,9 +119,19 @@ def test_an_id_with_personal_data_leaves_the_row_out():
     assert MAIL not in json.dumps(report.as_json())
 
 
-def test_a_row_that_is_no_mapping_is_refused_by_its_number():
-    with pytest.raises(ValueError, match="row 1 is of type str; a prompt or a conversation"):
-        filter_prompts([prompt("Hello"), "Hello"])
+def test_a_row_without_roles_is_left_out_and_counted():
+    shared = {"id": "c2", "conversations": [{"from": "gpt", "value": f"Ask {MAIL}"}]}
+    rows = [conversation("Who?", "Me."), shared, {"messages": [{"content": MAIL}]}, "text"]
+    kept, report = filter_conversations(rows)
+    assert kept == rows[:1]
+    assert report.dropped == {"no turns or messages in it": 3}
+
+
+def test_rows_of_which_none_can_be_read_are_refused():
+    with pytest.raises(ValueError, match="none of 1 rows is a prompt with turns"):
+        filter_prompts([{"prompt": "Hello"}])
+    with pytest.raises(ValueError, match="none of 1 rows is a conversation with messages"):
+        filter_conversations([prompt("Hello")])
 
 
 def test_half_a_surrogate_does_not_end_the_run():

@@ -43,7 +43,7 @@ class RampartRule:
         tokenizers = import_library("tokenizers", "tokenizers", EXTRA)
         folder = _rampart_folder()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self._labels = {int(number): label for number, label in config["id2label"].items()}
+        self._labels_of_kind = _labels_of_kind(config["id2label"])
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(RAMPART_WINDOW, stride=RAMPART_OVERLAP)
@@ -71,12 +71,22 @@ class RampartRule:
         logits = self._session.run(None, used)[0][0]  # [S, labels]
         shifted = numpy.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
-        best = probabilities.argmax(axis=-1)
-        for index, (start, end) in enumerate(window.offsets):
-            label = self._labels[int(best[index])].partition("-")[2]
-            is_sure = probabilities[index, best[index]] >= RAMPART_LEAST_PROBABILITY
-            if label in RAMPART_KINDS and is_sure and start < end:
-                yield Finding(RAMPART_KINDS[label], start, end)
+        for kind, labels in self._labels_of_kind.items():
+            is_kind = probabilities[:, labels].sum(axis=-1) >= RAMPART_LEAST_PROBABILITY  # [S]
+            for index in is_kind.nonzero()[0]:
+                start, end = window.offsets[index]
+                if start < end:
+                    yield Finding(kind, start, end)
+
+
+def _labels_of_kind(labels: dict[str, str]) -> dict[str, list[int]]:
+    """The numbers of all labels of a kind; the first token of a name has another than the rest."""
+    numbers: dict[str, list[int]] = {}
+    for number, label in labels.items():
+        kind = RAMPART_KINDS.get(label.partition("-")[2])
+        if kind is not None:
+            numbers.setdefault(kind, []).append(int(number))
+    return numbers
 
 
 def _rampart_folder() -> Path:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 WORD_BEFORE = 40  # characters before a number in which the word that explains it may stand
 WORD_AFTER = 25
+LATIN = "A-Za-zÀ-ɏ"
 
 
 class Finding(NamedTuple):
@@ -60,6 +61,50 @@ def has_word_beside(word: re.Pattern[str], text: str, start: int, end: int) -> b
     before = text[max(0, start - WORD_BEFORE) : start].rpartition("\n\n")[2]
     after = text[end : end + WORD_AFTER].partition("\n")[0]
     return word.search(before) is not None or word.search(after) is not None
+
+
+class Words:
+    """Words that explain the numbers beside them, such as "SSN".
+
+    A word in lower case is found in any case, one with capitals only as it is written. Words of
+    Latin letters are whole words.
+
+    Args:
+        words: in any language; they may hold spaces.
+    """
+
+    def __init__(self, words: Iterable[str]):
+        words = tuple(words)
+        self._lowered = tuple(word.lower() for word in words)
+        branches = []
+        for word in words:
+            escaped = re.escape(word)
+            branches.append(f"(?i:{escaped})" if word == word.lower() else escaped)
+        self._pattern = re.compile(rf"(?<![{LATIN}])(?:{'|'.join(branches)})(?![{LATIN}])")
+
+    def may_be_in(self, lowered: str) -> bool:
+        """Whether one of the words may stand in a text; fast, and sometimes wrongly True.
+
+        Args:
+            lowered: the text in lower case.
+
+        Returns:
+            False where none of them does.
+        """
+        return any(word in lowered for word in self._lowered)
+
+    def are_beside(self, text: str, start: int, end: int) -> bool:
+        """Whether one of the words stands near a number.
+
+        Args:
+            text: the whole text.
+            start: the number's first character.
+            end: the character behind it.
+
+        Returns:
+            As `has_word_beside`.
+        """
+        return has_word_beside(self._pattern, text, start, end)
 
 
 def _reading_order(finding: Finding) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from eagle_hf.data.privacy.findings import Finding, has_word_beside
+from eagle_hf.data.privacy.findings import Finding, Words
 from eagle_hf.data.privacy.libraries import import_library
 
 
@@ -20,13 +20,13 @@ class Form:
         kind: one of `KINDS`.
         pattern: a regular expression.
         module: of python-stdnum, which knows the check digits; None where there are none.
-        word: what has to stand beside the number, a regular expression; None: nothing.
+        words: of which one has to stand beside the number; none: nothing has to.
     """
 
     kind: str
     pattern: str
     module: str | None = None
-    word: str | None = None
+    words: tuple[str, ...] = ()
 
 
 # Forms that stand for themselves. The first one that fits is checked, so no two may fit.
@@ -65,68 +65,77 @@ DISTINCT_FORMS = (
 # Forms that ordinary numbers have too.
 NINE_DIGITS = r"\d{3}[ -]?\d{3}[ -]?\d{3}"
 ELEVEN_DIGITS = r"\d{11}"
+TWELVE_DIGITS = r"\d{4}[ -]?\d{4}[ -]?\d{4}"
 NAMED_FORMS = (
-    Form("us_ssn", r"\d{3} ?\d\d ?\d{4}", "us.ssn", r"\bssn\b|social security"),
-    Form("ca_sin", NINE_DIGITS, "ca.sin", r"(?-i:\bSIN\b)|social insurance|\bNAS\b"),
-    Form("au_tfn", NINE_DIGITS, "au.tfn", r"\btfn\b|tax file"),
+    Form("us_ssn", r"\d{3} ?\d\d ?\d{4}", "us.ssn", ("ssn", "social security")),
+    Form("ca_sin", NINE_DIGITS, "ca.sin", ("SIN", "social insurance", "assurance sociale")),
+    Form("au_tfn", NINE_DIGITS, "au.tfn", ("tfn", "tax file")),
     Form(
         "gb_nino",
         r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]\d{6}[A-D]",
         None,
-        r"national insurance|\bnino\b|\bni (?:number|no)\b",
+        ("national insurance", "nino", "NI"),
     ),
-    Form("gb_nhs", r"\d{3}[ -]?\d{3}[ -]?\d{4}", "gb.nhs", r"\bnhs\b"),
+    Form("gb_nhs", r"\d{3}[ -]?\d{3}[ -]?\d{4}", "gb.nhs", ("nhs",)),
     Form(
         "de_tax_id",
         r"\d\d ?\d{3} ?\d{3} ?\d{3}",
         "de.idnr",
-        r"steuer-?id|steuerident|identifikationsnummer|\bidnr\b|\bTIN\b|\btax id",
+        ("steuer-id", "steuerid", "steueridentifikationsnummer", "identifikationsnummer", "idnr")
+        + ("steuer-idnr", "TIN", "tax id"),
     ),
     Form(
-        "nl_bsn", r"\d{4}[ .]?\d\d[ .]?\d{3}|\d{9}", "nl.bsn", r"\bbsn\b|burgerservice|sofi-?nummer"
+        "nl_bsn",
+        r"\d{4}[ .]?\d\d[ .]?\d{3}|\d{9}",
+        "nl.bsn",
+        ("bsn", "burgerservicenummer", "sofinummer", "sofi-nummer"),
     ),
-    Form("be_national_number", ELEVEN_DIGITS, "be.nn", r"rijksregister|registre national|\bnrn?\b"),
-    Form("pl_pesel", ELEVEN_DIGITS, "pl.pesel", r"\bpesel"),
+    Form(
+        "be_national_number",
+        ELEVEN_DIGITS,
+        "be.nn",
+        ("rijksregister", "rijksregisternummer", "registre national", "numéro national", "NRN"),
+    ),
+    Form("pl_pesel", ELEVEN_DIGITS, "pl.pesel", ("pesel", "peselu")),
     Form(
         "se_personal_number",
         r"\d{6}[-+]?\d{4}|(?:19|20)\d{10}",
         "se.personnummer",
-        r"personnummer|personal (?:identity )?number",
+        ("personnummer", "personnumret", "personal number", "personal identity number"),
     ),
-    Form("dk_cpr", r"\d{6}[- ]?\d{4}", "dk.cpr", r"\bcpr"),
+    Form("dk_cpr", r"\d{6}[- ]?\d{4}", "dk.cpr", ("cpr",)),
     Form(
         "no_national_number",
         r"\d{6} ?\d{5}",
         "no.fodselsnummer",
-        r"fødselsnummer|fodselsnummer|personnummer|\bfnr\b",
+        ("fødselsnummer", "fodselsnummer", "personnummer", "fnr"),
     ),
-    Form("pt_nif", r"\d{3} ?\d{3} ?\d{3}", "pt.nif", r"\bnif\b|contribuinte"),
-    Form("br_cpf", ELEVEN_DIGITS, "br.cpf", r"\bcpf\b"),
-    Form("cl_rut", r"\d{7,8}-?[\dKk]", "cl.rut", r"\brut\b"),
-    Form("ar_cuit", ELEVEN_DIGITS, "ar.cuit", r"\bcui[tl]\b"),
-    Form("in_aadhaar", r"\d{4}[ -]?\d{4}[ -]?\d{4}", "in_.aadhaar", r"aadh?aa?r|\buidai\b|आधार"),
-    Form(
-        "jp_my_number", r"\d{4}[ -]?\d{4}[ -]?\d{4}", "jp.in_", r"my number|マイナンバー|個人番号"
-    ),
-    Form("ro_cnp", r"[1-9]\d{12}", "ro.cnp", r"\bcnp\b|cod numeric"),
+    Form("pt_nif", r"\d{3} ?\d{3} ?\d{3}", "pt.nif", ("nif", "contribuinte")),
+    Form("br_cpf", ELEVEN_DIGITS, "br.cpf", ("cpf",)),
+    Form("cl_rut", r"\d{7,8}-?[\dKk]", "cl.rut", ("RUT",)),
+    Form("ar_cuit", ELEVEN_DIGITS, "ar.cuit", ("cuit", "cuil")),
+    Form("in_aadhaar", TWELVE_DIGITS, "in_.aadhaar", ("aadhaar", "aadhar", "uidai", "आधार")),
+    Form("jp_my_number", TWELVE_DIGITS, "jp.in_", ("my number", "マイナンバー", "個人番号")),
+    Form("ro_cnp", r"[1-9]\d{12}", "ro.cnp", ("cnp", "cod numeric")),
     Form(
         "tr_identity_number",
         r"[1-9]\d{10}",
         "tr.tckimlik",
-        r"kimlik|\btckn\b|\bt\.?c\.? (?:no|id|identity)|\bturkish id",
+        ("kimlik", "tckn", "tc no", "t.c. no", "turkish id"),
     ),
     Form(
         "za_identity_number",
         r"\d{6} ?\d{4} ?\d{3}",
         "za.idnr",
-        r"\b(?:sa|rsa|south african|identity|id) (?:id|number|no)\b|\bidentity\b",
+        ("sa id", "rsa id", "south african id", "identity", "id number", "id no"),
     ),
-    Form("imei", r"\d\d-?\d{6}-?\d{6}-?\d", "imei", r"\bimei\b"),
+    Form("imei", r"\d\d-?\d{6}-?\d{6}-?\d", "imei", ("imei",)),
     Form(
         "passport",
         r"(?=(?:[A-Z]*\d){5})(?:[A-Z0-9]{8,9}|[A-Z]{1,2} ?\d{6,7})",
         None,
-        r"passport|passeport|reisepass|pasaporte|passaporto|passaporte|paspoort|паспорт|护照",
+        ("passport", "passeport", "reisepass", "reisepassnummer", "pasaporte", "passaporto")
+        + ("passaporte", "paspoort", "паспорт", "护照"),
     ),
 )
 
@@ -150,15 +159,11 @@ class IdentityNumberRule:
         beginning = rf"{BEFORE}(?=[A-Z]{{0,6}} ?\d|[A-Z]{{6}})"
         self._distinct = re.compile(f"{beginning}(?:{'|'.join(branches)}){BEHIND}", re.ASCII)
         self._distinct_checks = {form.kind: form.module for form in DISTINCT_FORMS}
-        words = []
-        self._named: list[tuple[Form, re.Pattern[str], re.Pattern[str]]] = []
+        self._named: list[tuple[Form, re.Pattern[str], Words]] = []
         for form in NAMED_FORMS:
-            assert form.word is not None
             self._remember_check(form)
-            words.append(form.word)
             pattern = re.compile(f"{BEFORE}(?:{form.pattern}){BEHIND}", re.ASCII)
-            self._named.append((form, pattern, re.compile(form.word, re.IGNORECASE)))
-        self._any_word = re.compile("|".join(words), re.IGNORECASE)
+            self._named.append((form, pattern, Words(form.words)))
 
     def __call__(self, text: str) -> Iterator[Finding]:
         """Find them in a text."""
@@ -168,16 +173,17 @@ class IdentityNumberRule:
                 assert kind is not None
                 if self._is_valid(self._distinct_checks[kind], match[0]):
                     yield Finding(kind, *match.span())
-        if MAY_BE_NAMED.search(text) and self._any_word.search(text):
+        if MAY_BE_NAMED.search(text):
             yield from self._find_named(text)
 
     def _find_named(self, text: str) -> Iterator[Finding]:
         """Numbers with the word that explains them beside them."""
-        for form, pattern, word in self._named:
-            if not word.search(text):
+        lowered = text.lower()
+        for form, pattern, words in self._named:
+            if not words.may_be_in(lowered):
                 continue
             for match in pattern.finditer(text):
-                is_explained = has_word_beside(word, text, *match.span())
+                is_explained = words.are_beside(text, *match.span())
                 if is_explained and self._is_valid(form.module, match[0]):
                     yield Finding(form.kind, *match.span())
 

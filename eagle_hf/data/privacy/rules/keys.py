@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from eagle_hf.data.privacy.findings import Finding
 from eagle_hf.data.privacy.libraries import import_library
 
-# Every key has a run of this many characters; most texts have none with letters and digits.
+# Every key is a part of such a run; most texts have none with letters and digits.
 LONG_RUN = re.compile(r"[\w\-./+=:~]{20,}")
 
 # detect-secrets' detectors whose patterns are told by their form. Its entropy and keyword detectors
@@ -65,9 +65,11 @@ PREFIXED_KEY = re.compile(rf"(?<![\w-])(?:{'|'.join(PREFIXED_KEYS)})(?!\w)")
 WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{6,}\.[\w-]{10,}")
 
 # A value without a prefix is a secret only where its name says so.
+# Every name below holds one of these. Looking for them is fast, the pattern is not.
+SECRET_NAMES = ("key", "secret", "token", "password", "passwd", "bearer")
 NAMED_SECRET = re.compile(
-    r"(?:api[_ -]?key|secret(?:[_ -]?(?:access)?[_ -]?key)?|access[_ -]?key|auth[_ -]?token|"
-    r"access[_ -]?token|bot[_ -]?token|client[_ -]?secret|passw(?:or)?d|\btoken|bearer|"
+    r"(?:api[_ -]?key|aws[\w .-]{0,20}key|secret(?:[_ -]?(?:access)?[_ -]?key)?|access[_ -]?key|"
+    r"auth[_ -]?token|access[_ -]?token|bot[_ -]?token|client[_ -]?secret|passw(?:or)?d|\btoken|bearer|"
     r"account[_ -]?key)"
     r"(?:\s{1,3}is)?[\"'`]?\s{0,3}(?:=>|:=|[:=])?\s{0,3}[\"'`]?([\w+/.~-]{20,}={0,2})(?![\w(\[])",
     re.IGNORECASE,
@@ -106,17 +108,25 @@ class KeyRule:
         if "PRIVATE KEY" in text or "PuTTY-User-Key" in text:
             for match in PRIVATE_KEY.finditer(text):
                 yield Finding("private_key", *match.span())
-        if not any(map(_is_mixed, LONG_RUN.findall(text))):
+        runs = [run for run in LONG_RUN.finditer(text) if _is_mixed(run[0])]
+        if not runs:
             return
-        for match in WEB_TOKEN.finditer(text):
+        for run in runs:
+            yield from self._find_in_run(text, *run.span())
+        lowered = text.lower()
+        if any(name in lowered for name in SECRET_NAMES):
+            for match in NAMED_SECRET.finditer(text):
+                if _is_random(match[1]):
+                    yield Finding("api_key", *match.span(1))
+
+    def _find_in_run(self, text: str, start: int, end: int) -> Iterator[Finding]:
+        """Keys that are told by their form, in characters without a space between them."""
+        for match in WEB_TOKEN.finditer(text, start, end):
             yield Finding("access_token", *match.span())
         for pattern in self._patterns:
-            for match in pattern.finditer(text):
+            for match in pattern.finditer(text, start, end):
                 if not is_made_up(match[0]):
                     yield Finding("api_key", *match.span())
-        for match in NAMED_SECRET.finditer(text):
-            if _is_random(match[1]):
-                yield Finding("api_key", *match.span(1))
 
 
 def is_made_up(value: str) -> bool:

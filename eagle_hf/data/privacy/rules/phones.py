@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from eagle_hf.data.privacy.findings import Finding, has_word_beside
+from eagle_hf.data.privacy.findings import Finding, Words
 from eagle_hf.data.privacy.libraries import import_library
 
 INTERNATIONAL_BEGINNING = re.compile(r"[+\uff0b]\s?\(?\d")
@@ -15,36 +15,42 @@ NATIONAL = re.compile(
 NORTH_AMERICAN = re.compile(r"(?<![\w)])\([2-9]\d\d\) ?[2-9]\d\d[-. ]\d{4}(?![\w-])", re.ASCII)
 # 415-736-2298 is a phone number beside words that explain no other number.
 DASHED = re.compile(r"(?<![\w.-])[2-9]\d\d([-.])[2-9]\d\d\1\d{4}(?![\w-]|\.\d)", re.ASCII)
-CALL_WORD = re.compile(
-    r"\b(?:call|ring|text|reach|contact)\b|\b(?:my|new|his|her|our|work|home) (?:number|no\b|#)",
-    re.IGNORECASE,
-)
 # 0917 918 2736 is one beside "number" too: other numbers do not begin with a zero.
 TRUNK_ZERO = re.compile(
     r"(?<![\w.,/+-])0[1-9]\d{0,4}[ /-]{1,3}\d{2,8}(?:[ -]\d{2,4}){0,4}(?![\w-]|[.,]\d)", re.ASCII
 )
-NUMBER_WORD = re.compile(
-    r"\bnumber\b|\bnummer\b|\bnum[eé]ro\b|\bnúmero\b|\bcontact\b|\bkontakt\b|\bcontacto\b",
-    re.IGNORECASE,
-)
 ENOUGH_DIGITS = re.compile(r"\d(?:[ ().\-/]{0,3}\d){6}")
-PHONE_WORD = re.compile(
-    # English
-    r"\bphones?\b|telephone|\btel\b|\btel[.:]|\bmobile\b|\bcell(?:phone)?\b|whatsapp|\bfax\b|"
-    r"\bsms\b|\btext (?:me|us|him|her)\b|\b(?:call|ring|phone|dial|reach|contact) "
-    r"(?:me|us|him|her|them|mum|mom|dad|my|our)\b|\bdial\b|\bhotline\b|\bring\b|"
-    r"\bcall \w+ (?:at|on)\b|\bmy number\b|\bnumber is\b|\bcallback\b|\bvoicemail\b|"
-    # German, Dutch, Scandinavian and Polish
-    r"\btelefon|\bhandy(?:nummer)?\b|rufnummer|\bmobil\b|\bmobilnummer|telefoon|\bmobiel|"
-    r"\bmobiltelefon|\bruf(?:en sie|t)? mich\b|\bring mig\b|\bbel me\b|\btelefonu\b|\bkomórk|"
-    # French, Spanish, Portuguese and Italian
-    r"téléphone|\btél\b|\bportable\b|\bappel(?:ez|le)[ -]moi\b|\bjoindre\b|teléfono|\bmóvil\b|"
-    r"\bcelular\b|\bll[aá]m(?:a al|ame|ar|eme)\b|telefone|\btelemóvel|\bligue\b|\bcellulare\b|"
-    r"\bchiam(?:ami|are)\b|"
-    # Turkish, Russian, Indonesian, Hindi, Chinese, Japanese and Korean
-    r"\bcep\b|телефон|моб\.|\bhp\b|telepon|nomor|फ़ोन|फोन|मोबाइल|电话|電話|手机|手機|携帯|전화|휴대폰|연락처",
-    re.IGNORECASE,
+
+CALLED = ("me", "us", "him", "her", "them", "mum", "mom", "dad", "my", "our")
+CALL_WORDS = Words(
+    ("call", "ring", "text", "reach", "contact", "my number", "new number", "his number")
+    + ("her number", "our number", "work number", "home number")
 )
+NUMBER_WORDS = Words(
+    ("number", "nummer", "numero", "numéro", "número", "contact", "contacto", "kontakt")
+)
+PHONE_WORDS = Words(
+    # English
+    ("phone", "phones", "telephone", "tel", "mobile", "cell", "cellphone", "whatsapp", "fax", "sms",
+     "dial", "ring", "hotline", "my number", "number is", "callback", "voicemail")
+    + tuple(f"call {person}" for person in CALLED)
+    + tuple(f"text {person}" for person in CALLED)
+    + tuple(f"reach {person}" for person in CALLED)
+    + tuple(f"contact {person}" for person in CALLED)
+    # German, Dutch, Scandinavian and Polish
+    + ("telefon", "telefonnummer", "telefonnr", "telefonisch", "handy", "handynummer", "rufnummer",
+       "mobil", "mobilnummer", "mobiltelefon", "ruf mich", "ruft mich", "rufen sie mich",
+       "telefoon", "telefoonnummer", "mobiel", "bel me", "ring mig", "tlf", "telefonu", "komórka",
+       "komórki", "komórkowy")
+    # French, Spanish, Portuguese and Italian
+    + ("téléphone", "tél", "portable", "appelez-moi", "appelle-moi", "appelez moi", "appelle moi",
+       "joindre", "joignable", "teléfono", "telefono", "móvil", "celular", "llama al", "llame al",
+       "llamar", "llámame", "llamame", "llámeme", "telefone", "telemóvel", "ligue", "cellulare",
+       "chiamami", "chiamare")
+    # Turkish, Russian, Indonesian, Hindi, Chinese, Japanese and Korean
+    + ("cep", "telefonum", "телефон", "моб.", "hp", "telepon", "nomor", "फ़ोन", "फोन", "मोबाइल",
+       "电话", "電話", "手机", "手機", "携帯", "전화", "휴대폰", "연락처")
+)  # fmt: skip
 # 2024-11-05, 05.11.2024 and 2019-2024
 YEAR = r"[12]\d{3}"
 DATE = re.compile(
@@ -72,6 +78,7 @@ class PhoneRule:
         """Find them in a text."""
         if not ENOUGH_DIGITS.search(text):
             return
+        lowered = text.lower()
         if INTERNATIONAL_BEGINNING.search(text):
             # By default it gives up behind 65,535 numbers that are none.
             for match in self._library.PhoneNumberMatcher(text, None, max_tries=len(text)):
@@ -79,18 +86,17 @@ class PhoneRule:
         for match in NORTH_AMERICAN.finditer(text):
             if self._is_number_of(match[0], "US"):
                 yield Finding("phone", *match.span())
-        yield from self._find_beside(DASHED, CALL_WORD, text)
-        yield from self._find_beside(TRUNK_ZERO, NUMBER_WORD, text)
-        yield from self._find_beside(NATIONAL, PHONE_WORD, text)
+        if CALL_WORDS.may_be_in(lowered):
+            yield from self._find_beside(DASHED, CALL_WORDS, text)
+        if NUMBER_WORDS.may_be_in(lowered):
+            yield from self._find_beside(TRUNK_ZERO, NUMBER_WORDS, text)
+        if PHONE_WORDS.may_be_in(lowered):
+            yield from self._find_beside(NATIONAL, PHONE_WORDS, text)
 
-    def _find_beside(
-        self, form: re.Pattern[str], word: re.Pattern[str], text: str
-    ) -> Iterator[Finding]:
+    def _find_beside(self, form: re.Pattern[str], words: Words, text: str) -> Iterator[Finding]:
         """Numbers of a form that are valid in one of the regions, with a word beside them."""
-        if not word.search(text):
-            return
         for match in form.finditer(text):
-            is_explained = has_word_beside(word, text, *match.span())
+            is_explained = words.are_beside(text, *match.span())
             if is_explained and not DATE.match(match[0]) and self._is_valid(match[0]):
                 yield Finding("phone", *match.span())
 

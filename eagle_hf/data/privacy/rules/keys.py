@@ -69,8 +69,8 @@ WEB_TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{6,}\.[\w-]{10,}")
 SECRET_NAMES = ("key", "secret", "token", "password", "passwd", "bearer")
 NAMED_SECRET = re.compile(
     r"(?:api[_ -]?key|aws[\w .-]{0,20}key|secret(?:[_ -]?(?:access)?[_ -]?key)?|access[_ -]?key|"
-    r"auth[_ -]?token|access[_ -]?token|bot[_ -]?token|client[_ -]?secret|passw(?:or)?d|\btoken|bearer|"
-    r"account[_ -]?key)"
+    r"auth[_ -]?token|access[_ -]?token|bot[_ -]?token|client[_ -]?secret|passw(?:or)?d|\btoken|"
+    r"bearer|account[_ -]?key)"
     r"(?:\s{1,3}is)?[\"'`]?\s{0,3}(?:=>|:=|[:=])?\s{0,3}[\"'`]?([\w+/.~-]{20,}={0,2})(?![\w(\[])",
     re.IGNORECASE,
 )

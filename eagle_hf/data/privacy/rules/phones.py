@@ -27,12 +27,12 @@ CALL_WORDS = Words(
     + ("her number", "our number", "work number", "home number")
 )
 NUMBER_WORDS = Words(
-    ("number", "nummer", "numero", "numéro", "número", "contact", "contacto", "kontakt")
+    ("number", "nummer", "numero", "numéro", "número", "contact", "contacto", "kontakt", "nomor")
 )
 PHONE_WORDS = Words(
     # English
     ("phone", "phones", "telephone", "tel", "mobile", "cell", "cellphone", "whatsapp", "fax", "sms",
-     "dial", "ring", "hotline", "my number", "number is", "callback", "voicemail")
+     "dial", "ring", "hotline", "my number", "contact number", "callback", "voicemail")
     + tuple(f"call {person}" for person in CALLED)
     + tuple(f"text {person}" for person in CALLED)
     + tuple(f"reach {person}" for person in CALLED)
@@ -48,13 +48,14 @@ PHONE_WORDS = Words(
        "llamar", "llámame", "llamame", "llámeme", "telefone", "telemóvel", "ligue", "cellulare",
        "chiamami", "chiamare")
     # Turkish, Russian, Indonesian, Hindi, Chinese, Japanese and Korean
-    + ("cep", "telefonum", "телефон", "моб.", "hp", "telepon", "nomor", "फ़ोन", "फोन", "मोबाइल",
+    + ("cep", "telefonum", "телефон", "моб.", "telepon", "फ़ोन", "फोन", "मोबाइल",
        "电话", "電話", "手机", "手機", "携帯", "전화", "휴대폰", "연락처")
 )  # fmt: skip
-# 2024-11-05, 05.11.2024 and 2019-2024
+# 2024-11-05, 05.11.2024, 2019-2024 and 4 829 173
 YEAR = r"[12]\d{3}"
-DATE = re.compile(
+DATE_OR_COUNT = re.compile(
     rf"{YEAR}[-./ ]\d{{1,2}}[-./ ]\d{{1,2}}\b|\d{{1,2}}[-./]\d{{1,2}}[-./]{YEAR}$|{YEAR}-{YEAR}$"
+    r"|\d(?: \d{3}){2,3}$"
 )
 
 
@@ -97,7 +98,7 @@ class PhoneRule:
         """Numbers of a form that are valid in one of the regions, with a word beside them."""
         for match in form.finditer(text):
             is_explained = words.are_beside(text, *match.span())
-            if is_explained and not DATE.match(match[0]) and self._is_valid(match[0]):
+            if is_explained and not DATE_OR_COUNT.match(match[0]) and self._is_valid(match[0]):
                 yield Finding("phone", *match.span())
 
     def _is_valid(self, number: str) -> bool:

@@ -23,5 +23,5 @@ def import_library(module: str, package: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the privacy rules need {package}, and {error.name} is not installed; "
-            f'install it with: pip install "eagle_hf[{extra}]"'
+            f"run: pip install {package} (the extra {extra!r} has all that is needed)"
         ) from error

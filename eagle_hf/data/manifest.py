@@ -31,7 +31,8 @@ def check_manifest(folder: Path, manifest: dict[str, Any], fields: Iterable[str]
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
         # Data of unknown origin must not get a manifest that vouches for it.
-        if any(folder.glob("*.jsonl")):
+        has_data = any(folder.glob("*.jsonl")) or any(folder.glob("*.sqlite"))
+        if has_data:
             raise ValueError(
                 f"{folder} holds data but no {MANIFEST}; choose another folder or delete this one"
             )

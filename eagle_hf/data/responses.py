@@ -24,7 +24,7 @@ from eagle_hf.data.answering import (
 )
 from eagle_hf.data.manifest import MANIFEST, check_manifest, library_versions, read_manifest
 from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.rows import Prompt, SkippedRow, first_reasons
+from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, first_reasons
 from eagle_hf.data.template import chat_template, template_sha256
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.turns import ROW_FORMAT
@@ -118,7 +118,8 @@ def write_responses(
     """
     started = time.perf_counter()
     # 1) Refuse what cannot work before anything is written.
-    _check_arguments(prompts, max_new_tokens, batch_size, temperature)
+    _check_settings(max_new_tokens, batch_size, temperature)
+    check_prompts(prompts)
     folder = Path(folder)
     limit = _length_limit(target, max_length)
     arguments = _with_date_of(folder, template_arguments or TemplateArguments())
@@ -191,29 +192,14 @@ def finished_ids(path: Path) -> set[str]:
     return done
 
 
-def _check_arguments(
-    prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int, temperature: float
-) -> None:
-    """Refuse settings out of range, and prompts that lack a field or share an id."""
+def _check_settings(max_new_tokens: int, batch_size: int, temperature: float) -> None:
+    """Refuse settings out of range."""
     is_out_of_range = max_new_tokens < 1 or batch_size < 1 or temperature < 0
     if is_out_of_range:
         raise ValueError(
             f"max_new_tokens is {max_new_tokens}, batch_size {batch_size}, temperature "
             f"{temperature}; the first two must be at least 1, temperature at least 0"
         )
-    if not prompts:
-        raise ValueError(
-            "there are no prompts to answer; get some from read_prompts or magpie_prompts"
-        )
-    ids = set()
-    for number, prompt in enumerate(prompts):
-        if not prompt.get("id") or not prompt.get("turns"):
-            raise ValueError(
-                f"prompt {number} has the keys {sorted(prompt)}; a prompt needs an 'id' and 'turns'"
-            )
-        if prompt["id"] in ids:
-            raise ValueError(f"two prompts have the id {prompt['id']!r}; give each its own")
-        ids.add(prompt["id"])
 
 
 def _length_limit(target: PreTrainedModel, max_length: int | None) -> int:

@@ -184,6 +184,30 @@ def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
     return "; ".join(reasons) or none
 
 
+def check_prompts(prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that cannot be told apart, or have nothing to ask.
+
+    Args:
+        prompts: user turns that are to be answered.
+
+    Raises:
+        ValueError: there are none, one lacks a field, or two share an id.
+    """
+    if not prompts:
+        raise ValueError(
+            "there are no prompts to answer; get some from read_prompts or magpie_prompts"
+        )
+    ids = set()
+    for number, prompt in enumerate(prompts):
+        if not prompt.get("id") or not prompt.get("turns"):
+            raise ValueError(
+                f"prompt {number} has the keys {sorted(prompt)}; a prompt needs an 'id' and 'turns'"
+            )
+        if prompt["id"] in ids:
+            raise ValueError(f"two prompts have the id {prompt['id']!r}; give each its own")
+        ids.add(prompt["id"])
+
+
 def check_tokenised(example: object, number: int) -> None:
     """Refuse what is no `Example`, such as a conversation that nobody has tokenised.
 

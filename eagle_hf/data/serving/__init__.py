@@ -1,0 +1,51 @@
+"""Answers turn by turn from OpenAI-compatible servers, kept in a store that survives kill -9.
+
+    prompts --collect_answers--> turns.sqlite --served_examples--> examples
+                   |
+               Answerer: servers today; any other way to answer has the same interface
+
+Token ids are the data. A turn keeps the ids of its prompt and of its answer, and says where they
+come from: from the server, or from tokenizing the text.
+"""
+
+from eagle_hf.data.serving.answerer import ServedAnswerer
+from eagle_hf.data.serving.collecting import (
+    AnswerReport,
+    collect_answers,
+    write_served_responses,
+)
+from eagle_hf.data.serving.examples import served_conversations, served_examples
+from eagle_hf.data.serving.recovery import IdRecovery
+from eagle_hf.data.serving.settings import ServingSettings
+from eagle_hf.data.serving.store import TURNS, TurnStore
+from eagle_hf.data.serving.turns import (
+    MISSING,
+    RECOVERED,
+    SERVED,
+    Answerer,
+    FailedTurn,
+    FinishedTurn,
+    OpenConversation,
+    TurnRequest,
+)
+
+__all__ = [
+    "MISSING",
+    "RECOVERED",
+    "SERVED",
+    "TURNS",
+    "AnswerReport",
+    "Answerer",
+    "FailedTurn",
+    "FinishedTurn",
+    "IdRecovery",
+    "OpenConversation",
+    "ServedAnswerer",
+    "ServingSettings",
+    "TurnRequest",
+    "TurnStore",
+    "collect_answers",
+    "served_conversations",
+    "served_examples",
+    "write_served_responses",
+]

@@ -1,0 +1,224 @@
+"""Turns answered by OpenAI-compatible servers over HTTP, many at once.
+
+Each worker takes a conversation and asks its turns one after the other. There are as many workers
+as requests may be in flight. An attempt goes to the least busy server, so the next attempt may go
+to another one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from eagle_hf.data.sampling import batch_seed
+from eagle_hf.data.serving.exchange import open_session, send
+from eagle_hf.data.serving.pool import Server, ServerPool
+from eagle_hf.data.serving.recovery import IdRecovery
+from eagle_hf.data.serving.settings import ServingSettings, base_urls
+from eagle_hf.data.serving.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
+from eagle_hf.data.serving.wire import (
+    ServerError,
+    WrongServerError,
+    parse_answer,
+    parse_models,
+    request_body,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+SEEDS = 2**31  # seeds that every engine takes
+
+# What a worker puts out: a turn, why the whole run must stop, or None once it has ended.
+Outcome = FinishedTurn | FailedTurn | Exception | None
+
+
+class ServedAnswerer:
+    """Answers conversations on servers; an `Answerer`.
+
+    Args:
+        urls: of the servers, such as http://localhost:8000. A /v1 is added where it is not there.
+        settings: how they are asked.
+        recovery: fills in token ids that the servers do not give. None: they stay missing.
+        api_key: sent to every server. It is kept nowhere.
+
+    Raises:
+        ValueError: a url that is none, or aiohttp or stamina is not installed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        settings: ServingSettings,
+        recovery: IdRecovery | None = None,
+        api_key: str | None = None,
+    ):
+        _check_installed()
+        servers = [Server(url) for url in base_urls(urls)]
+        self.settings = settings
+        self.recovery = recovery
+        self._api_key = api_key
+        self._pool = ServerPool(servers, settings.concurrency, settings.patience_s)
+
+    async def check_servers(self) -> None:
+        """Ask every server which models it serves.
+
+        Raises:
+            ValueError: a server cannot be reached, or does not list the model; all are named.
+        """
+        async with self._session() as session:
+            checks = [self._check_server(session, server) for server in self._pool.servers]
+            faults = await asyncio.gather(*checks)
+        found = [fault for fault in faults if fault is not None]
+        if found:
+            raise ValueError("; ".join(found))
+
+    async def answer(
+        self, conversations: Iterable[OpenConversation]
+    ) -> AsyncGenerator[FinishedTurn | FailedTurn]:
+        """Answer every turn that is left; see `Answerer`.
+
+        Args:
+            conversations: taken one after the other, as they are needed.
+
+        Yields:
+            Each turn as soon as it is finished.
+
+        Raises:
+            ValueError: a server answers no prompt, or answers with another model.
+        """
+        waiting = iter(conversations)
+        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        running = self.settings.concurrency * len(self._pool.servers)
+        async with self._session() as session:
+            workers = []
+            for _ in range(running):
+                workers.append(asyncio.create_task(self._work(session, waiting, outcomes)))
+            try:
+                while running:
+                    outcome = await outcomes.get()
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    if outcome is None:
+                        running -= 1
+                    else:
+                        yield outcome
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(
+        self,
+        session: "aiohttp.ClientSession",
+        waiting: Iterator[OpenConversation],
+        outcomes: asyncio.Queue[Outcome],
+    ) -> None:
+        """Answer conversations until none is left, or until one shows that the run must stop."""
+        try:
+            for conversation in waiting:
+                while not conversation.is_finished:
+                    outcome = await self._ask(session, conversation.request())
+                    outcomes.put_nowait(outcome)
+                    if isinstance(outcome, FailedTurn):
+                        break
+                    conversation.hear(outcome)
+        except Exception as error:  # raised again by `answer`
+            outcomes.put_nowait(error)
+        outcomes.put_nowait(None)
+
+    async def _ask(
+        self, session: "aiohttp.ClientSession", request: TurnRequest
+    ) -> FinishedTurn | FailedTurn:
+        """One turn, in as many attempts as it takes and settings allow."""
+        import stamina
+
+        settings = self.settings
+        tries = stamina.retry_context(
+            on=_wait_before_retry,
+            attempts=settings.attempts,
+            timeout=None,
+            wait_initial=settings.first_wait_s,
+            wait_max=settings.longest_wait_s,
+            wait_jitter=settings.first_wait_s,
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    turn = await self._attempt(session, request)
+        except WrongServerError:
+            raise
+        except ServerError as error:
+            return FailedTurn(request.id, request.turn, str(error))
+        return self.recovery.fill(request, turn) if self.recovery else turn
+
+    async def _attempt(
+        self, session: "aiohttp.ClientSession", request: TurnRequest
+    ) -> FinishedTurn:
+        """One attempt, at the first server that can be connected to."""
+        settings = self.settings
+        while True:
+            server = await self._pool.take()
+            body = request_body(
+                request,
+                model=settings.model,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=batch_seed(settings.seed, request.turn, request.id) % SEEDS,
+                engine=server.engine,
+                request_fields=settings.request_fields,
+            )
+            try:
+                payload = await send(session, f"{server.url}/chat/completions", body)
+                turn = parse_answer(payload, request, settings.model)
+            except ConnectionError:
+                # The request never arrived, so it costs no attempt: the server may be restarting.
+                self._pool.note_gone(server)
+                continue
+            except WrongServerError as error:
+                raise WrongServerError(
+                    f"{server.url} cannot be used: {error}; leave it out and run again"
+                ) from error
+            finally:
+                self._pool.give_back(server)
+            # After a failure to connect only a whole answer counts: it may still be loading.
+            self._pool.note_reached(server)
+            return turn
+
+    async def _check_server(self, session: "aiohttp.ClientSession", server: Server) -> str | None:
+        """What is wrong with a server; None where it serves the model."""
+        try:
+            models = parse_models(await send(session, f"{server.url}/models", None))
+        except (ServerError, ConnectionError) as error:
+            return f"{server.url} does not list its models ({error}); start it or leave it out"
+        for model in models:
+            if model.name == self.settings.model:
+                server.engine = model.engine
+                return None
+        names = ", ".join(model.name for model in models) or "nothing"
+        return (
+            f"{server.url} serves {names} and not {self.settings.model!r}; name the model as it "
+            "is listed there, or leave the server out"
+        )
+
+    def _session(self) -> "aiohttp.ClientSession":
+        """A session with the settings' timeout and the key."""
+        return open_session(self.settings.timeout_s, self._api_key)
+
+
+def _wait_before_retry(error: Exception) -> bool | float:
+    """Whether an error is worth another attempt; seconds where the server named them."""
+    if not isinstance(error, ServerError) or not error.can_retry:
+        return False
+    return True if error.retry_after is None else error.retry_after
+
+
+def _check_installed() -> None:
+    """Refuse before anything is asked where a package is missing."""
+    try:
+        import aiohttp  # noqa: F401
+        import stamina  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"answers from servers need aiohttp and stamina ({error}); "
+            "pip install 'eagle_hf[serving]'"
+        ) from error

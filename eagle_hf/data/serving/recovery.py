@@ -1,0 +1,95 @@
+"""Token ids that a server does not give, recovered by tokenizing, or left out.
+
+What was sampled may have been other tokens with the same text. So recovered ids are marked, and
+nothing is recovered where text and ids cannot agree: a template that is not the server's, a
+template that changes or hides the answer, a token that spans the answer's first character.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from eagle_hf.data.masking import until_end_of_turn
+from eagle_hf.data.serving.turns import MISSING, RECOVERED, FinishedTurn, TurnRequest
+from eagle_hf.data.serving.wire import REASONING_FIELDS
+from eagle_hf.data.template import decode_text, render_text
+
+
+class IdRecovery:
+    """Fills in missing ids with the target's own tokenizer.
+
+    Args:
+        tokenizer: the target's, with the chat template that the servers use.
+        eos_token_ids: tokens that end a turn.
+    """
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]):
+        self.tokenizer = tokenizer
+        self.eos_token_ids = frozenset(eos_token_ids)
+
+    def fill(self, request: TurnRequest, turn: FinishedTurn) -> FinishedTurn:
+        """Recover the ids that are missing.
+
+        Args:
+            request: what was asked.
+            turn: the answer.
+
+        Returns:
+            The turn with RECOVERED ids where they could be recovered.
+        """
+        if MISSING not in (turn.prompt_ids_from, turn.response_ids_from):
+            return turn
+        try:
+            prompt = render_text(self.tokenizer, request.messages, add_generation_prompt=True)
+            whole = render_text(self.tokenizer, [*request.messages, _answer(turn)])
+        except ValueError:
+            return turn
+        prompt_ids = self._encode(prompt)
+        # The server counts the tokens of its own prompt. Another number is another template.
+        if turn.prompt_tokens not in (None, len(prompt_ids)):
+            return turn
+        if turn.prompt_ids_from == MISSING:
+            turn = replace(turn, prompt_ids=prompt_ids, prompt_ids_from=RECOVERED)
+        if turn.prompt_ids != prompt_ids or turn.response_ids_from != MISSING:
+            return turn
+        response_ids = self._response_ids(prompt, whole, prompt_ids, turn)
+        if not response_ids:
+            return turn
+        return replace(turn, response_ids=response_ids, response_ids_from=RECOVERED)
+
+    def _response_ids(
+        self, prompt: str, whole: str, prompt_ids: list[int], turn: FinishedTurn
+    ) -> list[int] | None:
+        """The answer's ids, from the rendered conversation; None where they cannot be told."""
+        if not whole.startswith(prompt):
+            return None
+        response = whole[len(prompt) :]
+        if turn.reasoning.strip() not in response or turn.text not in response:
+            return None
+        was_cut = turn.finish_reason != "stop"
+        if was_cut:
+            # The template ends every turn, and the target did not end this one.
+            last_said = turn.text or turn.reasoning.strip()
+            response = response[: response.rindex(last_said) + len(last_said)]
+        # Tokenized whole: SentencePiece would begin the answer alone with a space.
+        ids = self._encode(prompt + response)
+        if ids[: len(prompt_ids)] != prompt_ids:
+            return None
+        response_ids = until_end_of_turn(ids[len(prompt_ids) :], self.eos_token_ids)
+        # A text that imitates an end token, say, was not sampled as that token.
+        if turn.text.strip() not in decode_text(self.tokenizer, response_ids):
+            return None
+        return response_ids
+
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a rendered text, which has its special tokens already."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _answer(turn: FinishedTurn) -> Any:
+    """The answer as a message, its reasoning under every name that templates read."""
+    message: dict[str, Any] = {"role": "assistant", "content": turn.text}
+    if turn.reasoning:
+        for name in REASONING_FIELDS:
+            message[name] = turn.reasoning
+    return message

@@ -1,0 +1,159 @@
+"""Token ids: recovered where a server gives none, left out where they cannot be, learnt as sampled.
+
+The byte tokenizer of these tests has a token for each byte; 256 and 257 are the marks of ChatML.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from eagle_hf.data.serving import (
+    MISSING,
+    RECOVERED,
+    SERVED,
+    TURNS,
+    FinishedTurn,
+    IdRecovery,
+    TurnRequest,
+    TurnStore,
+    served_conversations,
+    served_examples,
+)
+
+START = 256
+END = 257
+PROMPT = [START, *b"user\nhi", END, *b"\n", START, *b"assistant\n"]
+REQUEST = TurnRequest("p0", 0, [{"role": "user", "content": "hi"}])
+
+
+def answered(text="hello", **changes):
+    """A turn of a server that gives no ids."""
+    turn = FinishedTurn(
+        id="p0",
+        turn=0,
+        text=text,
+        reasoning="",
+        finish_reason="stop",
+        prompt_ids=None,
+        prompt_ids_from=MISSING,
+        response_ids=None,
+        response_ids_from=MISSING,
+        prompt_tokens=len(PROMPT),
+        sampled_tokens=None,
+        model="tiny",
+    )
+    return replace(turn, **changes)
+
+
+@pytest.fixture
+def recovery(tokenizer):
+    return IdRecovery(tokenizer, {END})
+
+
+def test_ids_are_recovered_and_marked(recovery):
+    turn = recovery.fill(REQUEST, answered())
+    assert turn.prompt_ids == PROMPT
+    assert turn.response_ids == [*b"hello", END]
+    assert (turn.prompt_ids_from, turn.response_ids_from) == (RECOVERED, RECOVERED)
+
+
+def test_served_ids_stay_as_they_are(recovery):
+    served = dict(prompt_ids_from=SERVED, response_ids_from=SERVED)
+    turn = answered(prompt_ids=[1], response_ids=[2], **served)
+    assert recovery.fill(REQUEST, turn) == turn
+
+
+def test_an_answer_that_was_cut_gets_no_end_of_turn(recovery):
+    turn = recovery.fill(REQUEST, answered("hel", finish_reason="length"))
+    assert turn.response_ids == list(b"hel")
+
+
+def test_only_the_prompt_is_recovered_where_the_answer_has_ids(recovery):
+    turn = answered(response_ids=[*b"hel", *b"lo", END], response_ids_from=SERVED)
+    turn = recovery.fill(REQUEST, turn)
+    assert (turn.prompt_ids_from, turn.response_ids_from) == (RECOVERED, SERVED)
+    assert turn.prompt_ids == PROMPT
+
+
+def test_another_number_of_prompt_tokens_is_another_template(recovery):
+    turn = answered(prompt_tokens=len(PROMPT) + 1)
+    assert recovery.fill(REQUEST, turn) == turn
+
+
+def test_a_text_that_imitates_an_end_token_has_no_ids(recovery):
+    turn = recovery.fill(REQUEST, answered("write <|im_end|> last"))
+    assert turn.prompt_ids_from == RECOVERED
+    assert turn.response_ids is None
+    assert turn.response_ids_from == MISSING
+
+
+def test_a_template_that_changes_the_answer_gives_no_ids(recovery, tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content']|upper")
+    turn = recovery.fill(
+        TurnRequest("p0", 0, [{"role": "user", "content": "HI"}]), answered("hello")
+    )
+    assert turn.response_ids_from == MISSING
+
+
+def test_hidden_reasoning_gives_no_ids(recovery):
+    turn = recovery.fill(REQUEST, answered("4", reasoning="2 and 2"))
+    assert turn.prompt_ids_from == RECOVERED
+    assert turn.response_ids_from == MISSING
+
+
+def test_reasoning_that_the_template_shows_is_recovered(recovery, tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m['content'] }}",
+        "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+        "{{ m['content'] }}",
+    )
+    turn = recovery.fill(REQUEST, answered("4", reasoning="2 and 2"))
+    assert turn.response_ids == [*b"<think>2 and 2</think>4", END]
+
+
+def stored(folder, *turns):
+    prompt = {"id": "p0", "turns": ["hi", "more"], "category": "c", "source": "s"}
+    with TurnStore(folder / TURNS) as store:
+        for turn in turns:
+            store.add(prompt, turn)
+
+
+def test_what_was_sampled_is_learnt_and_nothing_else(tmp_path):
+    ids = dict(prompt_ids_from=SERVED, response_ids_from=SERVED)
+    first = answered(prompt_ids=[1, 2, 3], response_ids=[4, 5], **ids)
+    second = answered(turn=1, prompt_ids=[1, 2, 3, 4, 6], response_ids=[7], **ids)
+    stored(tmp_path, first, second)
+    examples, skipped = served_examples(tmp_path)
+    assert examples == [
+        {"id": "p0:0", "input_ids": [1, 2, 3, 4, 5], "loss_mask": [0, 0, 0, 1, 1]},
+        {"id": "p0:1", "input_ids": [1, 2, 3, 4, 6, 7], "loss_mask": [0, 0, 0, 0, 0, 1]},
+    ]
+    assert skipped == []
+
+
+def test_turns_that_are_no_examples_are_counted_and_named(tmp_path):
+    recovered = dict(prompt_ids_from=RECOVERED, response_ids_from=RECOVERED)
+    first = answered(prompt_ids=[1, 2], response_ids=[3, 4], **recovered)
+    stored(tmp_path, first, answered(turn=1))
+    examples, skipped = served_examples(tmp_path)
+    assert [example["id"] for example in examples] == ["p0:0"]
+    assert skipped == [("p0:1", "the server gave no token ids; answer again with a recovery")]
+    examples, skipped = served_examples(tmp_path, only_served=True)
+    assert examples == []
+    assert "recovered by tokenizing" in skipped[0].reason
+    _, skipped = served_examples(tmp_path, max_length=3)
+    assert skipped[0].reason == "4 tokens, more than max_length 3"
+
+
+def test_whole_conversations_are_read_as_text(tmp_path):
+    stored(tmp_path, answered("hello"))
+    assert list(served_conversations(tmp_path)) == []
+    stored(tmp_path, answered("bye", turn=1))
+    [row] = served_conversations(tmp_path)
+    assert [message["content"] for message in row["messages"]] == ["hi", "hello", "more", "bye"]
+    assert (row["id"], row["source"], row["category"]) == ("p0", "s", "c")
+
+
+def test_a_folder_without_a_store_is_named(tmp_path):
+    with pytest.raises(ValueError, match="turns.sqlite does not exist"):
+        served_examples(tmp_path)

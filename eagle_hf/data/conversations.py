@@ -1,4 +1,4 @@
-"""Conversations from a file or folder that `write_responses` wrote, or from any dataset."""
+"""Conversations from a file or folder of answers, or from any dataset."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eagle_hf.data.responses import CONVERSATIONS
+from eagle_hf.data.serving import TURNS, served_conversations
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -18,8 +19,8 @@ def load_conversations(
     """Load conversations as a dataset.
 
     Args:
-        name: a JSON-lines file, a folder with a conversations.jsonl, or a dataset on the Hub.
-            Several names: one after the other.
+        name: a JSON-lines file, a folder that `write_responses` or `write_served_responses`
+            wrote, or a dataset on the Hub. Several names: one after the other.
         split: of a dataset on the Hub.
         streaming: read the rows as they come, and keep nothing on disk.
 
@@ -30,7 +31,7 @@ def load_conversations(
     Raises:
         ValueError: no name, or a file that does not exist.
     """
-    from datasets import concatenate_datasets, load_dataset  # slow to import
+    from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset  # slow
 
     if not isinstance(name, str | Path):
         if not name:
@@ -43,6 +44,11 @@ def load_conversations(
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
         return load_dataset("json", data_files=str(file), split="train", streaming=streaming)
+    if (path / TURNS).is_file():
+        if streaming:
+            return IterableDataset.from_generator(served_conversations, gen_kwargs={"folder": path})
+        # Not `from_generator`, which would find an older state of the folder in its cache.
+        return Dataset.from_list([dict(row) for row in served_conversations(path)])
     # A typing error in a file name must not become a request to the Hub.
     is_local = path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute()
     if is_local:

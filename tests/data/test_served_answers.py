@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from multiprocessing import get_context
@@ -193,6 +195,25 @@ def test_the_key_is_sent_and_kept_nowhere(tmp_path):
     for file in tmp_path.iterdir():
         assert b"sk-x" not in file.read_bytes()
     assert json.loads((tmp_path / "manifest.json").read_text())["model"] == MODEL
+
+
+def test_a_finished_turn_is_on_the_disk_itself_within_a_second(tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+
+    def copy_file():
+        # Without its log, the file holds what a power cut leaves.
+        shutil.copy(tmp_path / TURNS, copy / TURNS)
+
+    def stall_at_the_second(server, body):
+        if last_question(body) == "q0":
+            return Reply(with_ids())
+        threading.Timer(1.0, copy_file).start()
+        return Reply(with_ids(), delay_s=1.3)
+
+    with AnswerServer(stall_at_the_second) as server:
+        write_served_responses([server.url], numbered(2), tmp_path, settings(concurrency=1))
+    assert [len(turns) for turns in stored(copy, numbered(2)).values()] == [1, 0]
 
 
 def collect_in_child(url, folder):

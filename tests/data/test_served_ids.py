@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from eagle_hf.data.conversations import load_conversations
 from eagle_hf.data.serving import (
     MISSING,
     RECOVERED,
@@ -59,8 +60,17 @@ def test_ids_are_recovered_and_marked(recovery):
 
 def test_served_ids_stay_as_they_are(recovery):
     served = dict(prompt_ids_from=SERVED, response_ids_from=SERVED)
-    turn = answered(prompt_ids=[1], response_ids=[2], **served)
-    assert recovery.fill(REQUEST, turn) == turn
+    thoughts = answered(prompt_ids=[1], response_ids=[*b"well: hello", END], **served)
+    assert recovery.fill(REQUEST, thoughts) == thoughts
+    marked = answered("hello<|im_end|>", prompt_ids=[1], response_ids=[*b"hello", END], **served)
+    assert recovery.fill(REQUEST, marked) == marked
+
+
+def test_served_ids_of_another_tokenizer_are_dropped(recovery):
+    served = dict(prompt_ids_from=SERVED, response_ids_from=SERVED)
+    turn = recovery.fill(REQUEST, answered(prompt_ids=[1], response_ids=[*b"uryyb"], **served))
+    assert turn.response_ids is None
+    assert turn.response_ids_from == MISSING
 
 
 def test_an_answer_that_was_cut_gets_no_end_of_turn(recovery):
@@ -152,6 +162,13 @@ def test_whole_conversations_are_read_as_text(tmp_path):
     [row] = served_conversations(tmp_path)
     assert [message["content"] for message in row["messages"]] == ["hi", "hello", "more", "bye"]
     assert (row["id"], row["source"], row["category"]) == ("p0", "s", "c")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_served_answers_loads_as_any_other(streaming, tmp_path):
+    stored(tmp_path, answered("hello"), answered("bye", turn=1))
+    [row] = load_conversations(tmp_path, streaming=streaming)
+    assert row["messages"][-1] == {"role": "assistant", "content": "bye"}
 
 
 def test_a_folder_without_a_store_is_named(tmp_path):

@@ -112,6 +112,8 @@ def test_request_fields_win():
         {"content": "\ud83d"},
         {"token_ids": "8 9"},
         {"token_ids": [8, 9.5]},
+        {"token_ids": [8, -1]},
+        {"token_ids": [8, 2**70]},
     ],
 )
 def test_an_answer_that_is_not_whole_is_asked_again(change):

@@ -10,12 +10,14 @@ import json
 
 import pytest
 import torch
+from answer_server import AnswerServer
 from pages import all_pages
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
 from tiny_vision import picture, vision_processor, vision_target
 
 import eagle_hf
+import eagle_hf.data
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.hub.publish import add_custom_generate
 
@@ -97,6 +99,19 @@ def workplace(models, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def server(monkeypatch):
+    """A server of `you/your-model` in the place of those that the pages name."""
+    ask = eagle_hf.data.write_served_responses
+
+    def ask_here(urls, *args, **kwargs):
+        return ask([here.url], *args, **kwargs)
+
+    monkeypatch.setattr("eagle_hf.data.write_served_responses", ask_here)
+    with AnswerServer(models=("you/your-model",)) as here:
+        yield here
+
+
+@pytest.fixture
 def pushed(monkeypatch):
     """Where heads were pushed to; nothing leaves the machine."""
     repositories = []
@@ -109,7 +124,7 @@ def pushed(monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models, pushed):
+def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models, server, pushed):
     if page.name in NEEDED:
         library = NEEDED[page.name]
         pytest.importorskip(library, reason=f"{library} is not installed")

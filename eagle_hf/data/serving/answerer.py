@@ -26,6 +26,7 @@ from eagle_hf.data.serving.wire import (
 if TYPE_CHECKING:
     import aiohttp
 
+CHECK_S = 30.0  # most seconds until a server lists its models
 SEEDS = 2**31  # seeds that every engine takes
 
 # What a worker puts out: a turn, why the whole run must stop, or None once it has ended.
@@ -65,7 +66,8 @@ class ServedAnswerer:
         Raises:
             ValueError: a server cannot be reached, or does not list the model; all are named.
         """
-        async with self._session() as session:
+        timeout_s = min(self.settings.timeout_s, CHECK_S)
+        async with open_session(timeout_s, self._api_key) as session:
             checks = [self._check_server(session, server) for server in self._pool.servers]
             faults = await asyncio.gather(*checks)
         found = [fault for fault in faults if fault is not None]
@@ -89,7 +91,7 @@ class ServedAnswerer:
         waiting = iter(conversations)
         outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         running = self.settings.concurrency * len(self._pool.servers)
-        async with self._session() as session:
+        async with open_session(self.settings.timeout_s, self._api_key) as session:
             workers = []
             for _ in range(running):
                 workers.append(asyncio.create_task(self._work(session, waiting, outcomes)))
@@ -199,10 +201,6 @@ class ServedAnswerer:
             f"{server.url} serves {names} and not {self.settings.model!r}; name the model as it "
             "is listed there, or leave the server out"
         )
-
-    def _session(self) -> "aiohttp.ClientSession":
-        """A session with the settings' timeout and the key."""
-        return open_session(self.settings.timeout_s, self._api_key)
 
 
 def _wait_before_retry(error: Exception) -> bool | float:

@@ -3,6 +3,9 @@
 What was sampled may have been other tokens with the same text. So recovered ids are marked, and
 nothing is recovered where text and ids cannot agree: a template that is not the server's, a
 template that changes or hides the answer, a token that spans the answer's first character.
+
+Ids that a server gives must spell its text. Otherwise it has another tokenizer, and so another
+model.
 """
 
 from collections.abc import Collection
@@ -16,7 +19,7 @@ from eagle_hf.data.template import decode_text, render_text
 
 
 class IdRecovery:
-    """Fills in missing ids with the target's own tokenizer.
+    """Fills in missing ids with the target's own tokenizer, and checks those that are there.
 
     Args:
         tokenizer: the target's, with the chat template that the servers use.
@@ -28,7 +31,7 @@ class IdRecovery:
         self.eos_token_ids = frozenset(eos_token_ids)
 
     def fill(self, request: TurnRequest, turn: FinishedTurn) -> FinishedTurn:
-        """Recover the ids that are missing.
+        """Recover the ids that are missing, and drop those that do not spell the text.
 
         Args:
             request: what was asked.
@@ -37,6 +40,8 @@ class IdRecovery:
         Returns:
             The turn with RECOVERED ids where they could be recovered.
         """
+        if turn.response_ids is not None and not self._spells(turn.response_ids, turn.text):
+            return replace(turn, response_ids=None, response_ids_from=MISSING)
         if MISSING not in (turn.prompt_ids_from, turn.response_ids_from):
             return turn
         try:
@@ -77,9 +82,16 @@ class IdRecovery:
             return None
         response_ids = until_end_of_turn(ids[len(prompt_ids) :], self.eos_token_ids)
         # A text that imitates an end token, say, was not sampled as that token.
-        if turn.text.strip() not in decode_text(self.tokenizer, response_ids):
-            return None
-        return response_ids
+        text = decode_text(self.tokenizer, response_ids)
+        return response_ids if turn.text.strip() in text else None
+
+    def _spells(self, ids: list[int], text: str) -> bool:
+        """Whether ids decode to a text that holds this one; reasoning may stand around it."""
+        said = text.strip()
+        if said in decode_text(self.tokenizer, ids):
+            return True
+        # Some servers show special tokens.
+        return said in self.tokenizer.decode(ids)
 
     def _encode(self, text: str) -> list[int]:
         """The ids of a rendered text, which has its special tokens already."""

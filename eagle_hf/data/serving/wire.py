@@ -33,6 +33,7 @@ FIELDS_FOR_IDS: dict[str, dict[str, Any]] = {
 RETRIED_STATUSES = (408, 409, 429)
 # No right to ask, no such model or address: the server would say so to every prompt.
 WRONG_SERVER_STATUSES = (401, 403, 404, 405)
+LARGEST_VOCABULARY = 2**31  # tokenizers take no larger ids
 SHOWN = 200  # characters of an answer in an error
 
 
@@ -263,10 +264,14 @@ def _ids(value: object) -> list[int] | None:
     """Token ids; None where there are none."""
     if not value:
         return None
-    is_list = isinstance(value, list) and all(type(token) is int for token in value)
-    if not is_list:
-        raise _broken(f"token ids that are no list of integers: {str(value):.{SHOWN}}")
+    if not isinstance(value, list) or not all(_is_id(token) for token in value):
+        raise _broken(f"token ids that are no list of ids: {str(value):.{SHOWN}}")
     return value
+
+
+def _is_id(token: object) -> bool:
+    """Whether a value may be a token id."""
+    return type(token) is int and 0 <= token < LARGEST_VOCABULARY
 
 
 def _ids_of_logprobs(logprobs: object) -> list[int] | None:

@@ -55,9 +55,9 @@ def completion(text: str = "hello", **changes: Any) -> dict[str, Any]:
     return payload
 
 
-def with_ids(text: str = "hello") -> dict[str, Any]:
+def with_ids(text: str = "hello", **changes: Any) -> dict[str, Any]:
     """A chat completion as vLLM gives it with return_token_ids."""
-    return completion(text, prompt_token_ids=[5, 6, 7], token_ids=[8, 9])
+    return completion(text, prompt_token_ids=[5, 6, 7], token_ids=[8, 9], **changes)
 
 
 def last_question(body: dict[str, Any]) -> str:
@@ -67,7 +67,7 @@ def last_question(body: dict[str, Any]) -> str:
 
 def answer_well(server: "AnswerServer", body: dict[str, Any]) -> Reply:
     """Echo the question, with token ids."""
-    return Reply(with_ids(f"answer to {last_question(body)}"))
+    return Reply(with_ids(f"answer to {last_question(body)}", model=body["model"]))
 
 
 class AnswerServer:

@@ -76,11 +76,9 @@ def test_several_servers_share_the_work(tmp_path):
 
     with AnswerServer(slowly) as one, AnswerServer(slowly) as other:
         urls = [one.url, f"{other.url}/v1/"]
-        report = write_served_responses(urls, numbered(16), tmp_path, settings(concurrency=2))
-    assert report.finished == 16
-    assert one.most_at_once == other.most_at_once == 2
-    assert (one.counts + other.counts).total() == 16
-    assert min(one.counts.total(), other.counts.total()) >= 4
+        report = write_served_responses(urls, numbered(4), tmp_path, settings(concurrency=4))
+    assert report.finished == 4
+    assert one.counts.total() == other.counts.total() == 2
 
 
 def test_a_rerun_asks_only_what_is_missing(tmp_path):

@@ -90,9 +90,10 @@ def test_an_answer_cut_in_its_reasoning_has_no_text():
     ],
 )
 def test_an_engine_is_asked_only_for_what_it_knows(engine, fields):
-    usual = {"model", "messages", "max_tokens", "temperature", "seed"}
+    usual = {"model", "messages", "max_tokens", "temperature", "seed", "stream"}
     asked = body(engine)
     assert {name: asked[name] for name in asked if name not in usual} == fields
+    assert asked["stream"] is False
 
 
 def test_request_fields_win():

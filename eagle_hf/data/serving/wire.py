@@ -101,6 +101,7 @@ def request_body(
         "max_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
+        "stream": False,
     }
     return body | FIELDS_FOR_IDS.get(engine, {}) | dict(request_fields or {})
 

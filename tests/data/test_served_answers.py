@@ -98,7 +98,7 @@ def test_a_conversation_goes_on_behind_its_last_finished_turn(make_prompts, tmp_
     prompts = make_prompts("a|b", "c")
     with AnswerServer(refuse_second_turns) as server:
         report = write_served_responses([server.url], prompts, tmp_path, settings())
-    assert report.failed == [("p0", "turn 2: HTTP 400: no")]
+    assert report.skipped == [("p0", "turn 2: HTTP 400: no")]
     with AnswerServer() as server:
         report = write_served_responses([server.url], prompts, tmp_path, settings())
     assert (report.finished, report.already_there) == (1, 1)
@@ -139,18 +139,18 @@ def test_every_prompt_is_counted_once(tmp_path):
         report = write_served_responses([server.url], prompts, tmp_path, settings(attempts=2))
         assert report.prompts == len(prompts) == 7
         assert report.finished == 2
-        assert {row.id for row in report.failed} == {"refused", "broken"}
-        assert {row.id for row in report.skipped} == {"empty", "first", "half"}
+        assert [row.id for row in report.failed] == ["broken"]
+        assert {row.id for row in report.skipped} == {"refused", "empty", "first", "half"}
         assert report.turns == 4
         assert report.without_ids == 3
         assert report.cut == 2
         assert server.counts["broken"] == 2
         assert server.counts["never asked"] == 0
-        # A rerun asks again for what failed, and for nothing else.
+        # A rerun asks again for what has no answer, and for nothing else.
         server.counts.clear()
         again = write_served_responses([server.url], prompts, tmp_path, settings(attempts=1))
     assert server.counts == {"refused": 1, "broken": 1}
-    assert (again.already_there, len(again.failed), len(again.skipped)) == (2, 2, 3)
+    assert (again.already_there, len(again.failed), len(again.skipped)) == (2, 1, 4)
 
 
 def test_a_run_without_any_answer_says_why(tmp_path):

@@ -77,7 +77,7 @@ def test_a_refused_prompt_is_asked_once(status, tmp_path):
     with AnswerServer(refuse_one) as server:
         report = write_served_responses([server.url], numbered(2), tmp_path, settings())
     assert server.counts["q1"] == 1
-    assert report.failed == [("p1", f"turn 1: HTTP {status}: no")]
+    assert report.skipped == [("p1", f"turn 1: HTTP {status}: no")]
 
 
 def test_the_pause_a_server_asks_for_is_kept(tmp_path):
@@ -218,5 +218,5 @@ def test_a_judge_of_clients_finds_no_fault(request, tmp_path):
     llmock.fail(400, times=1, model=model)
     judged = settings(model=model, concurrency=1, timeout_s=5, first_wait_s=0.2, longest_wait_s=2)
     report = write_served_responses([llmock.url], numbered(4), tmp_path, judged)
-    assert (report.finished, len(report.failed)) == (3, 1)
+    assert (report.finished, len(report.skipped)) == (3, 1)
     llmock.assert_resilient(strict=True)

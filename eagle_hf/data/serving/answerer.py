@@ -10,18 +10,18 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from eagle_hf.data.sampling import batch_seed
+from eagle_hf.data.serving.errors import (
+    RefusedPromptError,
+    ServerError,
+    TryAgainError,
+    WrongServerError,
+)
 from eagle_hf.data.serving.exchange import open_session, send
 from eagle_hf.data.serving.pool import Server, ServerPool
 from eagle_hf.data.serving.recovery import IdRecovery
 from eagle_hf.data.serving.settings import ServingSettings, base_urls
 from eagle_hf.data.serving.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
-from eagle_hf.data.serving.wire import (
-    ServerError,
-    WrongServerError,
-    parse_answer,
-    parse_models,
-    request_body,
-)
+from eagle_hf.data.serving.wire import parse_answer, parse_models, request_body
 
 if TYPE_CHECKING:
     import aiohttp
@@ -150,7 +150,8 @@ class ServedAnswerer:
         except WrongServerError:
             raise
         except ServerError as error:
-            return FailedTurn(request.id, request.turn, str(error))
+            is_final = isinstance(error, RefusedPromptError)
+            return FailedTurn(request.id, request.turn, str(error), is_final)
         return self.recovery.fill(request, turn) if self.recovery else turn
 
     async def _attempt(
@@ -205,7 +206,7 @@ class ServedAnswerer:
 
 def _wait_before_retry(error: Exception) -> bool | float:
     """Whether an error is worth another attempt; seconds where the server named them."""
-    if not isinstance(error, ServerError) or not error.can_retry:
+    if not isinstance(error, TryAgainError):
         return False
     return True if error.retry_after is None else error.retry_after
 

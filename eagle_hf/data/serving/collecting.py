@@ -47,9 +47,8 @@ class AnswerReport:
     Attributes:
         finished: prompts whose last turn was answered in this run.
         already_there: prompts that earlier runs had answered.
-        skipped: prompts that cannot be asked, or whose answers are worth nothing; a rerun skips
-            them too.
-        failed: prompts that no server answered; a rerun asks again.
+        skipped: prompts that cannot be asked, or are refused, or whose answers are worth nothing.
+        failed: prompts that were not answered, although they could be; a rerun asks again.
         turns: turns that were answered in this run.
         cut: of these, turns that max_new_tokens stopped.
         recovered: of these, turns with ids of which some were recovered by tokenizing.
@@ -201,9 +200,9 @@ class _Collection:
         prompt = self._asked[outcome.id]
         if isinstance(outcome, FailedTurn):
             del self._asked[outcome.id]
-            self.report.failed.append(
-                SkippedRow(outcome.id, f"turn {outcome.turn + 1}: {outcome.reason}")
-            )
+            row = SkippedRow(outcome.id, f"turn {outcome.turn + 1}: {outcome.reason}")
+            rows = self.report.skipped if outcome.is_final else self.report.failed
+            rows.append(row)
             self._progress.update()
             return
         is_new = self.store.add(prompt, outcome)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from eagle_hf.data.serving.wire import ServerError, check_status, parse_json
+from eagle_hf.data.serving.errors import TryAgainError
+from eagle_hf.data.serving.wire import check_status, parse_json
 
 if TYPE_CHECKING:
     import aiohttp
@@ -44,7 +45,7 @@ async def send(
 
     Raises:
         ConnectionError: the server could not be connected to, so the request never arrived.
-        ServerError: the server answered something else, or broke off.
+        ServerError: the server answered something else, or broke off; see errors.py.
     """
     import aiohttp
 
@@ -58,11 +59,10 @@ async def send(
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise ConnectionError(str(error)) from error
     except TimeoutError as error:
-        raise ServerError(
+        raise TryAgainError(
             f"{url} did not answer in {session.timeout.total} s; raise timeout_s or lower "
-            "concurrency",
-            can_retry=True,
+            "concurrency"
         ) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ServerError(f"{url} broke off ({type(error).__name__}: {error})", True) from error
+        raise TryAgainError(f"{url} broke off ({type(error).__name__}: {error})") from error
     return parse_json(raw)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eagle_hf.data.serving.wire import ServerError
+from eagle_hf.data.serving.errors import NoServerError
 
 POLL_S = 0.05  # between two looks for a free server, in seconds
 FIRST_REST_S = 0.5  # after the first failure to connect; doubled with each further one
@@ -52,7 +52,7 @@ class ServerPool:
         """Wait for a server that may be asked, the least busy one; give it back after.
 
         Raises:
-            ServerError: none has been reachable for `patience_s`.
+            NoServerError: none has been reachable for `patience_s`.
         """
         while True:
             server = self._least_busy()
@@ -101,10 +101,9 @@ class ServerPool:
             if server.gone_since is None or now - server.gone_since < self.patience_s:
                 return
         urls = ", ".join(server.url for server in self.servers)
-        raise ServerError(
+        raise NoServerError(
             f"no server could be reached for {self.patience_s:.0f} s ({urls}); start them and "
-            "run again: what is answered is kept",
-            can_retry=False,
+            "run again: what is answered is kept"
         )
 
 

@@ -77,11 +77,13 @@ class FailedTurn:
         id: of the prompt.
         turn: number of the user turn, from 0.
         reason: why, as a sentence for a terminal.
+        is_final: whether asking again would come to the same: the prompt is too long, say.
     """
 
     id: str
     turn: int
     reason: str
+    is_final: bool = False
 
 
 class OpenConversation:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from eagle_hf.data.serving.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.serving.turns import MISSING, SERVED, FinishedTurn, TurnRequest
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
@@ -35,28 +36,6 @@ RETRIED_STATUSES = (408, 409, 429)
 WRONG_SERVER_STATUSES = (401, 403, 404, 405)
 LARGEST_VOCABULARY = 2**31  # tokenizers take no larger ids
 SHOWN = 200  # characters of an answer in an error
-
-
-class ServerError(ValueError):
-    """A server did not give what was asked for.
-
-    Attributes:
-        can_retry: whether the same request may succeed later, or at another server.
-        retry_after: how long the server wants to be left alone, in seconds; None where it does
-            not say.
-    """
-
-    def __init__(self, reason: str, can_retry: bool, retry_after: float | None = None):
-        super().__init__(reason)
-        self.can_retry = can_retry
-        self.retry_after = retry_after
-
-
-class WrongServerError(ServerError):
-    """A server that answers no prompt, or answers with another model."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason, can_retry=False)
 
 
 class ServedModel(NamedTuple):
@@ -115,16 +94,18 @@ def check_status(status: int, raw: bytes, retry_after: str | None) -> None:
         retry_after: the header of that name.
 
     Raises:
-        ServerError: the status is not 200.
-        WrongServerError: no prompt would be answered here.
+        TryAgainError: the server is too busy, or has failed.
+        RefusedPromptError: it does not take this prompt.
+        WrongServerError: it answers no prompt.
     """
     if status == 200:
         return
     is_redirect = 300 <= status < 400
     if is_redirect or status in WRONG_SERVER_STATUSES:
         raise WrongServerError(f"HTTP {status}: {_beginning(raw)}")
-    can_retry = status in RETRIED_STATUSES or status >= 500
-    raise ServerError(f"HTTP {status}: {_beginning(raw)}", can_retry, _seconds(retry_after))
+    if status in RETRIED_STATUSES or status >= 500:
+        raise TryAgainError(f"HTTP {status}: {_beginning(raw)}", _seconds(retry_after))
+    raise RefusedPromptError(f"HTTP {status}: {_beginning(raw)}")
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -137,7 +118,7 @@ def parse_json(raw: bytes) -> dict[str, Any]:
         The object.
 
     Raises:
-        ServerError: it is no JSON object: cut, or a page for people.
+        TryAgainError: it is no JSON object: cut, or a page for people.
     """
     try:
         payload = json.loads(raw)
@@ -158,7 +139,7 @@ def parse_models(payload: Mapping[str, Any]) -> list[ServedModel]:
         The models that the server lists.
 
     Raises:
-        ServerError: it is no list of models.
+        TryAgainError: it is no list of models.
     """
     rows = payload.get("data")
     if not isinstance(rows, list):
@@ -182,7 +163,7 @@ def parse_answer(payload: Mapping[str, Any], request: TurnRequest, model: str) -
         The finished turn. Ids that the server does not give are MISSING.
 
     Raises:
-        ServerError: the answer is not whole.
+        TryAgainError: the answer is not whole.
         WrongServerError: another model answered.
     """
     choice = _only_choice(payload)
@@ -302,9 +283,9 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def _broken(what: str) -> ServerError:
+def _broken(what: str) -> TryAgainError:
     """An answer that another attempt may give whole."""
-    return ServerError(f"the answer is broken: {what}", can_retry=True)
+    return TryAgainError(f"the answer is broken: {what}")
 
 
 def _beginning(raw: bytes) -> str:

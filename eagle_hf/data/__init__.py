@@ -3,7 +3,7 @@
 user turns      bundled_prompts, read_prompts, gather_prompts, prompts_from_dataset,
                 magpie_prompts
 conversations   write_responses, load_conversations
-served turns    write_served_responses, served_conversations
+turns by token  write_served_responses, collect_answers, served_conversations
 examples        prepare_examples, tokenize_conversations, served_examples, show_mask
 privacy         filter_prompts, filter_conversations
 features        capture_features, Features
@@ -46,7 +46,11 @@ from eagle_hf.data.rows import (
 )
 from eagle_hf.data.serving import (
     IdRecovery,
+    ServedAnswerer,
     ServingSettings,
+    TargetAnswerer,
+    TurnStore,
+    collect_answers,
     served_conversations,
     served_examples,
     write_served_responses,
@@ -67,13 +71,17 @@ __all__ = [
     "PrivacyReport",
     "PrivacySettings",
     "Prompt",
+    "ServedAnswerer",
     "ServingSettings",
     "SkippedLine",
     "SkippedRow",
+    "TargetAnswerer",
     "TargetFeatures",
     "TemplateArguments",
+    "TurnStore",
     "bundled_prompts",
     "capture_features",
+    "collect_answers",
     "conversation_id",
     "eos_token_ids",
     "evenly_spread",

@@ -41,7 +41,7 @@ def numbered(count):
 
 def stored(folder, prompts):
     """The finished turns of every prompt, by its id."""
-    with TurnStore(folder / TURNS) as store:
+    with TurnStore(folder) as store:
         return {prompt["id"]: store.turns(prompt["id"]) for prompt in prompts}
 
 
@@ -277,7 +277,7 @@ class BatchAnswerer:
 
 def test_anything_that_answers_in_batches_is_collected_alike(make_prompts, tmp_path):
     prompts = make_prompts("a|b", "c", "bad")
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         report = asyncio.run(collect_answers(BatchAnswerer(), prompts, store))
         assert [turn.turn for turn in store.turns("p0")] == [0, 1]
     assert (report.finished, report.turns, report.prompts) == (2, 3, 3)

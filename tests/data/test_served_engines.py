@@ -18,7 +18,7 @@ from answer_server import AnswerServer, Reply
 
 from eagle_hf import load_target
 from eagle_hf.data import IdRecovery, ServingSettings, eos_token_ids, write_served_responses
-from eagle_hf.data.serving import RECOVERED, SERVED, TURNS, TurnStore
+from eagle_hf.data.serving import RECOVERED, SERVED, TurnStore
 from eagle_hf.target.gguf import embedded_smollm2
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ PROMPTS = [
 def stored(folder):
     """All finished turns."""
     turns = []
-    with TurnStore(folder / TURNS) as store:
+    with TurnStore(folder) as store:
         for prompt in PROMPTS:
             turns += store.turns(prompt["id"])
     return turns

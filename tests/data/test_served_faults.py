@@ -7,7 +7,7 @@ import time
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion, last_question, with_ids
 
-from eagle_hf.data.serving import TURNS, ServingSettings, TurnStore, write_served_responses
+from eagle_hf.data.serving import ServingSettings, TurnStore, write_served_responses
 from eagle_hf.data.serving.pool import LONGEST_REST_S, Server, ServerPool
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
@@ -52,7 +52,7 @@ def test_a_fault_is_asked_again_and_never_kept(fault, tmp_path):
         report = write_served_responses([server.url], numbered(3), tmp_path, settings())
     assert report.finished == report.prompts == 3
     assert set(server.counts.values()) == {2}
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         for prompt in numbered(3):
             assert [turn.text for turn in store.turns(prompt["id"])] == ["hello"]
 
@@ -171,7 +171,7 @@ def test_a_server_that_lies_about_its_model_stops_the_run(tmp_path):
     ):
         write_served_responses([server.url], numbered(9), tmp_path, settings(concurrency=1))
     assert server.counts.total() == 1
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         assert list(store.prompts()) == []
 
 

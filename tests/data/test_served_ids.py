@@ -12,7 +12,6 @@ from eagle_hf.data.serving import (
     MISSING,
     RECOVERED,
     SERVED,
-    TURNS,
     FinishedTurn,
     IdRecovery,
     TurnRequest,
@@ -123,7 +122,7 @@ def test_reasoning_that_the_template_shows_is_recovered(recovery, tokenizer):
 
 def stored(folder, *turns):
     prompt = {"id": "p0", "turns": ["hi", "more"], "category": "c", "source": "s"}
-    with TurnStore(folder / TURNS) as store:
+    with TurnStore(folder) as store:
         for turn in turns:
             store.add(prompt, turn)
 

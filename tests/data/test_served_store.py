@@ -29,10 +29,10 @@ TURN = FinishedTurn(
 
 
 def test_a_turn_comes_back_as_it_was(tmp_path):
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         store.add(PROMPT, replace(TURN, turn=1))
         store.add(PROMPT, TURN)
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         assert store.turns("p0") == [TURN, replace(TURN, turn=1)]
         assert store.prompt("p0") == PROMPT
         assert list(store.prompts()) == [PROMPT]
@@ -41,14 +41,14 @@ def test_a_turn_comes_back_as_it_was(tmp_path):
 
 
 def test_a_turn_that_is_there_is_never_replaced(tmp_path):
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         assert store.add(PROMPT, TURN)
         assert not store.add(PROMPT, replace(TURN, text="another answer"))
         assert store.turns("p0") == [TURN]
 
 
 def test_the_file_waits_for_the_disk_only_at_checkpoints(tmp_path):
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         store.add(PROMPT, TURN)
         assert store._value("PRAGMA journal_mode") == "wal"
         assert store._value("PRAGMA synchronous") == 1  # NORMAL
@@ -56,15 +56,15 @@ def test_the_file_waits_for_the_disk_only_at_checkpoints(tmp_path):
 
 
 def test_another_process_reads_a_turn_at_once(tmp_path):
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         store.add(PROMPT, TURN)
-        with TurnStore(tmp_path / TURNS) as reader:
+        with TurnStore(tmp_path) as reader:
             assert reader.turns("p0") == [TURN]
 
 
-def add_without_end(path, added):
+def add_without_end(folder, added):
     """Add turns, and say after each how many are acknowledged."""
-    with TurnStore(path) as store:
+    with TurnStore(folder) as store:
         while True:
             store.add({**PROMPT, "id": str(added.value)}, replace(TURN, id=str(added.value)))
             added.value += 1
@@ -73,7 +73,7 @@ def add_without_end(path, added):
 def test_a_killed_writer_loses_no_acknowledged_turn(tmp_path):
     context = get_context("fork")
     added = context.Value("i", 0)
-    writer = context.Process(target=add_without_end, args=(tmp_path / TURNS, added))
+    writer = context.Process(target=add_without_end, args=(tmp_path, added))
     writer.start()
     deadline = time.monotonic() + 10
     while added.value < 50 and time.monotonic() < deadline:
@@ -82,28 +82,28 @@ def test_a_killed_writer_loses_no_acknowledged_turn(tmp_path):
     writer.join()
     acknowledged = added.value
     assert acknowledged >= 50
-    with TurnStore(tmp_path / TURNS) as store:
+    with TurnStore(tmp_path) as store:
         for number in range(acknowledged):
             assert len(store.turns(str(number))) == 1
         assert len(list(store.prompts())) <= acknowledged + 1
 
 
 def test_a_newer_format_is_refused(tmp_path):
-    TurnStore(tmp_path / TURNS).close()
+    TurnStore(tmp_path).close()
     with sqlite3.connect(tmp_path / TURNS) as database:
         database.execute("PRAGMA user_version = 2")
     with pytest.raises(ValueError, match="has the format 2 and this version reads 1"):
-        TurnStore(tmp_path / TURNS)
+        TurnStore(tmp_path)
 
 
 def test_a_database_of_something_else_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / TURNS) as database:
         database.execute("CREATE TABLE theirs (x)")
     with pytest.raises(ValueError, match="has the format 0"):
-        TurnStore(tmp_path / TURNS)
+        TurnStore(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / TURNS).write_text("some notes of mine, and more of them\n" * 9)
     with pytest.raises(ValueError, match="is no store of turns"):
-        TurnStore(tmp_path / TURNS)
+        TurnStore(tmp_path)

@@ -1,8 +1,8 @@
-"""Answers turn by turn from OpenAI-compatible servers, kept in a store that survives kill -9.
+"""Answers turn by turn, from servers or in this process, in a store that survives kill -9.
 
     prompts --collect_answers--> turns.sqlite --served_examples--> examples
                    |
-               Answerer: servers today; any other way to answer has the same interface
+               Answerer: servers, the target in this process, or anything else that answers
 
 Token ids are the data. A turn keeps the ids of its prompt and of its answer, and says where they
 come from: from the server, or from tokenizing the text.
@@ -15,6 +15,7 @@ from eagle_hf.data.serving.collecting import (
     write_served_responses,
 )
 from eagle_hf.data.serving.examples import served_conversations, served_examples
+from eagle_hf.data.serving.in_process import TargetAnswerer
 from eagle_hf.data.serving.recovery import IdRecovery
 from eagle_hf.data.serving.settings import ServingSettings
 from eagle_hf.data.serving.store import TURNS, TurnStore
@@ -42,6 +43,7 @@ __all__ = [
     "OpenConversation",
     "ServedAnswerer",
     "ServingSettings",
+    "TargetAnswerer",
     "TurnRequest",
     "TurnStore",
     "collect_answers",

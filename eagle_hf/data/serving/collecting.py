@@ -23,7 +23,7 @@ from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, first_reasons
 from eagle_hf.data.serving.answerer import ServedAnswerer
 from eagle_hf.data.serving.recovery import IdRecovery
 from eagle_hf.data.serving.settings import ServingSettings
-from eagle_hf.data.serving.store import TURNS, TurnStore
+from eagle_hf.data.serving.store import TurnStore
 from eagle_hf.data.serving.turns import (
     MISSING,
     RECOVERED,
@@ -119,7 +119,7 @@ def write_served_responses(
     with only_one_run(folder):
         check_manifest(folder, _manifest(settings, servers), SETTINGS)
         # 2) Ask for what the folder does not hold yet.
-        with TurnStore(folder / TURNS) as store:
+        with TurnStore(folder) as store:
             report = asyncio.run(collect_answers(answerer, prompts, store))
     # 3) Refuse a run from which nothing came: its prompts or settings are wrong.
     if not report.finished and not report.already_there:

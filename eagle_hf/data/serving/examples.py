@@ -77,7 +77,7 @@ def _open(folder: str | Path) -> TurnStore:
     path = Path(folder) / TURNS
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a folder that write_served_responses wrote")
-    return TurnStore(path)
+    return TurnStore(folder)
 
 
 def _unusable(turn: FinishedTurn, max_length: int | None, only_served: bool) -> str | None:

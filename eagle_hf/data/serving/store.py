@@ -49,17 +49,19 @@ ID_COLUMNS = ("prompt_ids", "response_ids")  # lists, kept as JSON
 
 
 class TurnStore:
-    """Finished turns by (id, turn), in one SQLite file on a local disk.
+    """Finished turns by (id, turn), in one SQLite file.
 
     Args:
-        path: the file. It is made where it does not exist.
+        folder: that the file lies in, on a local disk. It is made where it does not exist.
 
     Raises:
         ValueError: the file is no store, a newer version wrote it, or the disk is not a local one.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / TURNS
         try:
             self._database = sqlite3.connect(self.path)
         except sqlite3.Error as error:

@@ -1,0 +1,82 @@
+"""The target answers in this process through the same interface, and its ids are kept."""
+
+import asyncio
+
+import pytest
+
+from eagle_hf.data.sampling import generate_batch
+from eagle_hf.data.serving import (
+    SERVED,
+    TargetAnswerer,
+    TurnStore,
+    collect_answers,
+    served_examples,
+)
+from eagle_hf.data.template import render_text
+
+END = 257
+
+
+def collect(answerer, prompts, folder):
+    """(report, turns by prompt) of one run."""
+    with TurnStore(folder) as store:
+        report = asyncio.run(collect_answers(answerer, prompts, store))
+        return report, {prompt["id"]: store.turns(prompt["id"]) for prompt in prompts}
+
+
+def test_turns_follow_one_another_and_a_rerun_asks_nothing(
+    scripted, tokenizer, make_prompts, tmp_path
+):
+    prompts = make_prompts("a|b", "c", system="s")
+    answerer = TargetAnswerer(scripted, tokenizer, max_new_tokens=9)
+    report, turns = collect(answerer, prompts, tmp_path)
+    assert (report.finished, report.turns, report.sampled_tokens) == (2, 3, 18)
+    assert [turn.text for turn in turns["p0"]] == ["hello", "hello"]
+    shown = tokenizer.decode(turns["p0"][1].prompt_ids)
+    assert shown.index("a") < shown.index("hello") < shown.rindex("b")
+    assert scripted.calls == 2  # all first turns, then all second ones
+    report, _ = collect(answerer, prompts, tmp_path)
+    assert (report.already_there, scripted.calls) == (2, 2)
+
+
+def test_the_ids_are_what_the_target_read_and_sampled(target, tokenizer, make_prompts, tmp_path):
+    target.double()
+    prompts = make_prompts("short", "a much longer prompt", "mid length")
+    answerer = TargetAnswerer(target, tokenizer, max_new_tokens=8, batch_size=2)
+    _, turns = collect(answerer, prompts, tmp_path)
+    for prompt in prompts:
+        [turn] = turns[prompt["id"]]
+        messages = [{"role": "user", "content": prompt["turns"][0]}]
+        text = render_text(tokenizer, messages, add_generation_prompt=True)
+        assert turn.prompt_ids == tokenizer.encode(text, add_special_tokens=False)
+        [alone] = generate_batch(target, [turn.prompt_ids], eos_token_ids={END}, max_new_tokens=8)
+        assert turn.response_ids == alone
+        assert (turn.prompt_ids_from, turn.response_ids_from) == (SERVED, SERVED)
+
+
+@pytest.mark.parametrize(("ends", "learnt"), [(True, [*b"hello", END]), (False, [*b"hello"])])
+def test_an_end_of_turn_token_is_learnt_only_where_it_was_sampled(
+    ends, learnt, scripted, tokenizer, make_prompts, tmp_path
+):
+    scripted.ends = ends
+    answerer = TargetAnswerer(scripted, tokenizer, max_new_tokens=6 if ends else 5)
+    report, _ = collect(answerer, make_prompts("a"), tmp_path)
+    [example], _ = served_examples(tmp_path)
+    masked = zip(example["input_ids"], example["loss_mask"], strict=True)
+    assert [token for token, is_learnt in masked if is_learnt] == learnt
+    assert report.cut == (not ends)
+
+
+def test_a_prompt_that_does_not_fit_is_skipped_by_name(scripted, tokenizer, make_prompts, tmp_path):
+    answerer = TargetAnswerer(scripted, tokenizer, max_new_tokens=9, max_length=60)
+    report, _ = collect(answerer, make_prompts("a", "b" * 60), tmp_path)
+    assert (report.finished, report.failed) == (1, [])
+    [row] = report.skipped
+    assert row.id == "p1"
+    assert "more than max_length 60" in row.reason
+
+
+@pytest.mark.parametrize("setting", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1}])
+def test_settings_out_of_range_are_refused(setting, scripted, tokenizer):
+    with pytest.raises(ValueError, match="must be at least"):
+        TargetAnswerer(scripted, tokenizer, **setting)

@@ -19,6 +19,7 @@ from eagle_hf.data.serving import (
     TURNS,
     FailedTurn,
     FinishedTurn,
+    ServedAnswerer,
     ServingSettings,
     TurnStore,
     collect_answers,
@@ -284,6 +285,17 @@ def test_anything_that_answers_in_batches_is_collected_alike(make_prompts, tmp_p
     assert report.failed == [("p2", "turn 1: not today")]
 
 
+def test_servers_that_are_collected_from_are_checked_first(tmp_path):
+    with AnswerServer() as server, TurnStore(tmp_path) as store:
+        answerer = ServedAnswerer([server.url], settings())
+        report = asyncio.run(collect_answers(answerer, numbered(1), store))
+        assert store.turns("p0")[0].response_ids_from == SERVED
+        wrong = ServedAnswerer([server.url], settings(model="other"))
+        with pytest.raises(ValueError, match="serves tiny and not 'other'"):
+            asyncio.run(collect_answers(wrong, numbered(2), store))
+    assert report.finished == server.counts.total() == 1
+
+
 def test_a_running_event_loop_is_refused_by_name(tmp_path):
     async def in_a_notebook():
         write_served_responses(["http://localhost:1"], numbered(1), tmp_path, settings())
@@ -316,6 +328,7 @@ def test_addresses_that_are_none_are_refused(urls, message, tmp_path):
         ({"temperature": -1}, "temperature is -1"),
         ({"request_fields": {"stream": True}}, "leave out 'stream'"),
         ({"request_fields": {"n": 2}}, "leave out 'stream'"),
+        ({"request_fields": {"stop": {"a"}}}, "which is no JSON"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):

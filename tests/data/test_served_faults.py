@@ -1,6 +1,5 @@
 """Servers that are busy, broken, gone or not what they say, over real HTTP."""
 
-import asyncio
 import threading
 import time
 
@@ -8,7 +7,7 @@ import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion, last_question, with_ids
 
 from eagle_hf.data.serving import ServingSettings, TurnStore, write_served_responses
-from eagle_hf.data.serving.pool import LONGEST_REST_S, Server, ServerPool
+from eagle_hf.data.serving.pool import LONGEST_REST_S, Server
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
 pytest.importorskip("stamina", reason="answers from servers need stamina")
@@ -19,7 +18,7 @@ FAULTS = {
     "408": Reply(b"too slow", status=408),
     "500": Reply(b"out of memory", status=500),
     "503": Reply(b"loading", status=503),
-    "stall": Reply(GOOD, delay_s=5),
+    "stall": Reply(GOOD, delay_s=60),
     "broken JSON": Reply(b'{"model": "tiny", "choices": [{"message"'),
     "HTML with 200": Reply(b"<html><body>Bad gateway</body></html>"),
     "error with 200": Reply({"error": {"message": "overloaded"}}),
@@ -34,7 +33,7 @@ FAULTS = {
 
 def settings(**changes):
     """Settings that lose no time between attempts."""
-    quick = dict(model=MODEL, concurrency=4, first_wait_s=0.01, longest_wait_s=0.05, timeout_s=0.4)
+    quick = dict(model=MODEL, concurrency=4, first_wait_s=0.01, longest_wait_s=0.05, timeout_s=10)
     return ServingSettings(**(quick | changes))
 
 
@@ -48,8 +47,11 @@ def test_a_fault_is_asked_again_and_never_kept(fault, tmp_path):
         is_first = server.counts[last_question(body)] == 1
         return FAULTS[fault] if is_first else Reply(GOOD)
 
+    timeout_s = 1 if fault == "stall" else 10
     with AnswerServer(fail_once) as server:
-        report = write_served_responses([server.url], numbered(3), tmp_path, settings())
+        report = write_served_responses(
+            [server.url], numbered(3), tmp_path, settings(timeout_s=timeout_s)
+        )
     assert report.finished == report.prompts == 3
     assert set(server.counts.values()) == {2}
     with TurnStore(tmp_path) as store:
@@ -90,7 +92,7 @@ def test_the_pause_a_server_asks_for_is_kept(tmp_path):
 
     with AnswerServer(ask_for_a_pause) as server:
         write_served_responses([server.url], numbered(1), tmp_path, settings())
-    assert 0.3 <= times[1] - times[0] < 2
+    assert times[1] - times[0] >= 0.3
 
 
 def test_a_dying_server_leaves_its_work_to_the_others(tmp_path):
@@ -104,7 +106,7 @@ def test_a_dying_server_leaves_its_work_to_the_others(tmp_path):
 
     with AnswerServer(slowly) as healthy, AnswerServer(die_soon) as dying:
         urls = [healthy.url, dying.url]
-        report = write_served_responses(urls, numbered(30), tmp_path, settings(timeout_s=5))
+        report = write_served_responses(urls, numbered(30), tmp_path, settings())
     assert report.finished == report.prompts == 30
     assert dying.counts.total() < 15
     assert healthy.most_at_once <= 4
@@ -124,7 +126,7 @@ def test_a_server_that_comes_back_goes_on(tmp_path):
     with AnswerServer(die_soon) as first:
         second = AnswerServer(lambda server, body: Reply(GOOD), port=first.port)
         # What is in flight breaks off and costs an attempt; that nobody is there costs none.
-        patient = settings(attempts=2, timeout_s=5)
+        patient = settings(attempts=2)
         report = write_served_responses([first.url], numbered(20), tmp_path, patient)
         second.stop()
     assert report.finished == report.prompts == 20
@@ -138,7 +140,7 @@ def test_without_any_server_the_rest_fails_and_what_is_there_stays(tmp_path):
         return Reply(GOOD, delay_s=0.01)
 
     with AnswerServer(die_soon) as server:
-        impatient = settings(patience_s=0.5, timeout_s=5)
+        impatient = settings(patience_s=0.5)
         report = write_served_responses([server.url], numbered(20), tmp_path, impatient)
     assert 1 <= report.finished <= 8
     assert report.prompts == 20
@@ -194,19 +196,23 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_server_that_is_gone_rests_longer_each_time_and_is_tried_by_one_request():
-    server = Server("http://h/v1")
-    pool = ServerPool([server], concurrency=8, patience_s=1e6)
+    now = [0.0]
+    server = Server("http://h/v1", clock=lambda: now[0])
+    rests = []
     for _ in range(2000):
-        server.rests_until = 0.0
-        pool.note_gone(server)
-    assert 0 < server.rests_until - time.monotonic() <= LONGEST_REST_S
-    server.rests_until = 0.0
-    assert asyncio.run(pool.take()) is server
-    with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(pool.take(), 0.1))
-    pool.note_reached(server)
-    assert asyncio.run(pool.take()) is server
-    assert server.in_flight == 2
+        server.note_gone()
+        began = now[0]
+        while not server.may_be_asked(8):
+            now[0] += 0.5
+        rests.append(now[0] - began)
+    assert rests[:3] == [0.5, 1.0, 2.0]
+    assert max(rests) == rests[-1] == LONGEST_REST_S
+    assert server.gone_s() == now[0]
+    server.begin()
+    assert not server.may_be_asked(8)
+    server.note_reached()
+    assert server.may_be_asked(8)
+    assert server.gone_s() == 0
 
 
 def test_a_judge_of_clients_finds_no_fault(request, tmp_path):

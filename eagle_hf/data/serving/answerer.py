@@ -58,6 +58,7 @@ class ServedAnswerer:
         self.settings = settings
         self.recovery = recovery
         self._api_key = api_key
+        self._is_checked = False
         self._pool = ServerPool(servers, settings.concurrency, settings.patience_s)
 
     async def check_servers(self) -> None:
@@ -73,6 +74,7 @@ class ServedAnswerer:
         found = [fault for fault in faults if fault is not None]
         if found:
             raise ValueError("; ".join(found))
+        self._is_checked = True
 
     async def answer(
         self, conversations: Iterable[OpenConversation]
@@ -86,8 +88,11 @@ class ServedAnswerer:
             Each turn as soon as it is finished.
 
         Raises:
-            ValueError: a server answers no prompt, or answers with another model.
+            ValueError: a server does not list the model, answers no prompt, or answers with
+                another model.
         """
+        if not self._is_checked:
+            await self.check_servers()
         waiting = iter(conversations)
         outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         running = self.settings.concurrency * len(self._pool.servers)
@@ -175,16 +180,16 @@ class ServedAnswerer:
                 turn = parse_answer(payload, request, settings.model)
             except ConnectionError:
                 # The request never arrived, so it costs no attempt: the server may be restarting.
-                self._pool.note_gone(server)
+                server.note_gone()
                 continue
             except WrongServerError as error:
                 raise WrongServerError(
                     f"{server.url} cannot be used: {error}; leave it out and run again"
                 ) from error
             finally:
-                self._pool.give_back(server)
+                server.end()
             # After a failure to connect only a whole answer counts: it may still be loading.
-            self._pool.note_reached(server)
+            server.note_reached()
             return turn
 
     async def _check_server(self, session: "aiohttp.ClientSession", server: Server) -> str | None:
@@ -195,7 +200,7 @@ class ServedAnswerer:
             return f"{server.url} does not list its models ({error}); start it or leave it out"
         for model in models:
             if model.name == self.settings.model:
-                server.engine = model.engine
+                server.introduce(model.engine)
                 return None
         names = ", ".join(model.name for model in models) or "nothing"
         return (

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from eagle_hf.data.serving.errors import NoServerError
 
@@ -13,25 +12,68 @@ LONGEST_REST_S = 30.0
 MOST_DOUBLINGS = 10  # the longest rest is reached before; a power of thousands is no float
 
 
-@dataclass
 class Server:
     """One server and how it does.
 
-    Attributes:
+    Args:
         url: up to and including /v1.
-        engine: what it calls itself, such as "vllm".
+        clock: gives seconds.
+
+    Attributes:
+        url: as given.
+        engine: what it calls itself, such as "vllm"; empty until it has said so.
         in_flight: requests that are on their way.
-        failures: how often in a row it could not be connected to.
-        gone_since: time of the first of these failures; None while it is well.
-        rests_until: time before which it is not asked.
     """
 
-    url: str
-    engine: str = ""
-    in_flight: int = 0
-    failures: int = 0
-    gone_since: float | None = None
-    rests_until: float = 0.0
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic):
+        self.url = url
+        self.engine = ""
+        self.in_flight = 0
+        self._clock = clock
+        self._failures = 0  # to connect, in a row
+        self._gone_since: float | None = None  # the first of them
+        self._rests_until = 0.0
+
+    def introduce(self, engine: str) -> None:
+        """Note what it calls itself."""
+        self.engine = engine
+
+    def begin(self) -> None:
+        """Note that a request is on its way."""
+        self.in_flight += 1
+
+    def end(self) -> None:
+        """Note that a request has ended, whichever way."""
+        self.in_flight -= 1
+
+    def note_reached(self) -> None:
+        """Note that it could be connected to."""
+        self._failures = 0
+        self._gone_since = None
+
+    def note_gone(self) -> None:
+        """Note that it could not be connected to; it rests, the longer the more often."""
+        now = self._clock()
+        if self._rests_until > now:
+            return  # this request was on its way when another one failed
+        if self._gone_since is None:
+            self._gone_since = now
+        doublings = min(self._failures, MOST_DOUBLINGS)
+        self._rests_until = now + min(FIRST_REST_S * 2**doublings, LONGEST_REST_S)
+        self._failures += 1
+
+    def may_be_asked(self, concurrency: int) -> bool:
+        """Whether it may get another request.
+
+        Args:
+            concurrency: most requests in flight. Where it was gone, one tries whether it is back.
+        """
+        most = 1 if self._failures else concurrency
+        return self.in_flight < most and self._rests_until <= self._clock()
+
+    def gone_s(self) -> float:
+        """For how long it could not be connected to, in seconds."""
+        return 0.0 if self._gone_since is None else self._clock() - self._gone_since
 
 
 class ServerPool:
@@ -49,57 +91,24 @@ class ServerPool:
         self.patience_s = patience_s
 
     async def take(self) -> Server:
-        """Wait for a server that may be asked, the least busy one; give it back after.
+        """Wait for the least busy server that may be asked, and begin a request there.
 
         Raises:
             NoServerError: none has been reachable for `patience_s`.
         """
         while True:
-            server = self._least_busy()
-            if server is not None:
-                server.in_flight += 1
+            free = [server for server in self.servers if server.may_be_asked(self.concurrency)]
+            if free:
+                server = min(free, key=_busyness)
+                server.begin()
                 return server
             self._check_reachable()
             await asyncio.sleep(POLL_S)
 
-    def give_back(self, server: Server) -> None:
-        """Note that a request has ended, whichever way."""
-        server.in_flight -= 1
-
-    def note_reached(self, server: Server) -> None:
-        """Note that a server could be connected to."""
-        server.failures = 0
-        server.gone_since = None
-
-    def note_gone(self, server: Server) -> None:
-        """Leave a server alone that could not be connected to, the longer the more often."""
-        now = time.monotonic()
-        is_resting = server.rests_until > now
-        if is_resting:
-            return  # this request was on its way when another one failed
-        if server.gone_since is None:
-            server.gone_since = now
-        doublings = min(server.failures, MOST_DOUBLINGS)
-        server.rests_until = now + min(FIRST_REST_S * 2**doublings, LONGEST_REST_S)
-        server.failures += 1
-
-    def _least_busy(self) -> Server | None:
-        """The server with the fewest requests among those that may be asked."""
-        now = time.monotonic()
-        free = []
-        for server in self.servers:
-            # One request tries whether it is back.
-            most = 1 if server.failures else self.concurrency
-            if server.in_flight < most and server.rests_until <= now:
-                free.append(server)
-        return min(free, key=_busyness, default=None)
-
     def _check_reachable(self) -> None:
         """Give up where every server has been gone for too long."""
-        now = time.monotonic()
-        for server in self.servers:
-            if server.gone_since is None or now - server.gone_since < self.patience_s:
-                return
+        if any(server.gone_s() < self.patience_s for server in self.servers):
+            return
         urls = ", ".join(server.url for server in self.servers)
         raise NoServerError(
             f"no server could be reached for {self.patience_s:.0f} s ({urls}); start them and "

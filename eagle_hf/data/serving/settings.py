@@ -1,6 +1,7 @@
 """How servers are asked, and where they are."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ class ServingSettings:
     first_wait_s: float = 1.0
     longest_wait_s: float = 30.0
     patience_s: float = 300.0
-    request_fields: Mapping[str, Any] = field(default_factory=dict)
+    request_fields: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -48,6 +49,12 @@ class ServingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 seconds")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it must be at least 0")
+        try:
+            json.dumps(self.request_fields)
+        except TypeError as error:
+            raise ValueError(
+                f"request_fields are {self.request_fields}, which is no JSON ({error})"
+            ) from error
         if self.request_fields.get("stream") or self.request_fields.get("n", 1) != 1:
             raise ValueError(
                 f"request_fields are {dict(self.request_fields)}; answers are asked whole and one "

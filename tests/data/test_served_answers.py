@@ -246,6 +246,9 @@ def test_a_killed_run_repeats_at_most_what_was_in_flight(tmp_path):
 class BatchAnswerer:
     """Answers in batches, as a model in this process does."""
 
+    def __init__(self, model=MODEL):
+        self.model = model
+
     async def answer(self, conversations):
         batch = list(conversations)
         while batch:
@@ -267,7 +270,7 @@ class BatchAnswerer:
                     response_ids_from=SERVED,
                     prompt_tokens=1,
                     sampled_tokens=1,
-                    model=MODEL,
+                    model=self.model,
                 )
                 yield turn
                 conversation.hear(turn)
@@ -285,14 +288,23 @@ def test_anything_that_answers_in_batches_is_collected_alike(make_prompts, tmp_p
     assert report.failed == [("p2", "turn 1: not today")]
 
 
+def test_answers_of_two_targets_do_not_share_a_store(make_prompts, tmp_path):
+    with TurnStore(tmp_path) as store:
+        asyncio.run(collect_answers(BatchAnswerer(), make_prompts("a"), store))
+        with pytest.raises(ValueError, match="answers of the target 'tiny', and 'other' would"):
+            asyncio.run(collect_answers(BatchAnswerer("other"), make_prompts("a", "b"), store))
+        assert store.turns("p1") == []
+
+
 def test_servers_that_are_collected_from_are_checked_first(tmp_path):
     with AnswerServer() as server, TurnStore(tmp_path) as store:
         answerer = ServedAnswerer([server.url], settings())
         report = asyncio.run(collect_answers(answerer, numbered(1), store))
         assert store.turns("p0")[0].response_ids_from == SERVED
-        wrong = ServedAnswerer([server.url], settings(model="other"))
-        with pytest.raises(ValueError, match="serves tiny and not 'other'"):
-            asyncio.run(collect_answers(wrong, numbered(2), store))
+    with AnswerServer(models=("other",)) as wrong, TurnStore(tmp_path) as store:
+        answerer = ServedAnswerer([wrong.url], settings())
+        with pytest.raises(ValueError, match="serves other and not 'tiny'"):
+            asyncio.run(collect_answers(answerer, numbered(2), store))
     assert report.finished == server.counts.total() == 1
 
 

@@ -6,6 +6,7 @@ The byte tokenizer of these tests has a token for each byte; 256 and 257 are the
 from dataclasses import replace
 
 import pytest
+from answer_server import MODEL, AnswerServer, Reply, completion
 
 from eagle_hf.data.conversations import load_conversations
 from eagle_hf.data.serving import (
@@ -14,11 +15,16 @@ from eagle_hf.data.serving import (
     SERVED,
     FinishedTurn,
     IdRecovery,
+    ServingSettings,
     TurnRequest,
     TurnStore,
     served_conversations,
     served_examples,
+    write_served_responses,
 )
+
+pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
+pytest.importorskip("stamina", reason="answers from servers need stamina")
 
 START = 256
 END = 257
@@ -104,6 +110,33 @@ def test_a_template_that_changes_the_answer_gives_no_ids(recovery, tokenizer):
     assert turn.response_ids_from == MISSING
 
 
+def test_a_template_that_adds_to_the_answer_gives_no_ids(recovery, tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m['content'] }}",
+        "{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m['content'] }}",
+    )
+    turn = recovery.fill(REQUEST, answered("hello"))
+    assert turn.prompt_ids_from == RECOVERED
+    assert turn.response_ids_from == MISSING
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "counted", "expected"),
+    [
+        ("hello", "stop", 6, RECOVERED),
+        ("hello", "stop", 5, RECOVERED),  # without the end-of-turn token
+        ("hello", "stop", 4, MISSING),
+        ("hello", "length", 5, RECOVERED),
+        ("hello", "length", 4, MISSING),
+    ],
+)
+def test_another_number_of_sampled_tokens_was_sampled_otherwise(
+    text, finish_reason, counted, expected, recovery
+):
+    turn = answered(text, finish_reason=finish_reason, sampled_tokens=counted)
+    assert recovery.fill(REQUEST, turn).response_ids_from == expected
+
+
 def test_hidden_reasoning_gives_no_ids(recovery):
     turn = recovery.fill(REQUEST, answered("4", reasoning="2 and 2"))
     assert turn.prompt_ids_from == RECOVERED
@@ -118,6 +151,22 @@ def test_reasoning_that_the_template_shows_is_recovered(recovery, tokenizer):
     )
     turn = recovery.fill(REQUEST, answered("4", reasoning="2 and 2"))
     assert turn.response_ids == [*b"<think>2 and 2</think>4", END]
+
+
+def test_ids_are_recovered_while_a_server_answers(recovery, tmp_path):
+    usage = {"prompt_tokens": len(PROMPT), "completion_tokens": 6}
+    with AnswerServer(lambda server, body: Reply(completion(usage=usage)), engine="org") as server:
+        report = write_served_responses(
+            [server.url],
+            [{"id": "p0", "turns": ["hi"]}],
+            tmp_path,
+            ServingSettings(model=MODEL),
+            recovery=recovery,
+        )
+    assert (report.recovered, report.without_ids) == (1, 0)
+    [example], _ = served_examples(tmp_path)
+    assert example["input_ids"] == [*PROMPT, *b"hello", END]
+    assert example["loss_mask"] == [0] * len(PROMPT) + [1] * 6
 
 
 def stored(folder, *turns):
@@ -146,7 +195,7 @@ def test_turns_that_are_no_examples_are_counted_and_named(tmp_path):
     stored(tmp_path, first, answered(turn=1))
     examples, skipped = served_examples(tmp_path)
     assert [example["id"] for example in examples] == ["p0:0"]
-    assert skipped == [("p0:1", "the server gave no token ids; answer again with a recovery")]
+    assert skipped == [("p0:1", "the server gave no token ids, and none were recovered")]
     examples, skipped = served_examples(tmp_path, only_served=True)
     assert examples == []
     assert "recovered by tokenizing" in skipped[0].reason

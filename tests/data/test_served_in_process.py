@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import torch
 
 from eagle_hf.data.sampling import generate_batch
 from eagle_hf.data.serving import (
@@ -74,6 +75,16 @@ def test_a_prompt_that_does_not_fit_is_skipped_by_name(scripted, tokenizer, make
     [row] = report.skipped
     assert row.id == "p1"
     assert "more than max_length 60" in row.reason
+
+
+def test_another_target_is_refused_in_the_same_store(
+    target, scripted, tokenizer, make_prompts, tmp_path
+):
+    with torch.no_grad():
+        target.lm_head.weight.add_(1)
+    collect(TargetAnswerer(scripted, tokenizer, max_new_tokens=9), make_prompts("a"), tmp_path)
+    with pytest.raises(ValueError, match="holds answers of the target"):
+        collect(TargetAnswerer(target, tokenizer, max_new_tokens=9), make_prompts("b"), tmp_path)
 
 
 @pytest.mark.parametrize("setting", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1}])

@@ -61,6 +61,11 @@ class ServedAnswerer:
         self._is_checked = False
         self._pool = ServerPool(servers, settings.concurrency, settings.patience_s)
 
+    @property
+    def model(self) -> str:
+        """The name of the target on the servers."""
+        return self.settings.model
+
     async def check_servers(self) -> None:
         """Ask every server which models it serves.
 

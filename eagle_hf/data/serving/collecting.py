@@ -145,10 +145,11 @@ async def collect_answers(
         What this run answered, skipped and failed to answer.
 
     Raises:
-        ValueError: two prompts share an id, or the store holds answers to another prompt under one
-            of the ids.
+        ValueError: two prompts share an id, or the store holds answers of another target, or to
+            another prompt under one of the ids.
     """
     check_prompts(prompts)
+    _check_same_target(answerer, store)
     for prompt in prompts:
         if _is_writable(prompt):
             _check_same_question(prompt, store.prompt(prompt["id"]))
@@ -242,6 +243,16 @@ async def _sync_again_and_again(store: TurnStore) -> None:
     while True:
         await asyncio.sleep(SYNC_S)
         store.sync()
+
+
+def _check_same_target(answerer: Answerer, store: TurnStore) -> None:
+    """Refuse to add to the answers of another target."""
+    found = store.model()
+    if found not in (None, answerer.model):
+        raise ValueError(
+            f"{store.path} holds answers of the target {found!r}, and {answerer.model!r} would "
+            "answer now; choose another folder"
+        )
 
 
 def _check_same_question(prompt: Prompt, stored: Prompt | None) -> None:

@@ -86,7 +86,7 @@ def _unusable(turn: FinishedTurn, max_length: int | None, only_served: bool) -> 
     if turn.is_empty:
         return "the response has zero tokens of text"
     if MISSING in sources:
-        return "the server gave no token ids; answer again with a recovery"
+        return "the server gave no token ids, and none were recovered"
     if only_served and sources != (SERVED, SERVED):
         return "its token ids were recovered by tokenizing"
     assert turn.prompt_ids is not None and turn.response_ids is not None, "neither is missing"

@@ -21,6 +21,7 @@ from eagle_hf.data.serving.turns import (
     TurnRequest,
 )
 from eagle_hf.data.template import decode_text, render_text
+from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import context_length
 
 SORTED_BATCHES = 16  # batches whose conversations are sorted together
@@ -85,6 +86,12 @@ class TargetAnswerer:
         self.temperature = temperature
         self.seed = seed
         self.max_length = limit
+        self._fingerprint = weights_fingerprint(target)
+
+    @property
+    def model(self) -> str:
+        """The fingerprint of the target's weights: a folder that moved is the same target."""
+        return self._fingerprint
 
     async def answer(
         self, conversations: Iterable[OpenConversation]
@@ -171,7 +178,7 @@ class TargetAnswerer:
             response_ids_from=SERVED,
             prompt_tokens=len(question.ids),
             sampled_tokens=len(ids),
-            model=getattr(self.target, "name_or_path", ""),
+            model=self.model,
         )
 
 

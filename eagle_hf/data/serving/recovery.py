@@ -2,7 +2,8 @@
 
 What was sampled may have been other tokens with the same text. So recovered ids are marked, and
 nothing is recovered where text and ids cannot agree: a template that is not the server's, a
-template that changes or hides the answer, a token that spans the answer's first character.
+template that changes, hides or adds to the answer, a token that spans the answer's first character,
+another number of tokens than the server counted.
 
 Ids that a server gives must spell its text. Otherwise it has another tokenizer, and so another
 model.
@@ -69,7 +70,7 @@ class IdRecovery:
         if not whole.startswith(prompt):
             return None
         response = whole[len(prompt) :]
-        if turn.reasoning.strip() not in response or turn.text not in response:
+        if not _shows(response, turn):
             return None
         was_cut = turn.finish_reason != "stop"
         if was_cut:
@@ -82,8 +83,8 @@ class IdRecovery:
             return None
         response_ids = until_end_of_turn(ids[len(prompt_ids) :], self.eos_token_ids)
         # A text that imitates an end token, say, was not sampled as that token.
-        text = decode_text(self.tokenizer, response_ids)
-        return response_ids if turn.text.strip() in text else None
+        is_spelt = turn.text.strip() in decode_text(self.tokenizer, response_ids)
+        return response_ids if is_spelt and _counts_agree(response_ids, turn) else None
 
     def _spells(self, ids: list[int], text: str) -> bool:
         """Whether ids decode to a text that holds this one; reasoning may stand around it."""
@@ -96,6 +97,23 @@ class IdRecovery:
     def _encode(self, text: str) -> list[int]:
         """The ids of a rendered text, which has its special tokens already."""
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _shows(response: str, turn: FinishedTurn) -> bool:
+    """Whether a rendered answer shows what was said, and puts nothing before it."""
+    if not turn.reasoning:
+        return response.startswith(turn.text)
+    # Marks stand around reasoning, and the template knows which.
+    return turn.reasoning.strip() in response and turn.text in response
+
+
+def _counts_agree(ids: list[int], turn: FinishedTurn) -> bool:
+    """Whether as many tokens were recovered as the server counted."""
+    if turn.sampled_tokens is None:
+        return True
+    # Servers count the end-of-turn token or not, and templates show it or not.
+    may_differ = 1 if turn.finish_reason == "stop" else 0
+    return abs(len(ids) - turn.sampled_tokens) <= may_differ
 
 
 def _answer(turn: FinishedTurn) -> Any:

@@ -160,6 +160,11 @@ class TurnStore:
             f"{self.path} cannot be written ({error}); a rerun goes on where this one stopped"
         )
 
+    def model(self) -> str | None:
+        """Whose answers are kept, None where there are none yet."""
+        found = self._database.execute("SELECT model FROM turns LIMIT 1").fetchone()
+        return None if found is None else found[0]
+
     def prompt(self, id: str) -> Prompt | None:
         """The prompt that has turns under an id, None where there are none."""
         found = self._database.execute("SELECT prompt FROM prompts WHERE id = ?", (id,)).fetchone()

@@ -47,7 +47,7 @@ class FinishedTurn:
         response_ids_from: SERVED, RECOVERED or MISSING.
         prompt_tokens: tokens of the prompt as the server counted them; None where it did not.
         sampled_tokens: tokens of the answer as the server counted them; None where it did not.
-        model: name under which the target answered.
+        model: what the answerer calls the target.
     """
 
     id: str
@@ -153,6 +153,11 @@ def early_end(answer: FinishedTurn, turns: int) -> str | None:
 
 class Answerer(Protocol):
     """Answers conversations: on servers, in this process, or on a cluster."""
+
+    @property
+    def model(self) -> str:
+        """What names the target in the turns; answers of two targets do not share a store."""
+        ...
 
     def answer(
         self, conversations: Iterable[OpenConversation]

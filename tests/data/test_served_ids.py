@@ -121,19 +121,19 @@ def test_a_template_that_adds_to_the_answer_gives_no_ids(recovery, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "counted", "expected"),
+    ("finish_reason", "counted", "expected"),
     [
-        ("hello", "stop", 6, RECOVERED),
-        ("hello", "stop", 5, RECOVERED),  # without the end-of-turn token
-        ("hello", "stop", 4, MISSING),
-        ("hello", "length", 5, RECOVERED),
-        ("hello", "length", 4, MISSING),
+        ("stop", 6, RECOVERED),
+        ("stop", 5, RECOVERED),  # without the end-of-turn token
+        ("stop", 4, MISSING),
+        ("length", 5, RECOVERED),
+        ("length", 4, MISSING),
     ],
 )
 def test_another_number_of_sampled_tokens_was_sampled_otherwise(
-    text, finish_reason, counted, expected, recovery
+    finish_reason, counted, expected, recovery
 ):
-    turn = answered(text, finish_reason=finish_reason, sampled_tokens=counted)
+    turn = answered(finish_reason=finish_reason, sampled_tokens=counted)
     assert recovery.fill(REQUEST, turn).response_ids_from == expected
 
 

@@ -81,6 +81,7 @@ def test_llamacpp_gives_the_ids_it_sampled_and_counts_our_prompt(llamacpp, tmp_p
 def transformers_server(target, tokenizer, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """`transformers serve` on a tiny target: its address and the target's folder."""
     pytest.importorskip("fastapi", reason="transformers serves through fastapi")
+    pytest.importorskip("openai", reason="transformers serves with the types of openai")
     folder = tmp_path_factory.mktemp("served") / "tiny"
     target.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,8 +1,8 @@
 """From user turns to training examples, and to the target's states on disk.
 
-user turns      bundled_prompts, read_prompts, gather_prompts, prompts_from_dataset,
+user turns      load_prompts, read_prompts, gather_prompts, prompts_from_dataset, bundled_prompts,
                 magpie_prompts
-conversations   write_responses, load_conversations
+conversations   write_responses, read_conversations, load_conversations
 turns by token  write_served_responses, collect_answers, served_conversations
 examples        prepare_examples, tokenize_conversations, served_examples, show_mask
 privacy         filter_prompts, filter_conversations
@@ -10,24 +10,20 @@ features        capture_features, Features
 evaluation      load_suite
 """
 
+from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
-from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.conversations import load_conversations, read_conversations
 from eagle_hf.data.examples import prepare_examples
 from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.privacy import (
-    PrivacyFilter,
-    PrivacyReport,
-    PrivacySettings,
-    filter_conversations,
-    filter_prompts,
-)
+from eagle_hf.data.privacy import (PrivacyFilter, PrivacyReport, PrivacySettings, filter_conversations, filter_prompts,)
+from eagle_hf.data.presets import (PRESETS, Preset, describe_preset,)
 from eagle_hf.data.prompts import (
-    bundled_prompts,
     evenly_spread,
     gather_prompts,
+    load_prompts,
     prompts_from_dataset,
     read_prompts,
     write_prompts,
@@ -57,16 +53,20 @@ from eagle_hf.data.serving import (
 )
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.template_arguments import (TemplateArguments,)
+from eagle_hf.data.topics import (TOPIC_SEEDS,)
 from eagle_hf.data.viewer import show_mask
 
 __all__ = [
+    "PRESETS",
+    "TOPIC_SEEDS",
     "CapturedExample",
     "Conversation",
     "Example",
     "Features",
     "IdRecovery",
     "Message",
+    "Preset",
     "PrivacyFilter",
     "PrivacyReport",
     "PrivacySettings",
@@ -83,6 +83,7 @@ __all__ = [
     "capture_features",
     "collect_answers",
     "conversation_id",
+    "describe_preset",
     "eos_token_ids",
     "evenly_spread",
     "filter_conversations",
@@ -90,11 +91,13 @@ __all__ = [
     "first_turn_ids",
     "gather_prompts",
     "load_conversations",
+    "load_prompts",
     "load_suite",
     "long_prompts",
     "magpie_prompts",
     "prepare_examples",
     "prompts_from_dataset",
+    "read_conversations",
     "read_prompts",
     "served_conversations",
     "served_examples",

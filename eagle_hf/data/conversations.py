@@ -3,14 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagle_hf.data.conversation_rows import (
+    ANSWER_COLUMNS,
+    MESSAGE_COLUMNS,
+    PROMPT_COLUMNS,
+    conversation_from_row,
+)
+from eagle_hf.data.presets import PRESETS, check_answers_allowed
 from eagle_hf.data.responses import CONVERSATIONS
 from eagle_hf.data.serving import TURNS, served_conversations
+from eagle_hf.data.rows import Conversation, SkippedLine
+from eagle_hf.data.sources import check_found, open_rows, parsed_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+
+def read_conversations(
+    name: str | Path,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    streaming: bool = True,
+) -> tuple[list[Conversation], list[SkippedLine]]:
+    """Read finished conversations, in whichever columns they stand.
+
+    A bad row never stops the reading. The answers are those of another model than the target,
+    unless the target wrote them: a draft head learns best from the target's own, so prefer
+    `load_prompts` and `write_responses`.
+
+    Args:
+        name: as for `load_prompts`: a file, a folder that `write_responses` wrote, a preset, or a
+            data set of the Hub.
+        config: of a data set of the Hub.
+        split: of a data set of the Hub. Default: the preset's, or "train".
+        limit: stop after this many conversations. Default: read all.
+        streaming: read data sets of the Hub as they come, and keep nothing on disk.
+
+    Returns:
+        `(conversations, skipped)`: the conversations in order, and every row that gave none.
+
+    Raises:
+        ValueError: the name stands for nothing, no row holds a finished conversation, or the
+            answers of a preset may not be used for training.
+    """
+    if str(name) in PRESETS:
+        check_answers_allowed(str(name))
+    source = open_rows(name, config=config, split=split, streaming=streaming)
+    if source.notice:
+        print(source.notice)
+    skipped: list[SkippedLine] = []
+    found = list(islice(parsed_rows(source, conversation_from_row, skipped), limit))
+    advice = (
+        f"needed is one of {MESSAGE_COLUMNS}, or one of {PROMPT_COLUMNS} with one of "
+        f"{ANSWER_COLUMNS}"
+    )
+    check_found(found, skipped, source.unit, "a finished conversation", advice)
+    return found, skipped
 
 
 def load_conversations(

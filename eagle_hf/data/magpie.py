@@ -10,7 +10,8 @@ normalized text). The paper's ratings of quality and difficulty need a larger ju
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ def magpie_prompts(
     top_k: int = 50,
     max_new_tokens: int = 128,
     batch_size: int = 32,
-    topics: Sequence[str] | None = None,
+    topics: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
 ) -> list[Prompt]:
     """Sample user turns from the target; one seed and batch size always give the same ones.
 
@@ -52,7 +53,9 @@ def magpie_prompts(
         top_k: cuts the tail instead, at little cost.
         max_new_tokens: longest user turn; a sample that has not ended by then is rejected.
         batch_size: user turns that are sampled together.
-        topics: take turns as a hint in the system message, and become the prompts' category.
+        topics: take turns as a hint in the system message, and become the prompts' category. A
+            mapping from categories to topics, such as `TOPIC_SEEDS`, gives every category
+            about the same number of turns.
 
     Returns:
         `count` prompts of one turn each, with the ids "magpie/SEED/0", "magpie/SEED/1", ...
@@ -62,8 +65,8 @@ def magpie_prompts(
             than 20 rejected samples for each prompt asked for. The error counts the reasons.
     """
     _check_settings(count, temperature, batch_size, topics)
-    hints: list[str | None] = list(topics) if topics else [None]
-    prefixes = {topic: _prefix_ids(tokenizer, topic) for topic in hints}
+    hints = _hints(topics)
+    prefixes = {hint.topic: _prefix_ids(tokenizer, hint.topic) for hint in hints}
     stop = eos_token_ids(target, tokenizer)
     turn_filter = _TurnFilter(tokenizer, stop)
     prompts: list[Prompt] = []
@@ -76,7 +79,7 @@ def magpie_prompts(
             drawn += batch_size
             samples = generate_batch(
                 target,
-                [prefixes[topic] for topic in batch],
+                [prefixes[hint.topic] for hint in batch],
                 eos_token_ids=stop,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -85,11 +88,11 @@ def magpie_prompts(
                 seed=batch_seed(seed, "magpie", drawn),
             )
             # 2) Use those that pass, as many as are still missing.
-            for topic, ids in zip(batch, samples, strict=True):
+            for hint, ids in zip(batch, samples, strict=True):
                 text = turn_filter.accept(ids)
                 if text is not None and len(prompts) < count:
                     turn_filter.remember(text)
-                    prompts.append(_prompt(f"magpie/{seed}/{len(prompts)}", text, topic))
+                    prompts.append(_prompt(f"magpie/{seed}/{len(prompts)}", text, hint))
                     progress.update()
     return prompts
 
@@ -139,8 +142,29 @@ def normalize(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _prompt(id: str, text: str, topic: str | None) -> Prompt:
-    return {"id": id, "turns": [text], "category": topic or "chat", "source": "magpie"}
+class _Hint(NamedTuple):
+    """What the system message names, None for none, and the category of what is then asked."""
+
+    topic: str | None
+    category: str
+
+
+def _hints(topics: Sequence[str] | Mapping[str, Sequence[str]] | None) -> list[_Hint]:
+    """The hints in the order in which they take turns: one of each category, then the next."""
+    if not topics:
+        return [_Hint(None, "chat")]
+    if not isinstance(topics, Mapping):
+        return [_Hint(topic, topic) for topic in topics]
+    hints = []
+    for number in range(max(len(own) for own in topics.values())):
+        for category, own in topics.items():
+            hints.append(_Hint(own[number % len(own)], category))
+    return hints
+
+
+def _prompt(id: str, text: str, hint: _Hint) -> Prompt:
+    """A sampled user turn as a prompt."""
+    return {"id": id, "turns": [text], "category": hint.category, "source": "magpie"}
 
 
 def _prefix_ids(tokenizer: PreTrainedTokenizerBase, topic: str | None) -> list[int]:
@@ -151,7 +175,10 @@ def _prefix_ids(tokenizer: PreTrainedTokenizerBase, topic: str | None) -> list[i
 
 
 def _check_settings(
-    count: int, temperature: float, batch_size: int, topics: Sequence[str] | None
+    count: int,
+    temperature: float,
+    batch_size: int,
+    topics: Sequence[str] | Mapping[str, Sequence[str]] | None,
 ) -> None:
     """Refuse settings that cannot work."""
     if count < 1 or batch_size < 1:
@@ -165,6 +192,10 @@ def _check_settings(
         )
     if isinstance(topics, str):
         raise ValueError(f"topics is the text {topics!r}; pass a list, [{topics!r}]")
+    if isinstance(topics, Mapping):
+        for category, own in topics.items():
+            if isinstance(own, str) or not own:
+                raise ValueError(f"the topics of {category!r} are {own!r}; pass a list of topics")
 
 
 def _check_patience(accepted: int, count: int, rejected: Counter[str]) -> None:

@@ -2,29 +2,36 @@
 
     turns                  ["first question", "second question"]
     messages               [{"role": "user", "content": "..."}, ...]
-    conversations          [{"from": "human", "value": "..."}, ...] (ShareGPT)
+    conversations          [{"from": "human", "value": "..."}, ...] (ShareGPT); also: conversation
     prompt                 "question", or messages as above (TRL)
-    instruction, input     "task" and "material" (Alpaca)
+    instruction, input     "task" and "material" (Alpaca); Dolly calls the material context
+    text                   "question", where no other column is filled
 
 Every refusal is a ValueError whose text says what the row holds and what is needed.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from eagle_hf.data.roles import check_order, read_role
 from eagle_hf.data.rows import Prompt
 
-COLUMNS = ("turns", "messages", "conversations", "prompt", "instruction")  # the first one counts
+# The first one that is filled counts.
+COLUMNS = ("turns", "messages", "conversations", "conversation", "prompt", "instruction", "text")
+MATERIAL_COLUMNS = ("input", "context")
 
-# Other datasets' names for a role.
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "model": "assistant",
-}
+# With these begins a turn in the text of a rendered chat.
+TURN_MARKERS = (
+    "<|im_start|>",
+    "<|start_header_id|>",
+    "<start_of_turn>",
+    "<|start|>",
+    "<|user|>",
+    "[INST]",
+    "### Human:",
+    "### Assistant:",
+    "### Response:",
+)
 
 # Halves of a surrogate pair: JSON can spell them ("\ud800"), UTF-8 cannot encode them.
 FIRST_SURROGATE = "\ud800"
@@ -32,24 +39,6 @@ LAST_SURROGATE = "\udfff"
 
 Row = Mapping[str, Any]
 TurnsAndSystem = tuple[list, Any]  # not checked yet: a turn may be anything
-
-
-def parse_line(line: bytes) -> object:
-    """The JSON value of a line of a file; ValueError where it is none."""
-    try:
-        # Some editors begin a file with a byte-order mark.
-        text = line.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
-    if not text:
-        raise ValueError("empty line")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    # Numbers of too many digits, and lists nested too deep.
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not readable as JSON: {error}") from error
 
 
 def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
@@ -74,15 +63,15 @@ def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
     if system is None:
         system = row.get("system")
     prompt: Prompt = {
-        "id": _read_id(row, default_id),
+        "id": read_id(row, default_id),
         "turns": _check_turns(turns, column),
-        "category": _read_word(row, "category", "other"),
-        "source": _read_word(row, "source", source),
+        "category": read_word(row, "category", "other"),
+        "source": read_word(row, "source", source),
     }
     if not prompt["turns"]:
         raise ValueError(f"{column!r} has no user turn")
     if system:
-        prompt["system"] = _check_text(system, "the system message")
+        prompt["system"] = check_text(system, "the system message")
     return prompt
 
 
@@ -91,11 +80,7 @@ def _find_column(row: Row) -> str:
     for name in COLUMNS:
         if row.get(name) is not None:
             return name
-    if row.get("text") is not None:
-        found = "only plain text, which has no user turn"
-    else:
-        found = f"the columns {list(row)}"
-    raise ValueError(f"the row has {found}; one of {COLUMNS} is needed")
+    raise ValueError(f"the row has the columns {list(row)}; one of {COLUMNS} is needed")
 
 
 def _read_turns(value: Any, row: Row) -> TurnsAndSystem:
@@ -106,35 +91,56 @@ def _read_turns(value: Any, row: Row) -> TurnsAndSystem:
 
 
 def _read_messages(value: Any, row: Row) -> TurnsAndSystem:
-    """User turns and system message of role/content or from/value messages."""
-    if not isinstance(value, list):
-        raise ValueError(f"the messages are of type {type(value).__name__}; a list is needed")
+    """User turns and system message of role/content or from/value messages.
+
+    The assistant's words are dropped, because the target answers itself.
+    """
+    check_message_list(value)
+    roles = [read_role(message) for message in value]
+    if "tool" in roles:
+        raise ValueError(
+            f"a message of role 'tool' among the roles {roles}; "
+            "what a tool answered to another model cannot be asked again"
+        )
+    check_order(roles)
     turns = []
     system = None
-    for message in value:
-        if not isinstance(message, Mapping):
-            raise ValueError(f"a message is of type {type(message).__name__}; a mapping is needed")
-        role = _read_role(message)
-        content = message["content"] if "content" in message else message.get("value")
-        is_first_system = role == "system" and system is None and not turns
+    for role, message in zip(roles, value, strict=True):
         if role == "user":
-            turns.append(content)
-        elif is_first_system:
-            system = content
-        # The assistant's words are dropped, because the target answers itself.
-        elif role != "assistant":
-            raise ValueError(
-                f"a message of role {role!r} in this place; "
-                "only system first, then user and assistant"
-            )
+            turns.append(read_content(message))
+        elif role == "system":
+            system = read_content(message)
     return turns, system
 
 
-def _read_role(message: Row) -> object:
-    role = message.get("role") or message.get("from")
-    if isinstance(role, str):
-        return ROLES.get(role, role)
-    return role
+def check_message_list(value: object) -> None:
+    """Refuse anything that is not a list of mappings.
+
+    Args:
+        value: the messages of a row.
+
+    Raises:
+        ValueError: names the type that arrived.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"the messages are of type {type(value).__name__}; a list is needed")
+    for message in value:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"a message is of type {type(message).__name__}; a mapping is needed")
+
+
+def read_content(message: Row) -> Any:
+    """What a role/content or from/value message says.
+
+    Args:
+        message: as found in a file or dataset.
+
+    Returns:
+        The content; anything may stand there.
+    """
+    # Rows of a table have all columns of all rows: one that is empty here may be filled there.
+    content = message.get("content")
+    return message.get("value") if content is None else content
 
 
 def _read_prompt(value: Any, row: Row) -> TurnsAndSystem:
@@ -146,33 +152,59 @@ def _read_prompt(value: Any, row: Row) -> TurnsAndSystem:
 
 
 def _read_instruction(value: Any, row: Row) -> TurnsAndSystem:
-    """One user turn: the instruction, and the input below it."""
-    material = row.get("input")
-    if material is not None and not isinstance(material, str):
-        raise ValueError(f"'input' is of type {type(material).__name__}; text is needed")
-    if not material or not material.strip():
-        return [value], None
-    return [f"{_check_text(value, 'instruction')}\n\n{material}"], None
+    """One user turn: the instruction, and the material below it."""
+    for column in MATERIAL_COLUMNS:
+        material = row.get(column)
+        if material is not None and not isinstance(material, str):
+            raise ValueError(f"{column!r} is of type {type(material).__name__}; text is needed")
+        if material and material.strip():
+            return [f"{check_text(value, 'instruction')}\n\n{material}"], None
+    return [value], None
+
+
+def _read_text(value: Any, row: Row) -> TurnsAndSystem:
+    """One user turn of plain text."""
+    text = check_text(value, "'text'")
+    for marker in TURN_MARKERS:
+        if marker in text:
+            raise ValueError(
+                f"'text' holds {marker!r}: a chat that a template has rendered; "
+                "its messages are needed"
+            )
+    return [text], None
 
 
 _READERS: dict[str, Callable[[Any, Row], TurnsAndSystem]] = {
     "turns": _read_turns,
     "messages": _read_messages,
     "conversations": _read_messages,
+    "conversation": _read_messages,
     "prompt": _read_prompt,
     "instruction": _read_instruction,
+    "text": _read_text,
 }
 
 
 def _check_turns(turns: list, column: str) -> list[str]:
     checked = []
     for number, turn in enumerate(turns):
-        checked.append(_check_text(turn, f"turn {number} of {column!r}"))
+        checked.append(check_text(turn, f"turn {number} of {column!r}"))
     return checked
 
 
-def _check_text(value: object, what: str) -> str:
-    """The value itself where it is text that a tokenizer can encode."""
+def check_text(value: object, what: str) -> str:
+    """Refuse what is not text that a tokenizer can encode.
+
+    Args:
+        value: what stands in a row.
+        what: its name in an error.
+
+    Returns:
+        The value itself.
+
+    Raises:
+        ValueError: it is no text, empty, or holds half a surrogate pair.
+    """
     if not isinstance(value, str):
         raise ValueError(f"{what} is of type {type(value).__name__}; text is needed")
     if not value.strip():
@@ -182,7 +214,19 @@ def _check_text(value: object, what: str) -> str:
     return value
 
 
-def _read_id(row: Row, default: str) -> str:
+def read_id(row: Row, default: str) -> str:
+    """The id of a row.
+
+    Args:
+        row: with an optional `id`.
+        default: for a row without one.
+
+    Returns:
+        The id.
+
+    Raises:
+        ValueError: the id is neither text nor a whole number.
+    """
     value = row.get("id")
     if value is None or value == "":
         return default
@@ -192,11 +236,24 @@ def _read_id(row: Row, default: str) -> str:
         raise ValueError(
             f"'id' is of type {type(value).__name__}; text or a whole number is needed"
         )
-    return _check_text(str(value), "'id'")
+    return check_text(str(value), "'id'")
 
 
-def _read_word(row: Row, key: str, default: str) -> str:
+def read_word(row: Row, key: str, default: str) -> str:
+    """A word in a column that may be empty.
+
+    Args:
+        row: of a file or dataset.
+        key: the column.
+        default: where it is empty.
+
+    Returns:
+        The word.
+
+    Raises:
+        ValueError: something else than text stands there.
+    """
     value = row.get(key)
     if value is None or value == "":
         return default
-    return _check_text(value, f"{key!r}")
+    return check_text(value, f"{key!r}")

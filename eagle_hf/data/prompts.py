@@ -1,62 +1,78 @@
 """User turns, bundled or from files and datasets; `magpie.py` samples some from the target itself.
 
-Only user turns are kept (see `Prompt`): the answers must be the target's own.
+Only user turns are kept (see `Prompt`): the answers must be the target's own. A conversation of
+several turns is replayed: its user turns are asked again, one after the other, and the target's
+answers stand between them.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eagle_hf.data.prompt_rows import COLUMNS, parse_line, prompt_from_row
-from eagle_hf.data.rows import Prompt, SkippedLine, first_reasons
+from eagle_hf.data.prompt_rows import COLUMNS, prompt_from_row
+from eagle_hf.data.rows import Prompt, SkippedLine
+from eagle_hf.data.sources import (
+    RowSource,
+    check_found,
+    describe_skipped,
+    numbered,
+    open_file,
+    open_rows,
+    parsed_rows,
+)
 
 T = TypeVar("T")
 
 
-def bundled_prompts(name: str) -> Path:
-    """Find a prompt set that comes with the package; bundled/SOURCES.md has origins and licences.
+def load_prompts(
+    name: str | Path,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    streaming: bool = True,
+) -> tuple[list[Prompt], list[SkippedLine]]:
+    """Read the prompts of a file, a bundled set, a preset or a data set of the Hub.
+
+    A bad row never stops the reading. The licence of a preset is printed before it is opened.
 
     Args:
-        name: of the set, such as "train_math_reasoning_gym".
+        name: of a .jsonl, .json, .txt, .parquet or .csv file, of a bundled set, of a preset such
+            as "ultrachat", or of a data set of the Hub, owner/name.
+        config: of a data set of the Hub.
+        split: of a data set of the Hub. Default: the preset's, or "train".
+        limit: stop after this many prompts. Default: read all.
+        streaming: read data sets of the Hub as they come, and keep nothing on disk.
 
     Returns:
-        A JSON-lines file for `read_prompts`.
+        `(prompts, skipped)`: the prompts in order, and every row that gave none.
 
     Raises:
-        ValueError: no set has this name; the error lists the names.
+        ValueError: the name stands for nothing, or no row holds a prompt.
     """
-    folder = Path(str(resources.files("eagle_hf.data") / "bundled"))
-    # A name that is not listed never becomes a path: "../x" is refused.
-    names = sorted(file.stem for file in folder.glob("*.jsonl"))
-    if name not in names:
-        raise ValueError(f"no bundled prompts are called {name!r}; take one of {', '.join(names)}")
-    return folder / f"{name}.jsonl"
+    source = open_rows(name, config=config, split=split, streaming=streaming)
+    if source.notice:
+        print(source.notice)
+    return _collect(source, limit)
 
 
 def read_prompts(path: str | Path) -> tuple[list[Prompt], list[SkippedLine]]:
-    """Read the prompts of a JSON-lines file. A bad line never stops the reading.
+    """Read the prompts of a file. A bad line never stops the reading.
 
     Args:
-        path: a file whose lines hold `turns`, `messages`, `conversations` (from/value), `prompt`,
-            or `instruction` with an optional `input`.
+        path: a JSON-lines file whose rows hold `turns`, `messages`, `conversations` (from/value),
+            `prompt`, `instruction` with an optional `input`, or `text`. A .json, .txt, .parquet or
+            .csv file is read as well.
 
     Returns:
         `(prompts, skipped)`: the prompts in order, and every line that gave none.
 
     Raises:
-        ValueError: no line holds a prompt.
+        ValueError: no line holds a prompt, or the file cannot be read.
     """
-    path = Path(path)
-    collector = _Collector(path.stem)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                collector.add(number, parse_line(line))
-            except ValueError as error:
-                collector.skip(number, error)
-    return collector.result(f"lines of {path.name}")
+    return _collect(open_file(Path(path)))
 
 
 def prompts_from_dataset(
@@ -80,38 +96,33 @@ def prompts_from_dataset(
             f"a mapping of splits {sorted(map(str, dataset))} arrived; "
             "pass one of them, dataset['train']"
         )
-    collector = _Collector(source)
-    for number, row in enumerate(dataset):
-        try:
-            collector.add(number, row)
-        except ValueError as error:
-            collector.skip(number, error)
-    return collector.result("rows")
+    return _collect(RowSource(source, "rows", numbered(dataset)))
 
 
 def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[Prompt]:
-    """Collect the prompts of several files, and print how many lines of each were skipped.
+    """Collect the prompts of several sources, and print how many rows of each were skipped.
 
     Args:
-        names: .jsonl files and names of bundled sets.
-        per_file: most prompts of each, evenly spread over it. Default: all.
+        names: what `load_prompts` takes: files, bundled sets, presets, data sets of the Hub.
+        per_file: most prompts of each. Of files and bundled sets they are evenly spread over it,
+            of data sets of the Hub they are the first. Default: all.
 
     Returns:
-        The prompts, file by file.
+        The prompts, source by source.
 
     Raises:
-        ValueError: a file without a prompt, or an unknown bundled set.
+        ValueError: a source without a prompt, or an unknown name.
     """
     prompts: list[Prompt] = []
     for name in names:
-        path = name if name.endswith(".jsonl") else bundled_prompts(name)
-        found, skipped = read_prompts(path)
+        source = open_rows(name)
+        if source.notice:
+            print(source.notice)
+        # A data set of the Hub is not read to its end for a few prompts.
+        limit = per_file if source.is_remote else None
+        found, skipped = _collect(source, limit)
         if skipped:
-            first = skipped[0]
-            print(
-                f"{name}: {len(skipped)} lines skipped, "
-                f"the first: line {first.line}, {first.reason}"
-            )
+            print(describe_skipped(name, skipped))
         prompts += evenly_spread(found, per_file)
     return prompts
 
@@ -147,35 +158,9 @@ def evenly_spread(rows: Sequence[T], count: int | None) -> list[T]:
     return [rows[number * len(rows) // count] for number in range(count)]
 
 
-class _Collector:
-    """Collects prompts with distinct ids, and the rows that gave none."""
-
-    def __init__(self, source: str):
-        self.source = source
-        self.prompts: list[Prompt] = []
-        self.skipped: list[SkippedLine] = []
-        self._ids: set[str] = set()
-
-    def add(self, number: int, row: object) -> None:
-        """Take the prompt of a row; ValueError where it holds none or repeats an id."""
-        default_id = f"{self.source}-{number}"
-        prompt = prompt_from_row(row, default_id=default_id, source=self.source)
-        if prompt["id"] in self._ids:
-            raise ValueError(f"the id {prompt['id']!r} was used before")
-        # Only a prompt that is used claims its id.
-        self._ids.add(prompt["id"])
-        self.prompts.append(prompt)
-
-    def skip(self, number: int, error: ValueError) -> None:
-        """Note why a row gave no prompt."""
-        self.skipped.append(SkippedLine(number, str(error)))
-
-    def result(self, what: str) -> tuple[list[Prompt], list[SkippedLine]]:
-        """Prompts and skipped rows; ValueError where there is no prompt among `what`."""
-        if not self.prompts:
-            reasons = first_reasons(self.skipped, "there were none")
-            raise ValueError(
-                f"none of {len(self.skipped)} {what} holds a prompt ({reasons}); "
-                f"one of {COLUMNS} is needed"
-            )
-        return self.prompts, self.skipped
+def _collect(source: RowSource, limit: int | None = None) -> tuple[list[Prompt], list[SkippedLine]]:
+    """Prompts and skipped rows of a source; ValueError where there is no prompt."""
+    skipped: list[SkippedLine] = []
+    prompts = list(islice(parsed_rows(source, prompt_from_row, skipped), limit))
+    check_found(prompts, skipped, source.unit, "a prompt", f"one of {COLUMNS} is needed")
+    return prompts, skipped

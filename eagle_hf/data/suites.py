@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from eagle_hf.data.prompts import bundled_prompts, evenly_spread, read_prompts
+from eagle_hf.data.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts import evenly_spread, read_prompts
 from eagle_hf.data.rows import Message, Prompt
 from eagle_hf.data.template import SENTINEL, render_text
 from eagle_hf.data.template_arguments import TemplateArguments

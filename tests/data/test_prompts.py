@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.magpie import magpie_prompts
-from eagle_hf.data.prompts import bundled_prompts, prompts_from_dataset, read_prompts
+from eagle_hf.data.prompts import prompts_from_dataset, read_prompts
+from eagle_hf.data.topics import TOPIC_SEEDS
 
 TEXTS = tuple(f"please explain number {n}" for n in range(50))
 
@@ -46,6 +48,11 @@ def chat(*pairs, names=("role", "content")):
         ({"instruction": "a", "input": "b"}, ["a\n\nb"], None),
         ({"instruction": "a", "input": ""}, ["a"], None),
         ({"messages": None, "prompt": "a"}, ["a"], None),
+        ({"instruction": "a", "context": "b"}, ["a\n\nb"], None),
+        ({"conversation": chat(("user", "a"), ("assistant", "x"))}, ["a"], None),
+        ({"messages": [{"role": "user", "content": None, "value": "a"}]}, ["a"], None),
+        ({"text": "a"}, ["a"], None),
+        ({"text": "b", "prompt": "a"}, ["a"], None),
     ],
 )
 def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
@@ -65,7 +72,9 @@ def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
         (b"\xff\xfe", "not UTF-8"),
         (b"[" * 100_000, "not readable as JSON"),
         ([1, 2], "the row is of type list"),
-        ({"text": "plain"}, "only plain text, which has no user turn"),
+        ({"text": "<|im_start|>user\nhi"}, "holds '<|im_start|>': a chat that a template has"),
+        ({"text": "### Human: hi ### Assistant: ho"}, "holds '### Human:'"),
+        ({"text": " "}, "'text' is empty"),
         ({"question": "a"}, "the columns ['question']"),
         ({"turns": "a"}, "'turns' is of type str"),
         ({"turns": [1]}, "turn 0 of 'turns' is of type int"),
@@ -77,7 +86,12 @@ def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
         ({"messages": {"role": "user"}}, "the messages are of type dict"),
         ({"messages": ["hi"]}, "a message is of type str"),
         ({"messages": chat(("tool", "x"))}, "a message of role 'tool'"),
-        ({"messages": chat(("assistant", "x"))}, "'messages' has no user turn"),
+        ({"messages": chat(("assistant", "x"))}, "message 0 of role 'assistant' comes first"),
+        ({"messages": chat(("user", "a"), ("user", "b"))}, "1 of role 'user' follows 'user'"),
+        ({"messages": chat(("user", "a"), ("system", "s"))}, "1 of role 'system' follows 'user'"),
+        ({"messages": chat(("wizard", "x"))}, "message 0 is of role 'wizard'"),
+        ({"messages": chat(("user", ""), ("assistant", "x"))}, "turn 0 of 'messages' is empty"),
+        ({"messages": chat(("system", "s"))}, "'messages' has no user turn"),
         ({"turns": ["a"], "id": [1]}, "'id' is of type list"),
         ({"turns": ["a"], "category": 3}, "'category' is of type int"),
         ({"turns": ["b"], "id": "good"}, "the id 'good' was used before"),
@@ -93,9 +107,9 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
 def test_file_without_a_usable_line_is_refused_with_count_and_reasons(tmp_path):
     with pytest.raises(
         ValueError,
-        match="none of 2 lines of mine.jsonl holds a prompt .1: not JSON.*2: .*plain text",
+        match="none of 2 lines of mine.jsonl holds a prompt .1: not JSON.*2: .*columns .'answer'",
     ):
-        read_prompts(write(tmp_path, b"{", {"text": "a"}))
+        read_prompts(write(tmp_path, b"{", {"answer": "a"}))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="none of 0 lines of empty.jsonl .*there were none"):
         read_prompts(tmp_path / "empty.jsonl")
@@ -199,3 +213,13 @@ def test_magpie_refuses_settings_that_cannot_work(scripted, tokenizer):
 def test_magpie_samples_from_a_real_target(target, tokenizer):
     with pytest.raises(ValueError, match="0 of 1 user turns were accepted"):
         magpie_prompts(target, tokenizer, 1, batch_size=8, max_new_tokens=4)
+
+
+def test_magpie_gives_every_category_its_topics_in_turn(scripted, tokenizer):
+    scripted.script = TEXTS
+    topics = {"chat": ("tea", "chess"), "code": ("SQL",)}
+    prompts = magpie_prompts(scripted, tokenizer, 4, batch_size=4, topics=topics)
+    assert [prompt["category"] for prompt in prompts] == ["chat", "code", "chat", "code"]
+    assert len({len(seeds) for seeds in TOPIC_SEEDS.values()}) == 1
+    with pytest.raises(ValueError, match="the topics of 'code' are 'SQL'; pass a list"):
+        magpie_prompts(scripted, tokenizer, 1, topics={"code": "SQL"})

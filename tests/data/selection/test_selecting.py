@@ -1,0 +1,141 @@
+"""The loop of the rules, and the rules that need no further library."""
+
+import json
+
+import pytest
+
+from eagle_hf.data.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts import read_prompts
+from eagle_hf.data.selection.contamination import ContaminationRule
+from eagle_hf.data.selection.lengths import LengthRule, SpecialTokenRule
+from eagle_hf.data.selection.selecting import select_prompts
+from eagle_hf.data.suites import load_suite
+
+TOM = (
+    "Tom's ship can travel at 10 miles per hour.  He is sailing from 1 to 4 PM.  He then travels "
+    "back at a rate of 6 mph.  How long does it take him to get back?"
+)
+
+
+def prompts_of(*texts):
+    """Prompts of one turn each."""
+    return [
+        {"id": f"mine-{number}", "turns": [text], "category": "other", "source": "mine"}
+        for number, text in enumerate(texts)
+    ]
+
+
+def kept(selection):
+    """The numbers of the prompts that passed."""
+    return [int(prompt["id"].removeprefix("mine-")) for prompt in selection.prompts]
+
+
+def test_every_removed_prompt_is_counted_by_the_first_rule_that_objects():
+    prompts = prompts_of("ab", "abc", TOM, "a very long prompt " * 30)
+    selection = select_prompts(
+        prompts, [LengthRule(min_characters=3, max_characters=200), ContaminationRule()]
+    )
+    assert kept(selection) == [1]
+    assert selection.removed == {"length": 2, "contamination": 1}
+    assert [row.id for row in selection.examples] == ["mine-0", "mine-2", "mine-3"]
+    assert selection.summary() == "1 prompts used, removed: length 2, contamination 1"
+
+
+def test_a_rule_that_removes_nothing_is_reported_with_zero():
+    selection = select_prompts(prompts_of("abc"), [LengthRule(), ContaminationRule(["math"])])
+    assert selection.removed == {"length": 0, "contamination": 0}
+
+
+def test_rules_that_remove_everything_are_refused_with_their_counts():
+    with pytest.raises(ValueError, match=r"no prompt passed the rules \(.*length 2\); loosen"):
+        select_prompts(prompts_of("ab", "cd"), [LengthRule(min_characters=3)])
+
+
+def test_two_rules_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="each needs a name of its own"):
+        select_prompts(prompts_of("ab"), [LengthRule(), LengthRule()])
+
+
+def test_all_turns_and_the_system_message_count_for_the_length():
+    (prompt,) = prompts_of("abcd")
+    rule = LengthRule(max_characters=5)
+    assert rule.objection(prompt) is None
+    assert "7 characters, at most 5" in rule.objection(prompt | {"system": "ab"})
+    assert "6 characters" in rule.objection(prompt | {"turns": ["abcd", "e"]})
+
+
+def test_length_limits_that_nothing_meets_are_refused():
+    with pytest.raises(ValueError, match="min_characters is 5 and max_characters 4"):
+        LengthRule(min_characters=5, max_characters=4)
+    with pytest.raises(ValueError, match="max_tokens is 4 and tokenizer is None"):
+        LengthRule(max_tokens=4)
+
+
+def test_tokens_are_counted_by_the_targets_tokenizer(tokenizer):
+    rule = LengthRule(max_tokens=4, tokenizer=tokenizer)
+    short, long = prompts_of("abcd", "abcde")
+    assert rule.objection(short) is None
+    assert rule.objection(long) == "5 tokens, at most 4 are allowed"
+
+
+def test_text_that_imitates_the_templates_tokens_is_removed(tokenizer):
+    rule = SpecialTokenRule(tokenizer)
+    good, bad = prompts_of("the end", "hi<|im_end|>\n<|im_start|>assistant\nho")
+    assert rule.objection(good) is None
+    assert "holds the special token '<|im_" in rule.objection(bad)
+    assert rule.objection(good | {"system": "<|im_end|>"}) is not None
+
+
+def test_every_turn_of_every_suite_is_found_in_a_longer_prompt():
+    rule = ContaminationRule()
+    missed = []
+    long_turns = 0
+    for suite in rule.by_suite:
+        for prompt in load_suite([suite]):
+            for turn in prompt["turns"]:
+                (copy,) = prompts_of(f"Question: {turn.upper()} Thanks!")
+                is_long = len(turn.split()) >= 8
+                long_turns += is_long
+                if is_long and rule.objection(copy) is None:
+                    missed.append(turn)
+    assert long_turns > 400
+    assert missed == []
+
+
+def test_contamination_counts_by_suite_and_names_what_is_shared():
+    rule = ContaminationRule(["chat", "math"])
+    (prompt,) = prompts_of("Solve this. " + TOM)
+    reason = rule.objection(prompt)
+    assert reason == "shares a passage with 'gsm8k-test-0051' of the suite 'math'"
+    assert rule.by_suite == {"chat": 0, "math": 1}
+
+
+def test_a_short_turn_of_a_suite_must_be_the_whole_prompt():
+    rule = ContaminationRule(["multilingual"])
+    whole, part = prompts_of("QUI est ton chef?", "Traduis cela : qui est ton chef de cuisine")
+    assert rule.objection(whole) is not None
+    assert rule.objection(part) is None
+
+
+def test_suites_of_ones_own_are_files(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": "What is the colour of the seventh door?"}))
+    rule = ContaminationRule([str(path)])
+    found, other = prompts_of(
+        "Tell me: what is the colour of the seventh door", "What is the colour of the first door?"
+    )
+    assert rule.objection(found) is not None
+    assert rule.objection(other) is None
+
+
+def test_the_bundled_code_prompts_share_nothing_with_the_suites():
+    prompts, _ = read_prompts(bundled_prompts("train_code_codeio"))
+    assert select_prompts(prompts, [ContaminationRule()]).removed == {"contamination": 0}
+
+
+def test_the_templates_of_the_bundled_math_prompts_are_partly_those_of_gsm8k():
+    prompts, _ = read_prompts(bundled_prompts("train_math_reasoning_gym"))
+    rule = ContaminationRule()
+    selection = select_prompts(prompts, [rule])
+    assert selection.removed == {"contamination": 24}
+    assert rule.by_suite["math"] == 24

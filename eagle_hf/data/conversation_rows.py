@@ -85,13 +85,13 @@ def _read_messages(row: Row) -> list[dict[str, Any]]:
 def _find_answer(row: Row) -> Any:
     """What stands in the column of the answer."""
     has_prompt = any(row.get(column) is not None for column in PROMPT_COLUMNS)
-    for column in ANSWER_COLUMNS:
-        if has_prompt and row.get(column) is not None:
-            return row[column]
-    raise ValueError(
-        f"the row has the columns {list(row)}; needed is one of {MESSAGE_COLUMNS}, "
-        f"or one of {PROMPT_COLUMNS} with one of {ANSWER_COLUMNS}"
-    )
+    answers = [row[column] for column in ANSWER_COLUMNS if row.get(column) is not None]
+    if not has_prompt or not answers:
+        raise ValueError(
+            f"the row has the columns {list(row)}; needed is one of {MESSAGE_COLUMNS}, "
+            f"or one of {PROMPT_COLUMNS} with one of {ANSWER_COLUMNS}"
+        )
+    return answers[0]
 
 
 def _question(row: Row) -> list[dict[str, Any]]:

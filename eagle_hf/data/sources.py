@@ -28,13 +28,14 @@ from eagle_hf.data.rows import SkippedLine, first_reasons
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 UTF8_MARK = b"\xef\xbb\xbf"
 
-T = TypeVar("T", covariant=True)
+Parsed = TypeVar("Parsed")
+ParsedAs = TypeVar("ParsedAs", covariant=True)
 
 
-class RowParser(Protocol[T]):
+class RowParser(Protocol[ParsedAs]):
     """Makes a prompt or a conversation of a row; ValueError where the row holds none."""
 
-    def __call__(self, row: object, *, default_id: str, source: str) -> T:
+    def __call__(self, row: object, *, default_id: str, source: str) -> ParsedAs:
         """The prompt or conversation of a row."""
         ...
 
@@ -120,7 +121,9 @@ def open_file(path: Path) -> RowSource:
     return RowSource(file.stem, f"lines of {file.name}", rows)
 
 
-def parsed_rows(source: RowSource, parse: RowParser[T], skipped: list[SkippedLine]) -> Iterator[T]:
+def parsed_rows(
+    source: RowSource, parse: RowParser[Parsed], skipped: list[SkippedLine]
+) -> Iterator[Parsed]:
     """Make prompts or conversations of rows, while they are read.
 
     Args:

@@ -254,6 +254,38 @@ def test_training_chooses_the_activation_of_a_new_head(activation):
     assert head.config.hidden_act == activation
 
 
+def test_prompts_are_filtered_and_mixed_before_they_are_answered(tmp_path, capsys):
+    recipe = recipe_module("prepare_data")
+    arguments = recipe.DataArguments(
+        target="target",
+        output_dir=str(tmp_path),
+        prompt_files=["train_code_codeio", "train_math_reasoning_gym"],
+        max_characters=1000,
+        mixture=["code=0.25", "math=0.75"],
+        num_prompts=200,
+    )
+    prompts = recipe.collect_prompts(arguments, None, word_tokenizer())
+    categories = [prompt["category"] for prompt in prompts]
+    assert (categories.count("code"), categories.count("math")) == (50, 150)
+    assert max(len(prompt["turns"][0]) for prompt in prompts) <= 1000
+    assert ", contamination 24" in capsys.readouterr().out
+
+
+def test_the_mixture_is_given_or_estimated_but_not_both(tmp_path):
+    recipe = recipe_module("prepare_data")
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"prompt": "What is 3 * 4?"}\n{"prompt": "hello"}\n')
+    where = dict(target="target", output_dir=str(tmp_path))
+    estimated = recipe.DataArguments(**where, mixture_log=str(log))
+    assert recipe.wanted_shares(estimated) == {"math": 0.5, "chat": 0.5}
+    with pytest.raises(ValueError, match="give one of them"):
+        recipe.DataArguments(**where, mixture_log=str(log), mixture=["code=1"])
+    with pytest.raises(ValueError, match="num_prompts needs mixture"):
+        recipe.DataArguments(**where, num_prompts=3)
+    with pytest.raises(ValueError, match="write category=share"):
+        recipe.wanted_shares(recipe.DataArguments(**where, mixture=["code"]))
+
+
 def test_training_takes_what_is_not_held_out_evenly_spread():
     recipe = recipe_module("train")
     arguments = recipe.ScriptArguments(

@@ -1,7 +1,7 @@
 """From user turns to training examples, and to the target's states on disk.
 
-user turns      load_prompts, read_prompts, gather_prompts, prompts_from_dataset, bundled_prompts,
-                magpie_prompts
+user turns      load_prompts, stream_prompts, read_prompts, gather_prompts, prompts_from_dataset,
+                bundled_prompts, magpie_prompts
 which of them   select_prompts and its rules, with_categories, estimate_mixture, mix_prompts
 conversations   write_responses, read_conversations, load_conversations
 turns by token  write_served_responses, collect_answers, served_conversations
@@ -27,6 +27,7 @@ from eagle_hf.data.prompts import (
     load_prompts,
     prompts_from_dataset,
     read_prompts,
+    stream_prompts,
     write_prompts,
 )
 from eagle_hf.data.reader import conversation_id
@@ -113,6 +114,7 @@ __all__ = [
     "served_conversations",
     "served_examples",
     "show_mask",
+    "stream_prompts",
     "template_sha256",
     "tokenize_conversations",
     "with_categories",

@@ -6,7 +6,7 @@ answers stand between them.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,35 @@ def load_prompts(
     if source.notice:
         print(source.notice)
     return _collect(source, limit)
+
+
+def stream_prompts(
+    name: str | Path,
+    skipped: list[SkippedLine],
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    streaming: bool = True,
+) -> Iterator[Prompt]:
+    """Read prompts one by one, for sources of which not all prompts fit in memory.
+
+    Args:
+        name: as for `load_prompts`.
+        skipped: collects the rows that give no prompt, while they are read.
+        config: of a data set of the Hub.
+        split: of a data set of the Hub. Default: the preset's, or "train".
+        streaming: read data sets of the Hub as they come, and keep nothing on disk.
+
+    Returns:
+        The prompts in order. They can be read once.
+
+    Raises:
+        ValueError: the name stands for nothing.
+    """
+    source = open_rows(name, config=config, split=split, streaming=streaming)
+    if source.notice:
+        print(source.notice)
+    return parsed_rows(source, prompt_from_row, skipped)
 
 
 def read_prompts(path: str | Path) -> tuple[list[Prompt], list[SkippedLine]]:

@@ -8,7 +8,7 @@ import pytest
 from eagle_hf.data import conversations, optional, presets, sources
 from eagle_hf.data.conversations import read_conversations
 from eagle_hf.data.presets import PRESETS, describe_preset
-from eagle_hf.data.prompts import gather_prompts, load_prompts
+from eagle_hf.data.prompts import gather_prompts, load_prompts, stream_prompts
 
 ROWS = [
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]},
@@ -109,6 +109,27 @@ def test_a_limit_ends_the_reading_of_the_hub(hub):
     assert turns(prompts) == ["a"]
     assert skipped == []
     assert turns(gather_prompts(["you/chats"], per_file=1)) == ["a"]
+
+
+def test_streamed_prompts_are_read_one_by_one(monkeypatch):
+    read = []
+
+    def load_dataset(*names, **settings):
+        for row in ROWS:
+            read.append(row)
+            yield row
+
+    def require(module, package, purpose):
+        return types.SimpleNamespace(load_dataset=load_dataset)
+
+    monkeypatch.setattr(sources, "require", require)
+    skipped = []
+    prompts = stream_prompts("you/chats", skipped)
+    assert read == []
+    assert next(prompts)["turns"] == ["a"]
+    assert len(read) == 1
+    assert next(prompts)["turns"] == ["b"]
+    assert [row.line for row in skipped] == [1]
 
 
 def test_a_preset_is_opened_by_name_and_shows_its_licence_first(hub, capsys):

@@ -55,8 +55,6 @@ def read_conversations(
     if str(name) in PRESETS:
         check_answers_allowed(str(name))
     source = open_rows(name, config=config, split=split, streaming=streaming)
-    if source.notice:
-        print(source.notice)
     skipped: list[SkippedLine] = []
     found = list(islice(parsed_rows(source, conversation_from_row, skipped), limit))
     advice = (

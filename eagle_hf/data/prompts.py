@@ -53,8 +53,6 @@ def load_prompts(
         ValueError: the name stands for nothing, or no row holds a prompt.
     """
     source = open_rows(name, config=config, split=split, streaming=streaming)
-    if source.notice:
-        print(source.notice)
     return _collect(source, limit)
 
 
@@ -82,8 +80,6 @@ def stream_prompts(
         ValueError: the name stands for nothing.
     """
     source = open_rows(name, config=config, split=split, streaming=streaming)
-    if source.notice:
-        print(source.notice)
     return parsed_rows(source, prompt_from_row, skipped)
 
 
@@ -145,8 +141,6 @@ def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[Pr
     prompts: list[Prompt] = []
     for name in names:
         source = open_rows(name)
-        if source.notice:
-            print(source.notice)
         # A data set of the Hub is not read to its end for a few prompts.
         limit = per_file if source.is_remote else None
         found, skipped = _collect(source, limit)

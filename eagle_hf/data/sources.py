@@ -48,21 +48,19 @@ class RowSource:
         name: begins the ids of rows without one, and is their source.
         unit: what the rows are called in reports: "lines of mine.jsonl".
         rows: the rows in order.
-        notice: what has to be known before they are used, None where there is nothing.
         is_remote: whether they come from the Hub, where reading all of them may take hours.
     """
 
     name: str
     unit: str
     rows: Iterable[NumberedRow]
-    notice: str | None = None
     is_remote: bool = False
 
 
 def open_rows(
     name: str | Path, *, config: str | None = None, split: str | None = None, streaming: bool = True
 ) -> RowSource:
-    """Find what a name stands for, and open it.
+    """Find what a name stands for, and open it. What a preset's terms are is printed first.
 
     Args:
         name: of a file, folder, bundled set, preset or data set of the Hub.
@@ -86,8 +84,9 @@ def open_rows(
         return open_file(bundled_prompts(name))
     if name in PRESETS:
         preset = PRESETS[name]
+        print(describe_preset(name))
         rows = _hub_rows(preset.dataset, config, split or preset.split, streaming, preset.data_file)
-        return RowSource(name, f"rows of {preset.dataset}", rows, describe_preset(name), True)
+        return RowSource(name, f"rows of {preset.dataset}", rows, is_remote=True)
     if HUB_NAME.fullmatch(name):
         rows = _hub_rows(name, config, split or "train", streaming)
         return RowSource(name, f"rows of {name}", rows, is_remote=True)

@@ -9,6 +9,7 @@ from eagle_hf.data import conversations, optional, presets, sources
 from eagle_hf.data.conversations import read_conversations
 from eagle_hf.data.presets import PRESETS, describe_preset
 from eagle_hf.data.prompts import gather_prompts, load_prompts, stream_prompts
+from eagle_hf.data.responses import write_responses
 
 ROWS = [
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]},
@@ -183,3 +184,14 @@ def test_the_same_reader_reads_finished_conversations(tmp_path):
     assert "comes first" in skipped[0].reason
     prompts, _ = load_prompts(tmp_path)
     assert turns(prompts) == ["a", "b"]
+
+
+def test_a_conversation_of_several_turns_is_replayed_by_the_target(tmp_path, scripted, tokenizer):
+    names = ("human", "gpt", "human", "gpt")
+    turns = [{"from": name, "value": text} for name, text in zip(names, "axby", strict=True)]
+    (tmp_path / "mine.json").write_text(json.dumps([{"conversations": turns}]))
+    prompts, _ = load_prompts(tmp_path / "mine.json")
+    write_responses(scripted, tokenizer, prompts, tmp_path / "out", max_new_tokens=16)
+    found, _ = read_conversations(tmp_path / "out")
+    contents = [message["content"] for message in found[0]["messages"]]
+    assert contents == ["a", "hello", "b", "hello"]

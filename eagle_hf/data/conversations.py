@@ -15,8 +15,8 @@ from eagle_hf.data.conversation_rows import (
 )
 from eagle_hf.data.presets import PRESETS, check_answers_allowed
 from eagle_hf.data.responses import CONVERSATIONS
-from eagle_hf.data.serving import TURNS, served_conversations
 from eagle_hf.data.rows import Conversation, SkippedLine
+from eagle_hf.data.serving import TURNS, served_conversations
 from eagle_hf.data.sources import check_found, open_rows, parsed_rows
 
 if TYPE_CHECKING:

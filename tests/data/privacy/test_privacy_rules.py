@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 from privacy_corpus import read_lines, read_planted
 
+from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.privacy.findings import Finding, merge_overlapping
 from eagle_hf.data.privacy.kinds import RULE_KINDS, PrivacySettings
 from eagle_hf.data.privacy.scanner import PrivacyScanner, redact
-from eagle_hf.data.prompts import bundled_prompts, read_prompts
+from eagle_hf.data.prompts import read_prompts
 
 LEAST_RECALL = 0.97
 MOST_TOUCHED = 0.01  # of clean lines

@@ -11,6 +11,18 @@ features        capture_features, Features
 evaluation      load_suite
 """
 
+from eagle_hf.data.answers import (
+    IdRecovery,
+    ServedAnswerer,
+    ServingSettings,
+    TargetAnswerer,
+    TurnStore,
+    collect_answers,
+    served_conversations,
+    served_examples,
+    write_served_responses,
+)
+from eagle_hf.data.answers.responses import write_responses
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
@@ -41,7 +53,6 @@ from eagle_hf.data.prompts import (
     write_prompts,
 )
 from eagle_hf.data.reader import conversation_id
-from eagle_hf.data.responses import write_responses
 from eagle_hf.data.rows import (
     CapturedExample,
     Conversation,
@@ -79,17 +90,6 @@ from eagle_hf.data.selection.selecting import (
     PromptRule,
     Selection,
     select_prompts,
-)
-from eagle_hf.data.serving import (
-    IdRecovery,
-    ServedAnswerer,
-    ServingSettings,
-    TargetAnswerer,
-    TurnStore,
-    collect_answers,
-    served_conversations,
-    served_examples,
-    write_served_responses,
 )
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagle_hf.data.answers import TURNS, served_conversations
+from eagle_hf.data.answers.responses import CONVERSATIONS
 from eagle_hf.data.conversation_rows import (
     ANSWER_COLUMNS,
     MESSAGE_COLUMNS,
@@ -14,9 +16,7 @@ from eagle_hf.data.conversation_rows import (
     conversation_from_row,
 )
 from eagle_hf.data.presets import PRESETS, check_answers_allowed
-from eagle_hf.data.responses import CONVERSATIONS
 from eagle_hf.data.rows import Conversation, SkippedLine
-from eagle_hf.data.serving import TURNS, served_conversations
 from eagle_hf.data.sources import check_found, open_rows, parsed_rows
 
 if TYPE_CHECKING:

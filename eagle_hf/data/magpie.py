@@ -16,9 +16,9 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle_hf.data.answers.sampling import batch_seed, generate_batch
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.rows import Prompt
-from eagle_hf.data.sampling import batch_seed, generate_batch
 from eagle_hf.data.template import decode_text, user_turn_prefix
 
 SHORTEST_WORDS = 3

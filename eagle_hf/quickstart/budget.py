@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from eagle_hf.data.answers.sampling import generate_batch
 from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.sampling import generate_batch
 from eagle_hf.data.suites import first_turn_ids, load_suite
 from eagle_hf.quickstart.screens import LOOK
 from eagle_hf.quickstart.targets import Targets

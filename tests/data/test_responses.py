@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from eagle_hf.data.answers.responses import write_responses
+from eagle_hf.data.answers.sampling import generate_batch
 from eagle_hf.data.conversations import load_conversations
-from eagle_hf.data.responses import write_responses
-from eagle_hf.data.sampling import generate_batch
 
 END = 257
 

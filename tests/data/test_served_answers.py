@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion, last_question, with_ids
 
-from eagle_hf.data.serving import (
+from eagle_hf.data.answers import (
     MISSING,
     SERVED,
     TURNS,

@@ -18,7 +18,7 @@ from answer_server import AnswerServer, Reply
 
 from eagle_hf import load_target
 from eagle_hf.data import IdRecovery, ServingSettings, eos_token_ids, write_served_responses
-from eagle_hf.data.serving import RECOVERED, SERVED, TurnStore
+from eagle_hf.data.answers import RECOVERED, SERVED, TurnStore
 from eagle_hf.target.gguf import embedded_smollm2
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import time
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion, last_question, with_ids
 
-from eagle_hf.data.serving import ServingSettings, TurnStore, write_served_responses
-from eagle_hf.data.serving.pool import LONGEST_REST_S, Server
+from eagle_hf.data.answers import ServingSettings, TurnStore, write_served_responses
+from eagle_hf.data.answers.pool import LONGEST_REST_S, Server
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
 pytest.importorskip("stamina", reason="answers from servers need stamina")

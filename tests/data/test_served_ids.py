@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion
 
-from eagle_hf.data.conversations import load_conversations
-from eagle_hf.data.serving import (
+from eagle_hf.data.answers import (
     MISSING,
     RECOVERED,
     SERVED,
@@ -22,6 +21,7 @@ from eagle_hf.data.serving import (
     served_examples,
     write_served_responses,
 )
+from eagle_hf.data.conversations import load_conversations
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
 pytest.importorskip("stamina", reason="answers from servers need stamina")

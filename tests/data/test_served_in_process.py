@@ -5,14 +5,14 @@ import asyncio
 import pytest
 import torch
 
-from eagle_hf.data.sampling import generate_batch
-from eagle_hf.data.serving import (
+from eagle_hf.data.answers import (
     SERVED,
     TargetAnswerer,
     TurnStore,
     collect_answers,
     served_examples,
 )
+from eagle_hf.data.answers.sampling import generate_batch
 from eagle_hf.data.template import render_text
 
 END = 257

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from eagle_hf.data.serving import MISSING, SERVED, TURNS, FinishedTurn, TurnStore
+from eagle_hf.data.answers import MISSING, SERVED, TURNS, FinishedTurn, TurnStore
 
 PROMPT = {"id": "p0", "turns": ["a", "b"], "category": "c", "source": "s"}
 TURN = FinishedTurn(

@@ -7,7 +7,7 @@ import torch
 from chat_templates import ask, examples_of, learnt_text, say
 
 from eagle_hf.data import TemplateArguments, load_conversations, prepare_examples
-from eagle_hf.data.responses import write_responses
+from eagle_hf.data.answers.responses import write_responses
 
 START, END = 256, 257
 

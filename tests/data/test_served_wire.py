@@ -5,9 +5,9 @@ import json
 import pytest
 from answer_server import MODEL, completion
 
-from eagle_hf.data.serving import MISSING, SERVED, TurnRequest
-from eagle_hf.data.serving.errors import RefusedPromptError, TryAgainError, WrongServerError
-from eagle_hf.data.serving.wire import (
+from eagle_hf.data.answers import MISSING, SERVED, TurnRequest
+from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
+from eagle_hf.data.answers.wire import (
     check_status,
     parse_answer,
     parse_json,

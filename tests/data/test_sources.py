@@ -6,10 +6,10 @@ import types
 import pytest
 
 from eagle_hf.data import conversations, optional, presets, sources
+from eagle_hf.data.answers.responses import write_responses
 from eagle_hf.data.conversations import read_conversations
 from eagle_hf.data.presets import PRESETS, describe_preset
 from eagle_hf.data.prompts import gather_prompts, load_prompts, stream_prompts
-from eagle_hf.data.responses import write_responses
 
 ROWS = [
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]},

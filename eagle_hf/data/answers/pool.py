@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from eagle_hf.data.serving.errors import NoServerError
+from eagle_hf.data.answers.errors import NoServerError
 
 POLL_S = 0.05  # between two looks for a free server, in seconds
 FIRST_REST_S = 0.5  # after the first failure to connect; doubled with each further one

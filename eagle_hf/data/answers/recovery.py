@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from eagle_hf.data.serving.turns import MISSING, RECOVERED, FinishedTurn, TurnRequest
-from eagle_hf.data.serving.wire import REASONING_FIELDS
+from eagle_hf.data.answers.turns import MISSING, RECOVERED, FinishedTurn, TurnRequest
+from eagle_hf.data.answers.wire import REASONING_FIELDS
 from eagle_hf.data.template import decode_text, render_text
 from eagle_hf.data.turns import until_end_of_turn
 

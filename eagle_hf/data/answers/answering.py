@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle_hf.data.answers.sampling import batch_seed, generate_batch
 from eagle_hf.data.rows import Conversation, Message, Prompt, ServedTurn
-from eagle_hf.data.sampling import batch_seed, generate_batch
 from eagle_hf.data.template import answer_text, decode_text, render_text, without_end
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.turns import ROW_FORMAT

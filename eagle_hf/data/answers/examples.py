@@ -11,9 +11,9 @@ learnt only where the target said it.
 from collections.abc import Iterator
 from pathlib import Path
 
+from eagle_hf.data.answers.store import TURNS, TurnStore
+from eagle_hf.data.answers.turns import MISSING, SERVED, FinishedTurn, OpenConversation
 from eagle_hf.data.rows import Conversation, Example, SkippedRow
-from eagle_hf.data.serving.store import TURNS, TurnStore
-from eagle_hf.data.serving.turns import MISSING, SERVED, FinishedTurn, OpenConversation
 
 
 def served_examples(

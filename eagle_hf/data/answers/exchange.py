@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from eagle_hf.data.serving.errors import TryAgainError
-from eagle_hf.data.serving.wire import check_status, parse_json
+from eagle_hf.data.answers.errors import TryAgainError
+from eagle_hf.data.answers.wire import check_status, parse_json
 
 if TYPE_CHECKING:
     import aiohttp

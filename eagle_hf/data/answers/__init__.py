@@ -8,18 +8,18 @@ Token ids are the data. A turn keeps the ids of its prompt and of its answer, an
 come from: from the server, or from tokenizing the text.
 """
 
-from eagle_hf.data.serving.answerer import ServedAnswerer
-from eagle_hf.data.serving.collecting import (
+from eagle_hf.data.answers.answerer import ServedAnswerer
+from eagle_hf.data.answers.collecting import (
     AnswerReport,
     collect_answers,
     write_served_responses,
 )
-from eagle_hf.data.serving.examples import served_conversations, served_examples
-from eagle_hf.data.serving.in_process import TargetAnswerer
-from eagle_hf.data.serving.recovery import IdRecovery
-from eagle_hf.data.serving.settings import ServingSettings
-from eagle_hf.data.serving.store import TURNS, TurnStore
-from eagle_hf.data.serving.turns import (
+from eagle_hf.data.answers.examples import served_conversations, served_examples
+from eagle_hf.data.answers.in_process import TargetAnswerer
+from eagle_hf.data.answers.recovery import IdRecovery
+from eagle_hf.data.answers.settings import ServingSettings
+from eagle_hf.data.answers.store import TURNS, TurnStore
+from eagle_hf.data.answers.turns import (
     MISSING,
     RECOVERED,
     SERVED,

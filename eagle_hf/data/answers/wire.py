@@ -17,8 +17,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from eagle_hf.data.serving.errors import RefusedPromptError, TryAgainError, WrongServerError
-from eagle_hf.data.serving.turns import MISSING, SERVED, FinishedTurn, TurnRequest
+from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
+from eagle_hf.data.answers.turns import MISSING, SERVED, FinishedTurn, TurnRequest
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
 REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")

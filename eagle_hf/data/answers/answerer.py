@@ -9,19 +9,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from eagle_hf.data.sampling import batch_seed
-from eagle_hf.data.serving.errors import (
+from eagle_hf.data.answers.errors import (
     RefusedPromptError,
     ServerError,
     TryAgainError,
     WrongServerError,
 )
-from eagle_hf.data.serving.exchange import open_session, send
-from eagle_hf.data.serving.pool import Server, ServerPool
-from eagle_hf.data.serving.recovery import IdRecovery
-from eagle_hf.data.serving.settings import ServingSettings, base_urls
-from eagle_hf.data.serving.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
-from eagle_hf.data.serving.wire import parse_answer, parse_models, request_body
+from eagle_hf.data.answers.exchange import open_session, send
+from eagle_hf.data.answers.pool import Server, ServerPool
+from eagle_hf.data.answers.recovery import IdRecovery
+from eagle_hf.data.answers.sampling import batch_seed
+from eagle_hf.data.answers.settings import ServingSettings, base_urls
+from eagle_hf.data.answers.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
+from eagle_hf.data.answers.wire import parse_answer, parse_models, request_body
 
 if TYPE_CHECKING:
     import aiohttp

@@ -18,13 +18,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run
-from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, first_reasons
-from eagle_hf.data.serving.answerer import ServedAnswerer
-from eagle_hf.data.serving.recovery import IdRecovery
-from eagle_hf.data.serving.settings import ServingSettings
-from eagle_hf.data.serving.store import TurnStore
-from eagle_hf.data.serving.turns import (
+from eagle_hf.data.answers.answerer import ServedAnswerer
+from eagle_hf.data.answers.recovery import IdRecovery
+from eagle_hf.data.answers.settings import ServingSettings
+from eagle_hf.data.answers.store import TurnStore
+from eagle_hf.data.answers.turns import (
     MISSING,
     RECOVERED,
     Answerer,
@@ -33,7 +31,9 @@ from eagle_hf.data.serving.turns import (
     OpenConversation,
     early_end,
 )
-from eagle_hf.data.serving.wire import is_writable
+from eagle_hf.data.answers.wire import is_writable
+from eagle_hf.data.manifest import check_manifest, library_versions, only_one_run
+from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, first_reasons
 
 SYNC_S = 0.5  # between two writes to the disk itself, in seconds
 # Fields of the manifest that two runs in one folder must have in common.

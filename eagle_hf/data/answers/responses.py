@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle_hf.data.answering import (
+from eagle_hf.data.answers.answering import (
     AnswerSettings,
     PendingConversation,
     answer_batch,

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from eagle_hf.data.answers.turns import FinishedTurn
 from eagle_hf.data.rows import Prompt
-from eagle_hf.data.serving.turns import FinishedTurn
 
 TURNS = "turns.sqlite"
 FORMAT = 1  # of the file, as SQLite's user_version

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.sampling import batch_seed, generate_batch
-from eagle_hf.data.serving.turns import (
+from eagle_hf.data.answers.sampling import batch_seed, generate_batch
+from eagle_hf.data.answers.turns import (
     SERVED,
     FailedTurn,
     FinishedTurn,
     OpenConversation,
     TurnRequest,
 )
+from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.template import decode_text, render_text
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import context_length

@@ -5,7 +5,12 @@ import random
 import pytest
 
 from eagle_hf.data import optional
-from eagle_hf.data.selection.near_duplicates import NearDuplicateRule, jaccard, shingles_of
+from eagle_hf.data.selection.near_duplicates import (
+    NearDuplicateRule,
+    band_length,
+    jaccard,
+    shingles_of,
+)
 from eagle_hf.data.selection.selecting import select_prompts
 
 STORY = "Write a short story about a lighthouse keeper who finds a letter in a bottle"
@@ -32,9 +37,45 @@ def random_words(generator, count):
 
 
 def test_shingles_are_pieces_of_five_letters():
-    assert shingles_of("abcdefg") == {"abcde", "bcdef", "cdefg"}
-    assert shingles_of("abc") == {"abc"}
-    assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
+    assert len(shingles_of("abcdefg")) == 3
+    assert shingles_of("cdefg") in shingles_of("abcdefg")
+    assert len(shingles_of("abcdeabcde")) == 5
+    assert len(shingles_of("abc")) == 1
+    assert shingles_of("abc") != shingles_of("abd")
+
+
+def test_similarity_is_that_of_the_sets_of_pieces():
+    first = "the quick brown fox jumps over the lazy dog"
+    second = "the quick brown fox jumped over the lazy dog"
+    pieces = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (first, second)]
+    wanted = len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+    assert jaccard(shingles_of(first), shingles_of(second)) == wanted
+
+
+def test_bands_are_as_long_as_the_threshold_allows():
+    assert [band_length(threshold) for threshold in (0.05, 0.6, 0.8, 1.0)] == [1, 3, 5, 128]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+def test_pairs_just_above_the_threshold_are_all_found(threshold):
+    pytest.importorskip("rensa")
+    generator = random.Random(2)
+    pairs = 0
+    missed = 0
+    while pairs < 300:
+        words = random_words(generator, 60).split()
+        other = list(words)
+        for place in generator.sample(range(60), generator.randint(0, 25)):
+            other[place] = random_words(generator, 1)
+        first, second = prompts_of(" ".join(words), " ".join(other))
+        texts = (first["turns"][0], second["turns"][0])
+        similarity = jaccard(shingles_of(texts[0]), shingles_of(texts[1]))
+        if threshold <= similarity < threshold + 0.05:
+            pairs += 1
+            rule = NearDuplicateRule(threshold)
+            rule.objection(first)
+            missed += rule.objection(second) is None
+    assert missed == 0
 
 
 def test_of_near_duplicates_the_first_one_is_used():

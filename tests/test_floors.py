@@ -25,8 +25,10 @@ FLOORS = {
     "measuring": 5,
     "training": 5,
     "evaluation": 6,
-    "quickstart": 7,
-    "cli": 8,
+    "pipeline": 7,
+    "cluster": 8,
+    "quickstart": 9,
+    "cli": 10,
 }
 ROOT_NAMES = {
     "DecodingStats",
@@ -42,7 +44,7 @@ ROOT_NAMES = {
     "load_target",
     "new_head",
 }
-PUBLIC = ("data", "evaluation", "head", "hub", "measuring", "target", "training")
+PUBLIC = ("data", "evaluation", "head", "hub", "measuring", "pipeline", "target", "training")
 
 
 def name_of(path):

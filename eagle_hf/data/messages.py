@@ -10,7 +10,7 @@ Rows come from many places, so the same thing arrives in several forms:
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eagle_hf.data.rows import Message, describe_type
@@ -165,30 +165,6 @@ def _arguments_of(function: Mapping[str, Any]) -> Any:
 def called_tools(message: Mapping[str, Any]) -> list[str]:
     """The names of the tools that a checked message calls, in order."""
     return [_function_of(call)["name"] for call in message.get("tool_calls") or ()]
-
-
-def check_no_end_inside(messages: Sequence[Message], ends: Iterable[str]) -> None:
-    """Refuse answers that hold the text of an end-of-turn token.
-
-    Tokenised, it would be the token: the answer would end there, and the rest would be lost.
-
-    Args:
-        messages: checked.
-        ends: the texts of the special tokens that end a turn.
-
-    Raises:
-        ValueError: names the first such message.
-    """
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        text = with_text_content(message).get("content") or ""
-        for end in ends:
-            if end in text:
-                raise ValueError(
-                    f"assistant message {index} holds {end!r} as text, which the tokenizer reads "
-                    "as the end of the turn; drop the conversation, or spell it otherwise"
-                )
 
 
 def image_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

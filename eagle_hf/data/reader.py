@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eagle_hf.data.image_turns import has_images, image_turns
 from eagle_hf.data.images import ImageInputs
-from eagle_hf.data.messages import check_messages, check_no_end_inside
-from eagle_hf.data.rendered_turns import has_images, image_turns, text_turns
+from eagle_hf.data.messages import check_messages
+from eagle_hf.data.rendered_turns import text_turns
 from eagle_hf.data.rows import Example, SkippedRow
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.turns import Turn, merge_turns, served_turns
@@ -98,11 +99,10 @@ class ConversationReader:
         if row.get("served_turns") is not None:
             turns = served_turns(row, self.tokenizer.tokenizer, self.stop)
             return self._chosen(turns), [], None
-        check_no_end_inside(messages, self._ends())
         arguments = self.arguments.for_row(row)
         if has_images(messages, images):
             turns, inputs = image_turns(
-                self.tokenizer.processor, messages, images, stop=self.stop, arguments=arguments
+                self.tokenizer, messages, images, stop=self.stop, arguments=arguments
             )
             return self._chosen(turns), [], inputs
         answers = []
@@ -116,11 +116,6 @@ class ConversationReader:
         for index, reason in without_ids:
             left_out.append(SkippedRow(f"{name}, message {index}", reason))
         return turns, left_out, None
-
-    def _ends(self) -> list[str]:
-        """The texts of the special tokens that end a turn."""
-        special = self.tokenizer.special_tokens
-        return [special[token] for token in self.stop if token in special]
 
     def _chosen(self, answers: list) -> list:
         """The answers that are learnt."""

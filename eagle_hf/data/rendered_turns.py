@@ -1,14 +1,18 @@
 """Turns of conversations that are text: rendered, and tokenised whole."""
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from eagle_hf.data.images import ConversationEncoder, ImageInputs
-from eagle_hf.data.messages import called_tools, image_parts
+from eagle_hf.data.rendered_answers import (
+    RenderedAnswer,
+    check_rendered,
+    check_response,
+    render_answer,
+)
 from eagle_hf.data.rows import Message
-from eagle_hf.data.template import render_text
+from eagle_hf.data.template import SENTINEL, check_shown, render_text
 from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.turns import Turn, until_end_of_turn
+from eagle_hf.data.turns import Turn, has_ended, until_end_of_turn
 from eagle_hf.data.whole_text import WholeText, WholeTokenizer
 
 
@@ -45,81 +49,50 @@ def text_turns(
         `(turns, left_out)`: the answers with ids, and those that text and ids disagree about.
 
     Raises:
-        ValueError: the template refuses the messages or drops a tool call, or an answer is empty.
+        ValueError: the template refuses the messages, or leaves one out.
     """
     processor = tokenizer.processor
-    rendered = [_render_answer(processor, messages, index, arguments) for index in answers]
+    rendered = [render_answer(processor, messages, index, arguments) for index in answers]
     # Templates that only ever append need no more than this one.
     whole = tokenizer.read(rendered[-1].full)
+    check_shown(messages[: answers[-1]], whole.text)
     turns = []
     left_out = []
     for index, answer in zip(answers, rendered, strict=True):
-        if not answer.follows_prompt:
-            left_out.append(LeftOutAnswer(index, _opening_reason(answer, index)))
-            continue
-        _check_calls_shown(answer, messages[index], index)
-        turn = None
-        if whole.text.startswith(answer.full):
-            turn = _cut_turn(whole, answer, stop)
-        if turn is None and answer.full != whole.text:
-            turn = _cut_turn(tokenizer.read(answer.full), answer, stop)
-        if turn is None:
-            left_out.append(LeftOutAnswer(index, _boundary_reason(answer)))
-            continue
-        _check_response(turn.response_ids, stop, index)
-        turns.append(turn)
+        try:
+            check_rendered(answer, messages[index], index)
+            turn = _cut_turn(tokenizer, whole, answer, stop)
+            if not has_ended(turn.response_ids, stop):
+                turn = _end_last(
+                    tokenizer, turn, messages[: index + 1], answer, stop=stop, arguments=arguments
+                )
+            check_response(tokenizer, turn.response_ids, messages[index], stop, index)
+        except ValueError as error:
+            left_out.append(LeftOutAnswer(index, str(error)))
+        else:
+            turns.append(turn)
     return turns, left_out
 
 
-class _RenderedAnswer(NamedTuple):
-    """The text up to an answer, and with it."""
-
-    prompt: str
-    full: str
-
-    @property
-    def follows_prompt(self) -> bool:
-        """Whether the answer is the difference of the two."""
-        return self.full.startswith(self.prompt)
-
-    @property
-    def response(self) -> str:
-        """The answer, where it follows the prompt."""
-        return self.full[len(self.prompt) :]
-
-
-def _render_answer(
-    processor: Any, messages: list[Message], index: int, arguments: TemplateArguments
-) -> _RenderedAnswer:
-    """The text before assistant message `index`, and with it."""
-    prompt = render_text(
-        processor, messages[:index], add_generation_prompt=True, arguments=arguments
-    )
-    full = render_text(processor, messages[: index + 1], arguments=arguments)
-    return _RenderedAnswer(prompt, full)
+def _cut_turn(
+    tokenizer: WholeTokenizer, whole: WholeText, answer: RenderedAnswer, stop: Container[int]
+) -> Turn:
+    """The turn of an answer, from the text that begins with it or from its own."""
+    turn = None
+    if whole.text.startswith(answer.full):
+        turn = _turn_inside(whole, answer, stop)
+    if turn is None and answer.full != whole.text:
+        turn = _turn_inside(tokenizer.read(answer.full), answer, stop)
+    if turn is None:
+        raise ValueError(
+            f"tokenised whole, the answer {answer.response!r:.40} joins the prompt's end "
+            f"{answer.prompt[-20:]!r} in a token that the target was never served; "
+            "let the target answer the prompt, which keeps its ids"
+        )
+    return turn
 
 
-def _opening_reason(answer: _RenderedAnswer, index: int) -> str:
-    """Why the answer of a template that renders it anew has no ids."""
-    return (
-        f"assistant message {index} does not follow the template's generation prompt, which ends "
-        f"in {answer.prompt[-30:]!r}: in service the target would say something else there; set "
-        "the thinking mode with chat_template_kwargs, change the template, or let the target "
-        "answer the prompt, which keeps its ids"
-    )
-
-
-def _check_calls_shown(answer: _RenderedAnswer, message: Message, index: int) -> None:
-    """Refuse an answer whose tool calls the template drops."""
-    for name in called_tools(message):
-        if name not in answer.response:
-            raise ValueError(
-                f"the chat template drops the call of {name!r} from assistant message {index}; "
-                "drop the conversation, or use a template for tools"
-            )
-
-
-def _cut_turn(whole: WholeText, answer: _RenderedAnswer, stop: Container[int]) -> Turn | None:
+def _turn_inside(whole: WholeText, answer: RenderedAnswer, stop: Container[int]) -> Turn | None:
     """The turn of an answer that `whole` begins with; None where its tokens are others alone."""
     begin = whole.tokens_of(answer.prompt)
     end = whole.tokens_of(answer.full)
@@ -127,85 +100,40 @@ def _cut_turn(whole: WholeText, answer: _RenderedAnswer, stop: Container[int]) -
         return None
     said = whole.ids[begin:end]
     response = until_end_of_turn(said, stop)
-    closing = said[len(response) :]
-    following = whole.ids[end : end + 1]
-    has_ended = bool(response) and response[-1] in stop
-    # Some templates write the next role's marker where the target ends its turn with it.
-    if response and not has_ended and following and following[0] in stop:
-        response = response + following
-    return Turn(whole.ids[:begin], response, closing)
+    turn = Turn(whole.ids[:begin], response, said[len(response) :])
+    return _with_next_role(turn, whole.ids[end : end + 1], stop)
 
 
-def _boundary_reason(answer: _RenderedAnswer) -> str:
-    """Why an answer has no ids."""
-    return (
-        f"tokenised whole, the answer {answer.response!r:.40} joins the prompt's end "
-        f"{answer.prompt[-20:]!r} in a token that the target was never served; "
-        "let the target answer the prompt, which keeps its ids"
-    )
+def _with_next_role(turn: Turn, following: list[int], stop: Container[int]) -> Turn:
+    """The turn with the token behind it, where that is how the target ends it.
+
+    Some templates end no turn themselves: the target says the next role's marker, and stops there.
+    """
+    ends_with_it = bool(following) and following[0] in stop
+    if has_ended(turn.response_ids, stop) or not ends_with_it:
+        return turn
+    return turn._replace(response_ids=turn.response_ids + following)
 
 
-def _check_response(ids: list[int], stop: Container[int], index: int) -> None:
-    """Refuse an end-of-turn token alone: it is no response."""
-    if not ids or ids[0] in stop:
-        raise ValueError(
-            f"assistant message {index} has zero response tokens; drop the conversation"
-        )
-
-
-def image_turns(
-    processor: Any,
+def _end_last(
+    tokenizer: WholeTokenizer,
+    turn: Turn,
     messages: list[Message],
-    images: Sequence[Any],
+    answer: RenderedAnswer,
     *,
     stop: Container[int],
     arguments: TemplateArguments,
-) -> tuple[list[Turn], ImageInputs | None]:
-    """The turns of a conversation with images, piece by piece: a processor tells no offsets.
-
-    Args:
-        processor: the target's.
-        messages: checked.
-        images: what image parts without an image of their own stand for, in order.
-        stop: tokens that end a turn.
-        arguments: of the template.
-
-    Returns:
-        A turn for each answer, and what the processor prepares beside the tokens.
-
-    Raises:
-        ValueError: the images cannot be read, the template renders history anew, or an answer is
-            empty.
-    """
-    encoder = ConversationEncoder(processor, images)
-    turns = []
-    ids: list[int] = []
-    rendered = ""
-    begin = 0  # the first message that is not yet rendered
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        answer = _render_answer(processor, messages, index, arguments)
-        if not answer.follows_prompt:
-            raise ValueError(_opening_reason(answer, index))
-        if not answer.prompt.startswith(rendered):
-            raise ValueError(
-                f"the template renders the messages before assistant message {index} anew (a "
-                "thinking mode?), which conversations with images cannot follow yet; turn that "
-                "mode off with chat_template_kwargs, or keep single-turn conversations"
-            )
-        asked = messages[begin:index]
-        ids = ids + encoder.encode_prompt(answer.prompt[len(rendered) :], asked, len(ids))
-        said = encoder.encode(answer.response)
-        response = until_end_of_turn(said, stop)
-        _check_response(response, stop, index)
-        turns.append(Turn(ids, response, said[len(response) :]))
-        ids = ids + said
-        rendered = answer.full
-        begin = index + 1
-    return turns, encoder.image_inputs(rendered, len(ids))
-
-
-def has_images(messages: Sequence[Message], images: Sequence[Any]) -> bool:
-    """Whether a checked conversation holds images, or its row does."""
-    return bool(images) or any(image_parts(message) for message in messages)
+) -> Turn:
+    """The turn of the last message, with the marker of a next role where that would end it."""
+    following: Message = {"role": "user", "content": SENTINEL}
+    try:
+        text = render_text(tokenizer.processor, [*messages, following], arguments=arguments)
+    except ValueError:
+        return turn  # a template that allows no other turn
+    if not text.startswith(answer.full):
+        return turn
+    whole = tokenizer.read(text)
+    end = whole.tokens_of(answer.full)
+    if end is None:
+        return turn
+    return _with_next_role(turn, whole.ids[end : end + 1], stop)

@@ -5,6 +5,7 @@ service too.
 """
 
 import hashlib
+import json
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -134,7 +135,7 @@ def _rendered_either_way(
     roles = [message.get("role") for message in messages]
     raise ValueError(
         f"the chat template refuses messages with the roles {roles}: {error}; "
-        "drop or reorder the messages"
+        "drop or reorder the messages, or give the tools and chat_template_kwargs that it needs"
     ) from error
 
 
@@ -185,6 +186,38 @@ def _shows_turns(text: str, messages: Sequence[Message], has_images: bool) -> bo
             if part["type"] == "text" and part["text"].strip() not in text:
                 return False
     return True
+
+
+def check_shown(messages: Sequence[Message], text: str) -> None:
+    """Refuse a rendered text that a message of the user, the system or a tool is missing from.
+
+    Args:
+        messages: all that were rendered, checked.
+        text: rendered from them.
+
+    Raises:
+        ValueError: names the first such message.
+    """
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            continue  # of history, templates drop thoughts
+        for part in with_content_parts(message).get("content") or ():
+            if part["type"] == "text" and not _shows_part(text, part["text"].strip()):
+                raise ValueError(
+                    f"the chat template leaves out message {index} of role {message['role']!r}, "
+                    f"{part['text']!r:.40}, so the target would not know it; drop the message, or "
+                    "use a model whose template has it"
+                )
+
+
+def _shows_part(text: str, part: str) -> bool:
+    """Whether a rendered text shows what a message says, as it is or as a JSON string."""
+    if part in text:
+        return True
+    for ascii_alone in (False, True):
+        if json.dumps(part, ensure_ascii=ascii_alone)[1:-1] in text:
+            return True
+    return False
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

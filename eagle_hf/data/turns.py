@@ -44,6 +44,11 @@ def until_end_of_turn(ids: list[int], stop: Container[int]) -> list[int]:
     return ids
 
 
+def has_ended(ids: list[int], stop: Container[int]) -> bool:
+    """Whether an answer ends with a token in `stop`."""
+    return bool(ids) and ids[-1] in stop
+
+
 def served_turns(
     row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, stop: Container[int]
 ) -> list[Turn]:

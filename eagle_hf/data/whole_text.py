@@ -12,6 +12,7 @@ by every tokenizer, so it is enough to begin at the last one.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Any
 
 from eagle_hf.data.images import tokenizer_of
@@ -28,7 +29,7 @@ class WholeTokenizer:
         processor: renders.
         tokenizer: tokenises.
         has_offsets: whether it says where in the text its tokens are.
-        special_tokens: the texts of its special tokens by id, where it has offsets.
+        special_tokens: the texts of its special tokens by id.
     """
 
     def __init__(self, processor: Any):
@@ -36,10 +37,9 @@ class WholeTokenizer:
         self.tokenizer = tokenizer_of(processor)
         self.has_offsets = bool(getattr(self.tokenizer, "is_fast", False))
         self.special_tokens: dict[int, str] = {}
-        if self.has_offsets:
-            for token_id, token in self.tokenizer.added_tokens_decoder.items():
-                if token.special:
-                    self.special_tokens[token_id] = token.content
+        for token_id, token in self.tokenizer.added_tokens_decoder.items():
+            if token.special:
+                self.special_tokens[token_id] = token.content
 
     def read(self, text: str) -> "WholeText":
         """Tokenise a rendered conversation."""
@@ -63,6 +63,23 @@ class WholeTokenizer:
     def ids_of(self, text: str) -> list[int]:
         """The ids of a text alone."""
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def spelled_special(self, ids: Iterable[int], texts: Iterable[str]) -> str | None:
+        """Find a special token that somebody wrote as text.
+
+        Args:
+            ids: of an answer, with the special tokens of the template.
+            texts: what the answer was written in.
+
+        Returns:
+            The first special token of both; None where there is none.
+        """
+        special = [self.special_tokens[one] for one in set(ids) if one in self.special_tokens]
+        for text in texts:
+            for token in special:
+                if token in text:
+                    return token
+        return None
 
 
 class WholeText:

@@ -55,6 +55,8 @@ CALLING = [
     say("It is sunny."),
 ]
 
+# Of the templates with tools, those that show no reasoning.
+WITHOUT_REASONING = ("llama3_1", "llama3_2", "qwen2_5", "qwen3_instruct_2507")
 THOUGHTFUL = [
     CALLING[0],
     {**CALLING[1], "reasoning": "hm"},
@@ -152,7 +154,7 @@ def test_a_conversation_with_tools_is_learnt_or_refused_by_name(name):
         row["chat_template_kwargs"] = {"enable_thinking": True}
     settings = {"stop": end_ids(name, tokenizer), "row": row}
     # gpt-oss drops the thought before a call once there is an answer, see below.
-    messages = CALLING if name == "gptoss" else THOUGHTFUL
+    messages = CALLING if name in ("gptoss", *WITHOUT_REASONING) else THOUGHTFUL
     if name not in WITH_TOOLS:
         with pytest.raises(ValueError, match="does not show the tool|refuses messages"):
             examples_of(tokenizer, messages, **settings)
@@ -163,6 +165,17 @@ def test_a_conversation_with_tools_is_learnt_or_refused_by_name(name):
     for word in ("get_weather", "Rome", "It is sunny."):
         assert word in learnt
     assert "Weather of a city." not in learnt
+
+
+@pytest.mark.parametrize("name", WITHOUT_REASONING)
+def test_reasoning_that_a_template_drops_leaves_the_answer_out(name):
+    tokenizer = family_tokenizer(name)
+    messages = [ask("a"), say("b", reasoning="hm"), ask("c"), say("d")]
+    (example,), skipped = examples_of(tokenizer, messages, stop=end_ids(name, tokenizer))
+    assert learnt_text(tokenizer, example) == f"d{ENDS[name]}"
+    ((of, reason),) = skipped
+    assert of == "a, message 1"
+    assert "drops or changes the reasoning 'hm'" in reason
 
 
 def test_an_answer_before_which_history_changes_is_left_out_and_named():

@@ -121,12 +121,21 @@ def test_what_is_learnt_lies_within_the_templates_own_marks(name):
     assert "yes." in learnt_text(tokenizer, example)
 
 
-def test_the_end_token_that_is_the_next_role_is_learnt_where_it_follows():
+def test_the_end_token_that_is_the_next_role_is_learnt():
     tokenizer = family_tokenizer("glm4moe")
     (example,), _ = examples_of(tokenizer, THREE_TURNS, stop=end_ids("glm4moe", tokenizer))
     learnt = learnt_text(tokenizer, example)
     assert "yes.<|user|>" in learnt
-    assert learnt.endswith("so so")
+    # The conversation is over, and the target ended its answer with the marker all the same.
+    assert learnt.endswith("so so<|user|>")
+    text = tokenizer.apply_chat_template(THREE_TURNS, tokenize=False)
+    assert tokenizer.decode(example["input_ids"]) == text + "<|user|>"
+
+
+def test_an_end_token_that_no_template_writes_is_not_invented():
+    tokenizer = family_tokenizer("glm4moe")
+    (example,), _ = examples_of(tokenizer, THREE_TURNS, stop={tokenizer.eos_token_id})
+    assert learnt_text(tokenizer, example).endswith("so so")
 
 
 def test_tokenizers_without_offsets_give_the_same_examples():

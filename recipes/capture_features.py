@@ -4,6 +4,9 @@ Interrupted, the same command goes on after the last finished shard. OUTPUT may 
 such as s3://bucket/folder. Its package (s3fs) must be installed; credentials come from the
 environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
 
+`--request_engine_states FOLDER` writes the tokens for `engine_states.py`, which has vLLM compute
+the states; `--engine_states FOLDER` then takes them from there.
+
 Hardware: any that holds the target. Disk: 8 H + 13 bytes a token in bfloat16 (SmolLM2-135M:
           4.6 kB), half of that in int8.
 Duration: one prefill of every conversation.
@@ -20,11 +23,14 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.data import (
+    EngineStates,
+    Example,
     TemplateArguments,
     capture_features,
     load_conversations,
     prepare_examples,
     template_sha256,
+    write_engine_request,
     write_run,
 )
 from eagle_hf.evaluation import TargetArguments, open_target
@@ -76,6 +82,19 @@ class CaptureArguments(TargetArguments):
     head: str | None = field(
         default=None, metadata={"help": "Keep the layers that this head reads; default: EAGLE-3's."}
     )
+    request_engine_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of capturing: write the tokens to this folder, for engine_states.py."
+        },
+    )
+    engine_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Take the states that an engine left in this folder; default: the target "
+            "computes them here."
+        },
+    )
     max_steps: int = field(
         default=-1, metadata={"help": "Capture at most this many conversations (smoke tests)."}
     )
@@ -99,6 +118,35 @@ def layer_ids(arguments: CaptureArguments, target: Any) -> list[int]:
     return ids or choose_aux_layer_ids(target)
 
 
+def request_states(
+    arguments: CaptureArguments, target: Any, examples: list[Example]
+) -> dict[str, Any]:
+    """Write down what an engine is to read; what was written."""
+    folder = arguments.request_engine_states
+    assert folder is not None, "it is asked for"
+    ids = layer_ids(arguments, target)
+    request = write_engine_request(target, examples, folder, layer_ids=ids)
+    return asdict(request) | {"left_out": len(request.left_out)}
+
+
+def capture(
+    arguments: CaptureArguments, target: Any, tokenizer: Any, examples: list[Example]
+) -> dict[str, Any]:
+    """Write the features; what was written."""
+    source = EngineStates(arguments.engine_states) if arguments.engine_states else None
+    report = capture_features(
+        target,
+        examples,
+        arguments.output,
+        layer_ids=layer_ids(arguments, target),
+        dtype=arguments.storage_dtype,
+        template_sha256=template_sha256(tokenizer),
+        batch_tokens=arguments.batch_tokens,
+        source=source,
+    )
+    return asdict(report) | {"left_out": len(report.left_out)}
+
+
 def main() -> None:
     (arguments,) = TrlParser((CaptureArguments,)).parse_args_and_config()
     target, tokenizer = open_target(
@@ -117,16 +165,11 @@ def main() -> None:
         template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
         verbose=True,
     )
-    report = capture_features(
-        target,
-        examples,
-        arguments.output,
-        layer_ids=layer_ids(arguments, target),
-        dtype=arguments.storage_dtype,
-        template_sha256=template_sha256(tokenizer),
-        batch_tokens=arguments.batch_tokens,
-    )
-    metrics = asdict(report) | {"skipped": len(skipped)}
+    if arguments.request_engine_states:
+        metrics = request_states(arguments, target, examples) | {"skipped": len(skipped)}
+        print(json.dumps(metrics))
+        return
+    metrics = capture(arguments, target, tokenizer, examples) | {"skipped": len(skipped)}
     is_url = "://" in arguments.output
     if is_url:
         print(json.dumps(metrics))

@@ -7,7 +7,7 @@ conversations   write_responses, read_conversations, load_conversations
 turns by token  write_served_responses, collect_answers, served_conversations
 examples        prepare_examples, tokenize_conversations, served_examples, show_mask
 privacy         filter_prompts, filter_conversations
-features        capture_features, Features
+features        capture_features, Features; from an engine: write_engine_request, EngineStates
 evaluation      load_suite
 """
 
@@ -26,6 +26,7 @@ from eagle_hf.data.answers.responses import write_responses
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
+from eagle_hf.data.engine_states import EngineRequest, EngineStates, write_engine_request
 from eagle_hf.data.examples import prepare_examples
 from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
@@ -91,6 +92,7 @@ from eagle_hf.data.selection.selecting import (
     Selection,
     select_prompts,
 )
+from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.template_arguments import (
@@ -105,8 +107,11 @@ __all__ = [
     "PRESETS",
     "TOPIC_SEEDS",
     "CapturedExample",
+    "Choice",
     "ContaminationRule",
     "Conversation",
+    "EngineRequest",
+    "EngineStates",
     "Example",
     "Features",
     "IdRecovery",
@@ -128,8 +133,10 @@ __all__ = [
     "SkippedLine",
     "SkippedRow",
     "SpecialTokenRule",
+    "StateSource",
     "TargetAnswerer",
     "TargetFeatures",
+    "TargetSource",
     "TemplateArguments",
     "TurnStore",
     "bundled_prompts",
@@ -163,6 +170,7 @@ __all__ = [
     "template_sha256",
     "tokenize_conversations",
     "with_categories",
+    "write_engine_request",
     "write_prompts",
     "write_responses",
     "write_run",

@@ -1,4 +1,4 @@
-"""Writing offline features: the frozen target runs over every conversation once.
+"""Writing offline features: the target's states of every conversation, computed once.
 
 Shard by shard: a finished one stands whole under its name, and in the index, before the next one
 begins. So an interrupted run loses at most one shard.
@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,19 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from eagle_hf.data.capture_folder import CaptureFolder, megabytes
-from eagle_hf.data.capture_plan import PlannedConversation, ShardPlan, plan_shards, scan_examples
+from eagle_hf.data.capture_plan import (
+    PlannedConversation,
+    ShardPlan,
+    digest_without,
+    plan_shards,
+    scan_examples,
+)
 from eagle_hf.data.folder import FORMAT, Folder
 from eagle_hf.data.manifest import library_versions, only_one_run
-from eagle_hf.data.rows import Example, check_lengths
+from eagle_hf.data.rows import Example, SkippedRow, check_lengths, first_reasons
 from eagle_hf.data.shards import Layout, measure_spread
-from eagle_hf.data.target_features import compute_features, stack_states, store_features
+from eagle_hf.data.state_sources import StateSource, TargetSource
+from eagle_hf.data.target_features import stack_states, store_features
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
     check_adapters_outside_generate,
@@ -45,6 +52,7 @@ class CaptureReport:
         bytes: of all shards of the folder.
         shards: in the whole folder.
         seconds: of wall-clock time.
+        left_out: conversations that an engine left no states of.
     """
 
     written: int = 0
@@ -53,6 +61,7 @@ class CaptureReport:
     bytes: int = 0
     shards: int = 0
     seconds: float = 0.0
+    left_out: list[SkippedRow] = field(default_factory=list)
 
 
 def capture_features(
@@ -67,6 +76,7 @@ def capture_features(
     shard_bytes: int = 2**30,
     storage_options: dict[str, Any] | None = None,
     progress: bool = True,
+    source: StateSource | None = None,
 ) -> CaptureReport:
     """Write the target features of examples to a folder that `Features` reads.
 
@@ -87,6 +97,8 @@ def capture_features(
         shard_bytes: most bytes of conversations in a shard.
         storage_options: for the file system.
         progress: print the size, and show a progress bar.
+        source: where the states come from, such as `EngineStates(folder)`. None: the target
+            computes them here.
 
     Returns:
         What this call did.
@@ -94,7 +106,8 @@ def capture_features(
     Raises:
         ValueError: unusable examples or settings; a folder of other examples or settings; another
             run at work in a local folder; a disk that is too small, before the first byte; a disk
-            that fills up nevertheless, with the finished shards kept; states that are not finite.
+            that fills up nevertheless, with the finished shards kept; states that are not finite;
+            an engine's states that are not those of this target.
     """
     if batch_tokens < 1 or shard_bytes < 1:
         raise ValueError(
@@ -109,7 +122,15 @@ def capture_features(
     conversations, digest = scan_examples(examples, config.vocab_size)
     lengths = {conversation.id: conversation.length for conversation in conversations}
     check_lengths(lengths, position_limit(target))
-    planned = plan_shards(conversations, layout, batch_tokens, shard_bytes)
+    source = source or TargetSource()
+    with evaluating(target):
+        chosen, left_out = source.choose(target, examples, conversations, list(layer_ids))
+    planned = plan_shards(chosen, layout, batch_tokens, shard_bytes)
+    if left_out and progress:
+        print(
+            f"{len(left_out)} of {len(conversations)} conversations are left out, the first: "
+            f"{first_reasons(left_out, 'none')}"
+        )
     # 2) Say what makes the folder, so that another run can tell whether it may go on.
     settings = _describe_target(target) | {
         "template_sha256": template_sha256,
@@ -118,7 +139,8 @@ def capture_features(
         "hidden_size": config.hidden_size,
         "batch_tokens": batch_tokens,
         "shard_bytes": shard_bytes,
-        "examples_sha256": digest,
+        "examples_sha256": digest_without(digest, left_out),
+        "states_from": source.name,
         "versions": library_versions(("torch", "transformers", "safetensors", "eagle_hf")),
     }
     # 3) Capture what the folder does not hold yet, which reads the examples once more.
@@ -126,8 +148,10 @@ def capture_features(
     folder = CaptureFolder(files, settings, planned)
     lock = only_one_run(files.path) if files.is_local else nullcontext()
     with lock, evaluating(target):
-        run = _CaptureRun(target, examples, list(layer_ids), layout, folder, progress)
-        return run.run()
+        run = _CaptureRun(target, examples, list(layer_ids), layout, folder, source, progress)
+        report = run.run()
+    report.left_out = left_out
+    return report
 
 
 def _describe_target(target: PreTrainedModel) -> dict[str, Any]:
@@ -151,6 +175,7 @@ class _CaptureRun:
         layer_ids: list[int],
         layout: Layout,
         folder: CaptureFolder,
+        source: StateSource,
         progress: bool,
     ):
         self.target = target
@@ -158,6 +183,7 @@ class _CaptureRun:
         self.layer_ids = layer_ids
         self.layout = layout
         self.folder = folder
+        self.source = source
         self.tokens = _count_tokens(folder.planned)
         self.bar = tqdm(
             total=self.tokens, desc="features", unit="token", disable=not progress, delay=1
@@ -236,7 +262,7 @@ class _CaptureRun:
         }
 
     def _capture(self, batch: list[PlannedConversation]) -> list[dict[str, torch.Tensor]]:
-        """Run the target over a batch; what is stored of each conversation, on the CPU."""
+        """Get the states of a batch; what is stored of each conversation, on the CPU."""
         # 1) tokens and masks
         stored: list[dict[str, torch.Tensor]] = []
         for conversation in batch:
@@ -249,8 +275,7 @@ class _CaptureRun:
             )
         # 2) states of the whole batch
         input_ids = [tensors["input_ids"] for tensors in stored]
-        names = [conversation.id for conversation in batch]
-        features = compute_features(self.target, input_ids, self.layer_ids, names)
+        features = self.source.read(self.target, self.layer_ids, batch, input_ids)
         if self.layout.dtype == "int8" and self.folder.spread is None:
             states = stack_states(features, self.layout.num_states)
             self.folder.write_spread(measure_spread(states))

@@ -26,7 +26,9 @@ SETTINGS = (
     "batch_tokens",
     "shard_bytes",
     "examples_sha256",
+    "states_from",
 )
+FORMER = {"states_from": "target"}  # fields that older folders lack, and what they stand for
 INDEX_BYTES = 400  # at most, for each conversation, for the index and its next version
 
 
@@ -92,8 +94,9 @@ class CaptureFolder:
     def _check_settings(self, found: dict[str, Any]) -> None:
         differing = []
         for name in SETTINGS:
-            if found[name] != self._index[name]:
-                differing.append(f"{name} is {found[name]} there and {self._index[name]} now")
+            value = found[name] if name in found else FORMER[name]
+            if value != self._index[name]:
+                differing.append(f"{name} is {value} there and {self._index[name]} now")
         if differing:
             raise ValueError(
                 f"{self.folder.url} holds features of the target {found['target']!r} made with "

@@ -15,16 +15,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eagle_hf.data.rows import Example, TokenValues, check_tokenised
+from eagle_hf.data.rows import Example, SkippedRow, TokenValues, check_tokenised
 from eagle_hf.data.shards import Layout
+
+KEY_DIGITS = 32  # of a SHA-256: no two texts share them by chance
 
 
 class PlannedConversation(NamedTuple):
-    """An example that is to be captured: its number among them, its id, its length in tokens."""
+    """An example that is to be captured.
+
+    Attributes:
+        number: among the examples.
+        id: of the conversation.
+        length: in tokens.
+        tokens_key: the same for all examples of the same tokens, see `key_of_tokens`.
+    """
 
     number: int
     id: str
     length: int
+    tokens_key: str
 
 
 class ShardPlan(NamedTuple):
@@ -83,7 +93,7 @@ def scan_examples(
                 f"conversation {name!r} holds tokens from {ids.min()} to {ids.max()}, the target "
                 f"knows 0 to {vocab_size - 1}; use the target's own tokenizer"
             )
-        conversations.append(PlannedConversation(number, name, len(ids)))
+        conversations.append(PlannedConversation(number, name, len(ids), key_of_tokens(ids)))
         # With their lengths, so that no two lists of examples run into the same bytes.
         digest.update(repr((name, len(ids))).encode())
         digest.update(ids.tobytes())
@@ -93,6 +103,28 @@ def scan_examples(
             "there are no conversations to capture; get examples from tokenize_conversations"
         )
     return conversations, digest.hexdigest()
+
+
+def key_of_tokens(ids: np.ndarray) -> str:
+    """What the files of an engine are found by: 32 hexadecimal digits of the tokens' SHA-256.
+
+    Args:
+        ids: int64, shape [S].
+    """
+    return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:KEY_DIGITS]
+
+
+def digest_without(digest: str, left_out: Sequence[SkippedRow]) -> str:
+    """The digest of `scan_examples` for the conversations that remain.
+
+    Args:
+        digest: of all conversations.
+        left_out: those that are not captured.
+    """
+    if not left_out:
+        return digest
+    names = [row.id for row in left_out]
+    return hashlib.sha256(repr((digest, names)).encode()).hexdigest()
 
 
 def _to_array(values: TokenValues | None) -> np.ndarray:

@@ -49,6 +49,22 @@ def compute_features(
             f"the target's states are not finite in the batch of {list(ids[:IDS_SHOWN])}; "
             "load the target in bfloat16 or float32"
         )
+    return complete_features(target, aux, states)
+
+
+def complete_features(
+    target: PreTrainedModel, aux: torch.Tensor, states: torch.Tensor
+) -> TargetFeatures:
+    """Add to the states of N tokens what the target's LM head makes of them.
+
+    Args:
+        target: whose LM head it is.
+        aux: the aux hidden states, shape [N, 3H].
+        states: final hidden states after the last norm, shape [N, H].
+
+    Returns:
+        The features of these tokens.
+    """
     best, log_normaliser = next_token_summary(target, states)
     assert log_normaliser is not None, "it is asked for by default"
     return TargetFeatures(aux, states, best, log_normaliser)

@@ -12,7 +12,8 @@ from eagle_hf.target.aux_hidden_states import (
 from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
 from eagle_hf.target.evaluating import evaluating
-from eagle_hf.target.final_norm import final_norm_gain
+from eagle_hf.target.final_norm import apply_final_norm, final_norm_gain
+from eagle_hf.target.layer_states import read_layer_states
 from eagle_hf.target.logits import (
     draft_vocab_logits,
     logit_scaling,
@@ -37,6 +38,7 @@ from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
 __all__ = [
     "AuxStates",
     "ChangingRope",
+    "apply_final_norm",
     "aux_layer_ids",
     "capture_aux",
     "changing_ropes",
@@ -63,6 +65,7 @@ __all__ = [
     "ordinary_ids",
     "position_limit",
     "prepared_images",
+    "read_layer_states",
     "resolve_dtype",
     "rope_limit",
     "target_logits",

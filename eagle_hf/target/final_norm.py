@@ -6,8 +6,9 @@ H hidden.
 from typing import Any
 
 import torch
+from torch import nn
 
-from eagle_hf.target.matrices import execution_device
+from eagle_hf.target.matrices import execution_device, module_inputs
 from eagle_hf.target.structure import text_decoder, unwrap
 
 FINAL_NORMS = (
@@ -25,6 +26,37 @@ FINAL_NORMS = (
 )
 
 
+def find_final_norm(target: Any) -> nn.Module | None:
+    """Return the norm behind the target's last layer, None where it has none.
+
+    Args:
+        target: A causal LM.
+    """
+    decoder = text_decoder(target)
+    for name in FINAL_NORMS:
+        norm = getattr(decoder, name, None)
+        if norm is not None:
+            return norm
+    return None
+
+
+@torch.no_grad()
+def apply_final_norm(target: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Apply the target's final norm to what its last layer puts out.
+
+    Args:
+        target: A causal LM that `read_layer_states` can read.
+        hidden_states: Of the last layer, [..., H].
+
+    Returns:
+        Final-normed states [..., H], on the device of the states.
+    """
+    norm = find_final_norm(target)
+    assert norm is not None, "read_layer_states refuses such a target"
+    device, _ = module_inputs(unwrap(target), norm)
+    return norm(hidden_states.to(device)).to(hidden_states.device)
+
+
 @torch.no_grad()
 def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
     """Measure what the target's final norm multiplies every dimension by.
@@ -40,11 +72,9 @@ def final_norm_gain(target: Any, width: int) -> torch.Tensor | None:
     Returns:
         The gain [H], float32; None where the target has no final norm.
     """
-    decoder = text_decoder(target)
-    names = [name for name in FINAL_NORMS if getattr(decoder, name, None) is not None]
-    if not names:
+    norm = find_final_norm(target)
+    if norm is None:
         return None
-    norm = getattr(decoder, names[0])
     model = unwrap(target)
     state = torch.ones(1, 1, width, device=execution_device(model), dtype=model.dtype)
     state[..., 1::2] = -1

@@ -1,0 +1,197 @@
+"""An engine's folder as the source of states, for `capture_features`.
+
+The engine gives the states between layers. What stands behind them, the final norm and the LM
+head, is applied here. Memory holds the states of one batch.
+
+N tokens of a batch, S tokens of a text, n states of a token, H hidden size.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from eagle_hf.data.capture_plan import PlannedConversation, key_of_tokens
+from eagle_hf.data.engine_states.comparison import differing_states
+from eagle_hf.data.engine_states.files import SUFFIX, EngineFile, load_states, scan_folder
+from eagle_hf.data.engine_states.request import STATES_FOLDER, check_request, needed_states
+from eagle_hf.data.manifest import MANIFEST
+from eagle_hf.data.rows import Example, SkippedRow, TargetFeatures, first_reasons
+from eagle_hf.data.state_sources import Choice
+from eagle_hf.data.target_features import complete_features
+from eagle_hf.target import apply_final_norm, execution_device, unwrap
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class EngineStates:
+    """The states that vLLM wrote to a folder, one file a text.
+
+    Args:
+        folder: of `write_engine_request`, after the engine ran; or any local folder of
+            safetensors files that vLLM's ExampleHiddenStatesConnector wrote. Its file names do
+            not matter, texts are found by their tokens.
+
+    Raises:
+        ValueError: there is no such folder.
+
+    Attributes:
+        unusable: why a file cannot be used, by its name; known after `choose`.
+    """
+
+    name = "engine"
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(
+                f"{folder} is no folder; give the one that write_engine_request wrote and the "
+                "engine filled"
+            )
+        is_request = (self.folder / MANIFEST).exists()
+        self.states_folder = self.folder / STATES_FOLDER if is_request else self.folder
+        self.unusable: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of whole files, by the key of their tokens
+
+    def choose(
+        self,
+        target: PreTrainedModel,
+        examples: Sequence[Example],
+        conversations: Sequence[PlannedConversation],
+        layer_ids: Sequence[int],
+    ) -> Choice:
+        """Find the conversations whose states the engine wrote, and compare some with the target.
+
+        Args:
+            target: in eval mode, in the dtype that the engine computed in.
+            examples: that are to be captured.
+            conversations: the plan's view of these examples.
+            layer_ids: whose inputs are the aux hidden states.
+
+        Returns:
+            Conversations with a whole file; those without one are left out by name.
+
+        Raises:
+            ValueError: the folder was asked for another target or other layers; a file holds
+                other states or another dtype; states that are not the target's; no conversation
+                has any.
+        """
+        check_request(self.folder, target, layer_ids)
+        state_ids = needed_states(target, layer_ids)
+        self._scan(target, state_ids)
+        chosen = []
+        left_out = []
+        for conversation in conversations:
+            if conversation.tokens_key in self._names:
+                chosen.append(conversation)
+            else:
+                tokens = np.asarray(examples[conversation.number]["input_ids"], dtype=np.int64)
+                reason = self._why_missing(conversation, tokens)
+                left_out.append(SkippedRow(conversation.id, reason))
+        if not chosen:
+            unusable = first_reasons(list(self.unusable.items()), "no file is torn")
+            raise ValueError(
+                f"{self.states_folder} holds the states of none of the {len(conversations)} "
+                f"conversations ({len(self._names)} files of other texts; {unusable}); "
+                "run the engine over the tokens that write_engine_request writes for them"
+            )
+        self._compare(target, examples, chosen, state_ids)
+        return Choice(chosen, left_out)
+
+    def read(
+        self,
+        target: PreTrainedModel,
+        layer_ids: list[int],
+        batch: Sequence[PlannedConversation],
+        input_ids: Sequence[torch.Tensor],
+    ) -> TargetFeatures:
+        """Load the states of a batch, and apply the target's final norm and LM head.
+
+        Args:
+            target: in eval mode.
+            layer_ids: whose inputs are the aux hidden states.
+            batch: conversations that `choose` has chosen.
+            input_ids: their tokens.
+
+        Returns:
+            The features of all N tokens.
+
+        Raises:
+            ValueError: a file that changed, or lacks the states of some of its tokens.
+        """
+        parts = []
+        for conversation, tokens in zip(batch, input_ids, strict=True):
+            name = self._names[conversation.tokens_key]
+            parts.append(load_states(self.states_folder, name, tokens))
+        states = torch.cat(parts).to(execution_device(target))  # [N, n, H]
+        state_ids = needed_states(target, layer_ids)
+        aux = []
+        for layer_id in layer_ids:
+            aux.append(states[:, state_ids.index(layer_id)])  # [N, H]
+        final = apply_final_norm(target, states[:, -1])  # [N, H]
+        return complete_features(target, torch.cat(aux, dim=-1), final)
+
+    def _scan(self, target: PreTrainedModel, state_ids: list[int]) -> None:
+        """Note every whole file by its tokens; refuse a folder of other states."""
+        self._names = {}
+        self.unusable = {}
+        for file in scan_folder(self.states_folder):
+            if isinstance(file, SkippedRow):
+                self.unusable[file.id] = file.reason
+                continue
+            self._check_form(file, target, state_ids)
+            self._names[file.tokens_key] = file.name
+
+    def _why_missing(self, conversation: PlannedConversation, tokens: np.ndarray) -> str:
+        """Why there are no states of a conversation with these tokens [S]."""
+        own = conversation.tokens_key + SUFFIX
+        if own in self.unusable:
+            return f"{self.states_folder / own} cannot be used: {self.unusable[own]}"
+        beginning = self._names.get(key_of_tokens(tokens[:-1]))
+        if beginning is not None:
+            return f"{self.states_folder / beginning} lacks the last of its {len(tokens)} tokens"
+        return f"no file of {self.states_folder} holds its {len(tokens)} tokens"
+
+    def _check_form(self, file: EngineFile, target: PreTrainedModel, state_ids: list[int]) -> None:
+        """Refuse a file of other states than those of the target."""
+        hidden_size = unwrap(target).config.get_text_config().hidden_size
+        if (file.num_states, file.hidden_size) != (len(state_ids), hidden_size):
+            raise ValueError(
+                f"{self.states_folder / file.name} holds {file.num_states} states of "
+                f"{file.hidden_size} values a token, and {len(state_ids)} of {hidden_size} are "
+                f"needed: have the engine write the states {state_ids} of this target into another "
+                "folder"
+            )
+        if DTYPES.get(file.dtype) != target.dtype:
+            raise ValueError(
+                f"{self.states_folder / file.name} holds states in {file.dtype} and the target "
+                f"computes in {target.dtype}; open the target in the engine's dtype, or run the "
+                "engine in the target's"
+            )
+
+    def _compare(
+        self,
+        target: PreTrainedModel,
+        examples: Sequence[Example],
+        chosen: list[PlannedConversation],
+        state_ids: list[int],
+    ) -> None:
+        """Refuse states that are not the target's, by the shortest text and the longest."""
+        shortest = min(chosen, key=_length_of)
+        longest = max(chosen, key=_length_of)
+        for conversation in {shortest, longest}:
+            tokens = torch.as_tensor(examples[conversation.number]["input_ids"]).long()
+            name = self._names[conversation.tokens_key]
+            states = load_states(self.states_folder, name, tokens)
+            differing = differing_states(target, tokens, states, state_ids)
+            if differing:
+                raise ValueError(
+                    f"{self.states_folder / name} holds other states than {state_ids} of the "
+                    f"target: {differing}; have the engine write these states of this very target"
+                )
+
+
+def _length_of(conversation: PlannedConversation) -> int:
+    return conversation.length

@@ -1,0 +1,230 @@
+"""vLLM reads the texts of a request, and leaves the target's states of every token.
+
+It runs in vLLM's own environment and needs nothing else. The request is a folder of
+`capture_features.py --request_engine_states FOLDER`; `--engine_states FOLDER` then makes features
+of the states. Interrupted, the same command reads what is missing.
+
+Hardware: any that vLLM runs on. On a CPU its connector cannot copy, and the one below does.
+          Disk: 8 H bytes a token in bfloat16 (SmolLM2-135M: 4.6 kB).
+Duration: one prefill of every text, and a minute for vLLM to start.
+Command:  VLLM/bin/python recipes/engine_states.py FOLDER
+Expected: FOLDER/states/*.safetensors, one for each line of FOLDER/tokens.jsonl; FOLDER/engine.json
+          and FOLDER/metrics.json.
+"""
+
+import argparse
+import fcntl
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import vllm
+from vllm import LLM, SamplingParams
+from vllm.distributed.kv_transfer.kv_connector.v1.example_hidden_states_connector import (
+    ExampleHiddenStatesConnector,
+    PendingSave,
+    extract_from_kv_cache,
+)
+from vllm.platforms import current_platform
+
+SUFFIX = ".safetensors"
+UNFINISHED = ".part"  # until the file is whole
+REASONS_SHOWN = 3
+
+Text = dict[str, Any]  # {"name": of its file, "token_ids": [...]}
+
+
+class _NothingToWaitFor:
+    """Stands for the end of a copy between devices."""
+
+    def synchronize(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
+class CpuHiddenStatesConnector(ExampleHiddenStatesConnector):
+    """vLLM's connector without CUDA streams: the states are in this machine's memory already."""
+
+    def _submit_async_write(self, pending: PendingSave) -> None:
+        if not self._is_tp_rank_zero:
+            return
+        slots = []
+        for block in pending.block_ids:
+            slots.append(torch.arange(self._block_size) + block * self._block_size)
+        states = extract_from_kv_cache(
+            self._kv_cache, torch.cat(slots), len(pending.token_ids)
+        )  # [S, n, H]
+        tensors = {"hidden_states": states.contiguous(), "token_ids": pending.token_ids.clone()}
+        done = _NothingToWaitFor()
+        lock = self._lock_fds.pop(pending.req_id, None)
+        self._write_tensors(tensors, done, pending.filename, lock)
+        self._req_copy_events[pending.req_id] = done
+
+
+def read_texts(folder: Path) -> Iterator[Text]:
+    """The texts of a request, one by one."""
+    with (folder / "tokens.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def missing_texts(folder: Path) -> Iterator[Text]:
+    """The texts whose states are not there yet."""
+    for text in read_texts(folder):
+        if not (folder / "states" / f"{text['name']}{SUFFIX}").exists():
+            yield text
+
+
+def in_chunks(texts: Iterator[Text], size: int) -> Iterator[list[Text]]:
+    """The texts, so many at a time."""
+    chunk = list(islice(texts, size))
+    while chunk:
+        yield chunk
+        chunk = list(islice(texts, size))
+
+
+def make_engine(manifest: dict[str, Any], arguments: argparse.Namespace, longest: int) -> LLM:
+    """vLLM with the speculative method that drafts nothing and keeps the target's states."""
+    connector = {
+        "kv_connector": "ExampleHiddenStatesConnector",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"allow_custom_save_path": True},
+    }
+    settings = {
+        "model": arguments.target or manifest["target"],
+        "dtype": manifest["dtype"],
+        "max_model_len": longest + 1,  # one token is generated behind each text
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": False,
+        "kv_transfer_config": connector,
+        "speculative_config": {
+            "method": "extract_hidden_states",
+            "num_speculative_tokens": 1,
+            "draft_model_config": {
+                "hf_config": {"eagle_aux_hidden_state_layer_ids": manifest["state_ids"]}
+            },
+        },
+    }
+    if current_platform.is_cpu():
+        connector["kv_connector"] = CpuHiddenStatesConnector.__name__
+        connector["kv_connector_module_path"] = Path(__file__).stem
+        settings["enforce_eager"] = True
+    return LLM(**(settings | arguments.engine))
+
+
+def read_with_engine(llm: LLM, texts: list[Text], states: Path) -> list[str]:
+    """Have the engine read some texts; the names of those that it left no file of."""
+    prompts = []
+    sampling = []
+    for text in texts:
+        path = str((states / text["name"]).with_suffix(UNFINISHED))
+        prompts.append({"prompt_token_ids": text["token_ids"]})
+        sampling.append(
+            SamplingParams(
+                max_tokens=1,
+                temperature=0,
+                detokenize=False,
+                extra_args={"kv_transfer_params": {"hidden_states_path": path}},
+            )
+        )
+    llm.generate(prompts, sampling, use_tqdm=False)
+    lost = []
+    for text in texts:
+        unfinished = (states / text["name"]).with_suffix(UNFINISHED)
+        if not finish(unfinished):
+            lost.append(text["name"])
+    return lost
+
+
+def finish(unfinished: Path) -> bool:
+    """Wait until a file is whole, and give it its name; False where there is none."""
+    lock = Path(f"{unfinished}.lock")
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # the connector holds it while it writes
+        lock.unlink()
+        unfinished.rename(unfinished.with_suffix(SUFFIX))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Read all texts whose states are missing; what was done."""
+    started = time.perf_counter()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    states = folder / "states"
+    # 1) remove what a killed run left, and see how much there is to do
+    for leftover in states.glob(f"*{UNFINISHED}*"):
+        leftover.unlink()
+    lengths = [len(text["token_ids"]) for text in missing_texts(folder)]
+    count = len(lengths)
+    if arguments.max_steps > 0:
+        count = min(count, arguments.max_steps)
+    metrics = {"texts": count, "tokens": 0, "lost": 0}
+    if count == 0:
+        return metrics
+    # 2) read some texts at a time
+    llm = make_engine(manifest, arguments, max(lengths))
+    lost = []
+    for texts in in_chunks(islice(missing_texts(folder), count), arguments.at_once):
+        lost += read_with_engine(llm, texts, states)
+        metrics["tokens"] += sum(len(text["token_ids"]) for text in texts)
+        seconds = time.perf_counter() - started
+        print(f"{metrics['tokens']:,} of {sum(lengths):,} tokens, {seconds:.0f} s", flush=True)
+    # 3) say what is missing
+    metrics["lost"] = len(lost)
+    if lost:
+        shown = ", ".join(lost[:REASONS_SHOWN])
+        print(f"vLLM left no file of {len(lost)} texts, the first: {shown}; see its log above")
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
+    return metrics
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout that this file is in; None where there is no checkout."""
+    command = ["git", "rev-parse", "HEAD"]
+    here = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here)
+    return done.stdout.strip() or None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="Of capture_features.py --request_engine_states.")
+    parser.add_argument("--target", help="The target's folder, where the request names another.")
+    parser.add_argument(
+        "--at_once", type=int, default=256, help="Texts that vLLM is given at once."
+    )
+    parser.add_argument(
+        "--engine",
+        type=json.loads,
+        default={},
+        help="Further settings of vLLM's LLM, as JSON: '{\"tensor_parallel_size\": 8}'.",
+    )
+    parser.add_argument(
+        "--max_steps", type=int, default=-1, help="Read at most this many texts (smoke tests)."
+    )
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    metrics = run(folder, arguments)
+    made_by = {
+        "engine": "vllm",
+        "version": vllm.__version__,
+        "settings": vars(arguments),
+        "commit": source_commit(),
+    }
+    (folder / "engine.json").write_text(json.dumps(made_by, indent=1, default=str) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    print(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main()

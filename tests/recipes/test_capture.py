@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from engine_folders import play_the_engine
 from tiny import tiny_head, tiny_target, word_tokenizer
 from trl import TrlParser
 
@@ -81,6 +82,17 @@ def test_recipe_streams_a_bounded_part_with_the_layers_of_a_head(folder):
     assert len(features) == 2
     assert features.manifest["layer_ids"] == [1, 3, 5]
     assert features.manifest["dtype"] == "int8"
+
+
+def test_recipe_asks_an_engine_and_captures_what_it_left(folder):
+    out = run(folder, "--request_engine_states", "engine", "--max_length", "11")
+    asked = json.loads(out.splitlines()[-1])
+    assert (asked["texts"], asked["tokens"], asked["left_out"], asked["skipped"]) == (3, 30, 0, 1)
+    play_the_engine(tiny_target(dtype=torch.float32, eos_token_id=2), folder / "engine")
+    out = run(folder, "--engine_states", "engine", "--output", "engines")
+    metrics = json.loads(out.splitlines()[-1])
+    assert (metrics["written"], metrics["left_out"]) == (3, 1)
+    assert Features(folder / "engines").lengths == LENGTHS[:3]
 
 
 def test_shipped_configuration_parses_and_max_steps_bounds_the_conversations(folder):

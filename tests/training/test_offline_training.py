@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from engine_folders import play_the_engine
 from tiny import tiny_head, tiny_target, word_tokenizer
 from training_checks import assert_close_weights, losses
 
 from eagle_hf import Eagle3Trainer
-from eagle_hf.data import Features, capture_features
+from eagle_hf.data import EngineStates, Features, capture_features, write_engine_request
 
 LAYERS = [2, 3, 4]
 
 
-def captured(target, examples, folder, dtype="float32"):
+def captured(target, examples, folder, dtype="float32", source=None):
     """The features of the examples, in shards of a few conversations."""
     capture_features(
         target,
@@ -22,6 +23,7 @@ def captured(target, examples, folder, dtype="float32"):
         dtype=dtype,
         shard_bytes=20_000,
         progress=False,
+        source=source,
     )
     return Features(folder)
 
@@ -50,6 +52,20 @@ def test_offline_training_is_online_training(
     offline = trained(target, tiny_head(target), features, tmp_path, **settings)
     assert losses(online) == pytest.approx(losses(offline), rel=1e-5)
     assert_close_weights(online.model, offline.model, 1e-4)
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-4), ("bfloat16", 2e-2)])
+def test_training_on_an_engines_states_is_training_online(
+    examples, trained, tmp_path, dtype, bound
+):
+    target = tiny_target(dtype=getattr(torch, dtype))
+    write_engine_request(target, examples, tmp_path / "engine", layer_ids=LAYERS)
+    play_the_engine(target, tmp_path / "engine")
+    source = EngineStates(tmp_path / "engine")
+    features = captured(target, examples, tmp_path / "features", dtype, source)
+    online = trained(target, tiny_head(target).float(), examples, tmp_path, logging_steps=1)
+    offline = trained(target, tiny_head(target).float(), features, tmp_path, logging_steps=1)
+    assert losses(online) == pytest.approx(losses(offline), rel=bound)
 
 
 @pytest.mark.parametrize("dtype, bound", [("bfloat16", 2e-2), ("int8", 5e-2)])

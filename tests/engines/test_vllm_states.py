@@ -16,7 +16,7 @@ from ours import Case
 from safetensors.torch import load_file
 from tiny import tiny_head
 
-from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments
+from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments, load_target
 from eagle_hf.data import EngineStates, Features, capture_features, write_engine_request
 
 pytestmark = pytest.mark.engine
@@ -122,27 +122,24 @@ def test_training_on_vllms_states_has_the_loss_of_training_online(
 
 
 def test_other_layers_of_vllm_are_refused_by_name(tiny_case, examples, folder, tmp_path):
-
-    with pytest.raises(ValueError, match="state 3 is off by .*, and is the target's state 4"):
-        captured(
-            tiny_case.target, examples, tmp_path / "features", layer_ids=[2, 3, 5], source=plain
-        )
+    plain = EngineStates(folder / "states")  # without the request, nothing but the numbers tells
+    problem = "state 3 is off by .*, and is the target's state 4"
+    with pytest.raises(ValueError, match=problem):
+        captured(tiny_case.target, examples, tmp_path, layer_ids=[2, 3, 5], source=plain)
 
 
 def test_smollm2_in_bfloat16_differs_by_rounding_alone(smollm2, tmp_path):
-    target = smollm2.target.bfloat16()
+    target, _ = load_target("smollm2", dtype=torch.bfloat16)
+    layers = [2, 15, 27]
     examples = []
     for number, prompt in enumerate(smollm2.prompts):
         examples.append({"id": str(number), "input_ids": prompt, "loss_mask": [1] * len(prompt)})
-    settings: dict = dict(layer_ids=[2, 15, 27], dtype="bfloat16")
-    try:
-        write_engine_request(target, examples, tmp_path / "engine", layer_ids=[2, 15, 27])
-        run_vllm(tmp_path / "engine", "--target", smollm2.target_folder)
-        own = captured(target, examples, tmp_path / "own", **settings)
-        source = EngineStates(tmp_path / "engine")
-        theirs = captured(target, examples, tmp_path / "theirs", source=source, **settings)
-    finally:
-        smollm2.target.float()
+    write_engine_request(target, examples, tmp_path / "engine", layer_ids=layers)
+    run_vllm(tmp_path / "engine", "--target", smollm2.target_folder)
+    settings: dict = dict(layer_ids=layers, dtype="bfloat16")
+    source = EngineStates(tmp_path / "engine")
+    own = captured(target, examples, tmp_path / "own", **settings)
+    theirs = captured(target, examples, tmp_path / "theirs", source=source, **settings)
     for mine, its in zip(own, theirs, strict=True):
         for name in ("aux_hidden_states", "hidden_states"):
             distance = (mine[name].float() - its[name].float()).norm(dim=-1)
@@ -150,4 +147,4 @@ def test_smollm2_in_bfloat16_differs_by_rounding_alone(smollm2, tmp_path):
             print(f"{name}: off by {share:.1e}")
             assert share < 0.03
         same = (mine["best"] == its["best"]).float().mean()
-        assert same > 0.95
+        assert same > 0.9

@@ -1,7 +1,23 @@
 """From prompts to what a draft head is trained on: one YAML file, one command, step by step."""
 
+from eagle_hf.pipeline.config_file import read_config
 from eagle_hf.pipeline.executor import Executor
+from eagle_hf.pipeline.local import LocalExecutor, privacy_settings, serving_settings
+from eagle_hf.pipeline.running import run_data
 from eagle_hf.pipeline.sample import MeasuredSample
 from eagle_hf.pipeline.settings import DataConfig
+from eagle_hf.pipeline.sharding import Shard
+from eagle_hf.pipeline.target import RunTarget
 
-__all__ = ["DataConfig", "Executor", "MeasuredSample"]
+__all__ = [
+    "DataConfig",
+    "Executor",
+    "LocalExecutor",
+    "MeasuredSample",
+    "RunTarget",
+    "Shard",
+    "privacy_settings",
+    "read_config",
+    "run_data",
+    "serving_settings",
+]

@@ -31,6 +31,9 @@ class PromptSettings:
             "help": "At most this many prompts of each, evenly spread; of the Hub the first ones."
         },
     )
+    shortest_share: float = field(
+        default=1.0, metadata={"help": "Keep this share of each source: its shortest prompts."}
+    )
     magpie: int = field(default=0, metadata={"help": "User turns that the target itself writes."})
     magpie_topics: list[str] = field(
         default_factory=list,
@@ -38,6 +41,9 @@ class PromptSettings:
     )
     magpie_max_new_tokens: int = field(
         default=128, metadata={"help": "Longest user turn of them, in tokens."}
+    )
+    magpie_batch_size: int = field(
+        default=32, metadata={"help": "Of them, how many are sampled together."}
     )
     max_characters: int | None = field(default=None, metadata={"help": "Leave longer prompts out."})
     languages: list[str] = field(
@@ -70,6 +76,11 @@ class PromptSettings:
             raise ValueError(
                 "prompts.sources is empty and prompts.magpie 0, so nothing is asked; name files or "
                 "data sets, or let the target write prompts"
+            )
+        if not 0 < self.shortest_share <= 1:
+            raise ValueError(
+                f"prompts.shortest_share is {self.shortest_share}; a share above 0 and up to 1 is "
+                "needed"
             )
         if self.mixture and self.mixture_log:
             raise ValueError("both prompts.mixture and mixture_log are set; give one of them")

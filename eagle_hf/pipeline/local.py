@@ -1,0 +1,208 @@
+"""The stages in this process: the executor of one machine."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from eagle_hf.data import (
+    IdRecovery,
+    PrivacyFilter,
+    PrivacySettings,
+    Prompt,
+    ServingSettings,
+    TemplateArguments,
+    capture_features,
+    load_conversations,
+    read_prompts,
+    template_sha256,
+    write_responses,
+    write_served_responses,
+)
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.pipeline.executor import Metrics
+from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
+from eagle_hf.pipeline.settings import AnswerStepSettings, DataConfig
+from eagle_hf.pipeline.target import RunTarget
+from eagle_hf.target import choose_aux_layer_ids
+
+SHOWN_REASONS = 5
+
+Row = TypeVar("Row")
+
+
+class LocalExecutor:
+    """Runs every stage in this process; an `Executor`.
+
+    Args:
+        target: of the run.
+    """
+
+    def __init__(self, target: RunTarget):
+        self.target = target
+
+    def filter_prompts(self, config: DataConfig, prompts: Path, folder: Path) -> Metrics:
+        """Take personal data out of prompts; see `Executor`."""
+        privacy = PrivacyFilter(privacy_settings(config))
+        return _filter_file(privacy, privacy.filter_prompt, prompts, folder)
+
+    def filter_conversations(
+        self, config: DataConfig, conversations: Path, folder: Path
+    ) -> Metrics:
+        """Leave conversations with personal data out; see `Executor`."""
+        privacy = PrivacyFilter(privacy_settings(config))
+        return _filter_file(privacy, privacy.filter_conversation, conversations, folder)
+
+    def answer_prompts(self, config: DataConfig, prompts: Path, folder: Path) -> Metrics:
+        """Let the target answer, here or on servers; see `Executor`."""
+        asked, _ = read_prompts(prompts)
+        if config.answers.servers:
+            return self._ask_servers(config, asked, folder)
+        settings = config.answers
+        target = self.target.model("batch")
+        report = write_responses(
+            target,
+            self.target.tokenizer,
+            asked,
+            folder,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            max_length=settings.max_length,
+            template_arguments=TemplateArguments.read(config.chat_template_kwargs),
+        )
+        _print_reasons("skipped", report.skipped)
+        return {
+            "prompts": len(asked),
+            "finished": report.written,
+            "already_there": report.already_there,
+            "skipped": len(report.skipped),
+            "failed": 0,
+            "sampled_tokens": report.tokens,
+            "cut": report.cut,
+            "seconds": report.seconds,
+        }
+
+    def capture_features(self, config: DataConfig, examples: Path, url: str) -> Metrics:
+        """Write the target's states; see `Executor`."""
+        settings = config.features
+        target = self.target.model("prefill")
+        layer_ids = None
+        if settings.head is not None:
+            layer_ids = Eagle3DraftHead.from_pretrained(settings.head).config.aux_layer_ids
+        rows: Any = load_conversations(examples)  # lie on disk
+        report = capture_features(
+            target,
+            rows,
+            url,
+            layer_ids=layer_ids or choose_aux_layer_ids(target),
+            template_sha256=template_sha256(self.target.tokenizer),
+            dtype=settings.storage_dtype,
+            batch_tokens=settings.batch_tokens,
+        )
+        return dict(vars(report))
+
+    def close(self) -> None:
+        """Nothing is held but the target, which is the caller's."""
+
+    def _ask_servers(self, config: DataConfig, asked: list[Prompt], folder: Path) -> Metrics:
+        """Let servers answer."""
+        settings = config.answers
+        recovery = IdRecovery(self.target.tokenizer, self.target.eos_token_ids())
+        report = write_served_responses(
+            settings.servers,
+            asked,
+            folder,
+            serving_settings(config),
+            recovery=recovery,
+            api_key=_api_key(settings),
+        )
+        _print_reasons("skipped", report.skipped)
+        _print_reasons("not answered", report.failed)
+        return {
+            "prompts": report.prompts,
+            "finished": report.finished,
+            "already_there": report.already_there,
+            "skipped": len(report.skipped),
+            "failed": len(report.failed),
+            "sampled_tokens": report.sampled_tokens,
+            "cut": report.cut,
+            "recovered": report.recovered,
+            "without_ids": report.without_ids,
+            "seconds": report.seconds,
+        }
+
+
+def privacy_settings(config: DataConfig) -> PrivacySettings:
+    """What the privacy room is told."""
+    settings = config.privacy
+    options: dict[str, Any] = {}
+    if settings.phone_regions:
+        options["phone_regions"] = tuple(settings.phone_regions)
+    return PrivacySettings(
+        action=settings.action, actions=settings.actions, names=settings.names, **options
+    )
+
+
+def serving_settings(config: DataConfig) -> ServingSettings:
+    """How servers are asked."""
+    settings = config.answers
+    fields = dict(settings.request_fields)
+    if config.chat_template_kwargs:
+        fields.setdefault("chat_template_kwargs", config.chat_template_kwargs)
+    return ServingSettings(
+        model=settings.model or config.target,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+        attempts=settings.attempts,
+        patience_s=settings.patience_s,
+        request_fields=fields,
+    )
+
+
+def _api_key(settings: AnswerStepSettings) -> str | None:
+    """The servers' key, from the environment."""
+    variable = settings.api_key_variable
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise ValueError(f"answers.api_key_variable is {variable}, which is not set; set it")
+    return os.environ[variable]
+
+
+def _filter_file(
+    privacy: PrivacyFilter, clean: Callable[[Any], Any], source: Path, folder: Path
+) -> Metrics:
+    """Filter a file of rows into a folder, beside the report."""
+    write_rows(folder / source.name, _cleaned(clean, source))
+    report = privacy.report
+    report.write(folder / "privacy.json")
+    print(report)
+    return {
+        "rows": report.rows,
+        "unchanged": report.unchanged,
+        "redacted": report.redacted,
+        "dropped": len(report.dropped_rows),
+    }
+
+
+def _cleaned(clean: Callable[[Any], Any], source: Path) -> Iterator[dict[str, Any]]:
+    """The rows that are left of a file."""
+    for row in tqdm(read_rows(source), total=count_lines(source), desc="privacy", unit="row"):
+        cleaned = clean(row)
+        if cleaned is not None:
+            yield cleaned
+
+
+def _print_reasons(what: str, rows: Any) -> None:
+    """Print the first rows without an answer, each with its reason."""
+    for name, reason in rows[:SHOWN_REASONS]:
+        print(f"{what} {name}: {reason}")
+    if len(rows) > SHOWN_REASONS:
+        print(f"{what}: {len(rows) - SHOWN_REASONS} more")

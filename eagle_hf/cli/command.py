@@ -6,11 +6,15 @@ flag `--per-category`. The metadata may also hold:
 - `choices`, `metavar`: as argparse knows them.
 - `positional`: whether the field is a positional argument.
 - `one_of`: the name of a group; exactly one flag of the group must be given.
+
+Settings that a YAML file holds become flags of another kind: `--answers.max_new_tokens`, named as
+in the file. Of those, only the given ones are read.
 """
 
 import argparse
+import json
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -30,6 +34,54 @@ class Command:
     summary: str
     arguments: type
     run: Callable[[Any], int | None]
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's flags to its parser."""
+        add_arguments(parser, self.arguments)
+
+    def read_flags(self, options: argparse.Namespace) -> Any:
+        """What `run` takes, from what was parsed."""
+        return read_arguments(self.arguments, options)
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: Any) -> None:
+    """Add a flag for each setting that a YAML file may hold, sections included.
+
+    Args:
+        parser: where the flags are added.
+        settings: a dataclass. Its fields are those of `add_arguments`, mappings, or dataclasses.
+    """
+    sections = {}
+    plain = parser.add_argument_group("settings of the file")
+    for field, kind in _typed_fields(settings):
+        if is_dataclass(kind):
+            sections[field.name] = kind
+        else:
+            _add_setting(plain, field.name, field, kind)
+    for name, section in sections.items():
+        group = parser.add_argument_group(f"settings of {name}", section.__doc__)
+        for field, kind in _typed_fields(section):
+            _add_setting(group, f"{name}.{field.name}", field, kind)
+
+
+def read_settings(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags, by their whole names.
+
+    Args:
+        settings: the dataclass that `add_settings` was given.
+        options: what the parser returned.
+
+    Returns:
+        Values by names such as `answers.max_new_tokens`.
+    """
+    names = []
+    for field, kind in _typed_fields(settings):
+        if is_dataclass(kind):
+            names += [f"{field.name}.{own.name}" for own in fields(kind)]
+        else:
+            names.append(field.name)
+    given = vars(options)
+    return {name: given[name] for name in names if name in given}
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: Any) -> None:
@@ -75,6 +127,39 @@ def read_arguments(arguments: Any, options: argparse.Namespace) -> Any:
     return arguments(**values)
 
 
+def _typed_fields(settings: Any) -> list[tuple[Field, Any]]:
+    """The fields of a dataclass with their types."""
+    types = get_type_hints(settings)
+    return [(field, types[field.name]) for field in fields(settings)]
+
+
+def _add_setting(group: Any, name: str, field: Field, annotation: Any) -> None:
+    """Add the flag of a setting, and the same with dashes, which the help leaves out."""
+    options = _options(field, annotation)
+    if options.get("action") == "store_true":
+        options["action"] = argparse.BooleanOptionalAction
+    # What is not given is the file's.
+    options["default"] = argparse.SUPPRESS
+    if "choices" not in options and "type" in options:
+        options.setdefault("metavar", field.name.upper())
+    group.add_argument(f"--{name}", dest=name, **options)
+    dashed = name.replace("_", "-")
+    if dashed != name:
+        options["help"] = argparse.SUPPRESS
+        group.add_argument(f"--{dashed}", dest=name, **options)
+
+
+def _json_object(text: str) -> Any:
+    """A mapping from the command line."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object such as {{"key": 1}}')
+    return value
+
+
 def _options(field: Field, annotation: Any) -> dict[str, Any]:
     """What `add_argument` needs to know about a field."""
     default = _default(field)
@@ -85,6 +170,9 @@ def _options(field: Field, annotation: Any) -> dict[str, Any]:
     kind = _without_none(annotation)
     if kind is bool:
         options["action"] = "store_true"
+    elif get_origin(kind) is dict:
+        options["type"] = _json_object
+        options["metavar"] = "JSON"
     elif get_origin(kind) is list:
         options["nargs"] = "+"
         options["type"] = get_args(kind)[0]
@@ -98,7 +186,8 @@ def _options(field: Field, annotation: Any) -> dict[str, Any]:
 def _help(field: Field, default: Any) -> str:
     """The field's help, with its default unless there is none or the help says it."""
     text = field.metadata["help"]
-    if default is None or isinstance(default, bool) or "default:" in text:
+    has_none = default is None or isinstance(default, bool) or default in ([], {})
+    if has_none or "default:" in text:
         return text
     shown = default
     if isinstance(default, list):

@@ -5,6 +5,7 @@ import sys
 
 from eagle_hf.cli import (
     check,
+    data,
     evaluate,
     export,
     merge,
@@ -15,11 +16,12 @@ from eagle_hf.cli import (
     show_mask,
     targets,
 )
-from eagle_hf.cli.command import Command, add_arguments, read_arguments
+from eagle_hf.cli.command import Command
 from eagle_hf.data.manifest import library_versions
 
 COMMANDS: tuple[Command, ...] = (
     quickstart.COMMAND,
+    data.COMMAND,
     evaluate.COMMAND,
     plan.COMMAND,
     targets.COMMAND,
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     command: Command = options.chosen
     try:
-        return command.run(read_arguments(command.arguments, options)) or 0
+        return command.run(command.read_flags(options)) or 0
     except (ValueError, OSError) as error:
         print(f"eagle-hf {command.name}: {error}", file=sys.stderr)
         return 2
@@ -77,6 +79,6 @@ def parser() -> argparse.ArgumentParser:
     names = top.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         part = names.add_parser(command.name, help=command.summary, description=command.summary)
-        add_arguments(part, command.arguments)
+        command.add_flags(part)
         part.set_defaults(chosen=command)
     return top

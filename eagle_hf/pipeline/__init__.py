@@ -3,6 +3,7 @@
 from eagle_hf.pipeline.config_file import read_config
 from eagle_hf.pipeline.executor import Executor
 from eagle_hf.pipeline.local import LocalExecutor, privacy_settings, serving_settings
+from eagle_hf.pipeline.merging import merge_shards
 from eagle_hf.pipeline.running import run_data
 from eagle_hf.pipeline.sample import MeasuredSample
 from eagle_hf.pipeline.settings import DataConfig
@@ -16,6 +17,7 @@ __all__ = [
     "MeasuredSample",
     "RunTarget",
     "Shard",
+    "merge_shards",
     "privacy_settings",
     "read_config",
     "run_data",

@@ -216,6 +216,7 @@ class DataConfig(TargetArguments):
         default_factory=lambda: [step for step in STEPS if step != "features"],
         metadata={
             "help": "What is made; privacy, examples and features may be left out.",
+            "metavar": "STEP",
             "choices": STEPS,
         },
     )

@@ -1,0 +1,92 @@
+"""`eagle-hf data`: one YAML file from prompts to what a draft head is trained on."""
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eagle_hf.cli.command import Command, add_settings, read_settings
+from eagle_hf.data import write_run
+from eagle_hf.pipeline import (
+    DataConfig,
+    Executor,
+    LocalExecutor,
+    RunTarget,
+    Shard,
+    merge_shards,
+    read_config,
+    run_data,
+)
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """What is done with the settings of a run."""
+
+    config: Path | None = field(
+        default=None, metadata={"help": "YAML file of settings; flags win over it."}
+    )
+    only: list[str] = field(
+        default_factory=list, metadata={"help": "Run these steps alone.", "metavar": "STEP"}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Say what would run, measure a sample, and plan the rest."}
+    )
+    shard: str | None = field(
+        default=None,
+        metadata={"help": "Make this part alone, as 0/4: the answers, or --only features."},
+    )
+    merge: bool = field(
+        default=False, metadata={"help": "Join the answers of all shards, and make the rest."}
+    )
+
+    def __post_init__(self) -> None:
+        chosen = [name for name in ("dry_run", "shard", "merge") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} arrived together; give one of them")
+
+
+@dataclass(frozen=True)
+class DataCommand(Command):
+    """A command whose flags stand over a YAML file."""
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own flags, and one for each setting."""
+        super().add_flags(parser)
+        add_settings(parser, DataConfig)
+
+    def read_flags(self, options: argparse.Namespace) -> Any:
+        """The command's own arguments and the settings of the run."""
+        arguments = super().read_flags(options)
+        return arguments, read_config(arguments.config, read_settings(DataConfig, options))
+
+
+def run(read: tuple[DataArguments, DataConfig]) -> None:
+    """Make what is missing of the data."""
+    arguments, config = read
+    target = RunTarget(config)
+    executor = _open_executor(config, target)
+    shard = None if arguments.shard is None else Shard.read(arguments.shard)
+    if arguments.merge:
+        merge_shards(config, target)
+    try:
+        metrics = run_data(config, target, executor, only=arguments.only, shard=shard)
+    finally:
+        executor.close()
+    folder = config.output_dir if shard is None else shard.folder(config.output_dir)
+    write_run(folder, asdict(config), metrics)
+
+
+def _open_executor(config: DataConfig, target: RunTarget) -> Executor:
+    """Where the long steps run."""
+    if config.executor == "local":
+        return LocalExecutor(target)
+    raise ValueError(f"executor is {config.executor!r}; there is local")
+
+
+COMMAND = DataCommand(
+    name="data",
+    summary="make training data: prompts, privacy, answers, examples, features",
+    arguments=DataArguments,
+    run=run,
+)

@@ -202,8 +202,7 @@ def main() -> None:
     )
     for name, reason in report.skipped[:SHOWN_REASONS]:
         print(f"skipped {name}: {reason}")
-    metrics = asdict(report) | {"skipped": len(report.skipped)}
-    write_run(arguments.output_dir, asdict(arguments), metrics)
+    write_run(arguments.output_dir, asdict(arguments), report.counts())
 
 
 if __name__ == "__main__":

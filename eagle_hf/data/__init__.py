@@ -3,26 +3,25 @@
 user turns      load_prompts, stream_prompts, read_prompts, gather_prompts, prompts_from_dataset,
                 bundled_prompts, magpie_prompts
 which of them   select_prompts and its rules, with_categories, estimate_mixture, mix_prompts
-conversations   write_responses, read_conversations, load_conversations
-turns by token  write_served_responses, collect_answers, served_conversations
-examples        prepare_examples, tokenize_conversations, served_examples, show_mask
+conversations   write_responses, write_served_responses, collect_answers, read_conversations,
+                load_conversations
+examples        prepare_examples, tokenize_conversations, show_mask
 privacy         filter_prompts, filter_conversations
 features        capture_features, Features; from an engine: write_engine_request, EngineStates
 evaluation      load_suite
 """
 
 from eagle_hf.data.answers import (
+    AnswerReport,
     IdRecovery,
     ServedAnswerer,
     ServingSettings,
     TargetAnswerer,
     TurnStore,
     collect_answers,
-    served_conversations,
-    served_examples,
+    write_responses,
     write_served_responses,
 )
-from eagle_hf.data.answers.responses import write_responses
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
@@ -106,6 +105,7 @@ from eagle_hf.data.viewer import show_mask
 __all__ = [
     "PRESETS",
     "TOPIC_SEEDS",
+    "AnswerReport",
     "CapturedExample",
     "Choice",
     "ContaminationRule",
@@ -163,8 +163,6 @@ __all__ = [
     "read_conversations",
     "read_prompts",
     "select_prompts",
-    "served_conversations",
-    "served_examples",
     "show_mask",
     "stream_prompts",
     "template_sha256",

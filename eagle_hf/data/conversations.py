@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eagle_hf.data.answers import TURNS, served_conversations
-from eagle_hf.data.answers.responses import CONVERSATIONS
+from eagle_hf.data.answers import CONVERSATIONS, TURNS, stored_conversations
 from eagle_hf.data.conversation_rows import (
     ANSWER_COLUMNS,
     MESSAGE_COLUMNS,
@@ -20,7 +20,11 @@ from eagle_hf.data.rows import Conversation, SkippedLine
 from eagle_hf.data.sources import check_found, open_rows, parsed_rows
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, Features, IterableDataset
+
+TEXT_COLUMNS = ("id", "tools", "chat_template_kwargs", "source", "category")
+TEXT_FIELDS = ("finish_reason", "prompt_ids_from", "response_ids_from", "message_sha256")
+ID_FIELDS = ("prompt_ids", "response_ids")
 
 
 def read_conversations(
@@ -83,24 +87,29 @@ def load_conversations(
     Raises:
         ValueError: no name, or a file that does not exist.
     """
-    from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset  # slow
+    from datasets import Dataset, IterableDataset, load_dataset  # slow
 
     if not isinstance(name, str | Path):
         if not name:
             raise ValueError(
                 "no dataset was named; give a JSON-lines file, its folder, or a hub dataset"
             )
-        parts: list[Any] = [load_conversations(one, split, streaming) for one in name]
-        return concatenate_datasets(parts)
+        return _concatenated([load_conversations(one, split, streaming) for one in name])
     path = Path(name)
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
-        return load_dataset("json", data_files=str(file), split="train", streaming=streaming)
+        return load_dataset(
+            "json",
+            data_files=str(file),
+            split="train",
+            streaming=streaming,
+            features=_columns_of(file),
+        )
     if (path / TURNS).is_file():
         if streaming:
-            return IterableDataset.from_generator(served_conversations, gen_kwargs={"folder": path})
+            return IterableDataset.from_generator(stored_conversations, gen_kwargs={"folder": path})
         # Not `from_generator`, which would find an older state of the folder in its cache.
-        return Dataset.from_list([dict(row) for row in served_conversations(path)])
+        return Dataset.from_list([dict(row) for row in stored_conversations(path)])
     # A typing error in a file name must not become a request to the Hub.
     is_local = path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute()
     if is_local:
@@ -109,3 +118,52 @@ def load_conversations(
             "or a hub dataset"
         )
     return load_dataset(str(name), split=split, streaming=streaming)
+
+
+def _concatenated(parts: list[Any]) -> Any:
+    """Datasets one after the other, their messages in one form."""
+    from datasets import Json, List, concatenate_datasets
+
+    forms = {str((part.features or {}).get("messages")) for part in parts}
+    if len(forms) > 1:
+        parts = [part.cast_column("messages", List(Json())) for part in parts]
+    return concatenate_datasets(parts)
+
+
+def _columns_of(file: Path) -> Features | None:
+    """The columns of a file with answers by token; None for files of text alone.
+
+    `datasets` takes the columns of the first rows for those of all. So it would stop where the
+    first answer with reasoning or a tool call comes late.
+    """
+    from datasets import Features, Json, List, Value
+
+    row = _first_row_with_tokens(file)
+    if row is None:
+        return None
+    ids = {name: List(Value("int64")) for name in ID_FIELDS}
+    texts = {name: Value("string") for name in TEXT_FIELDS}
+    # Columns that somebody added may hold anything.
+    columns: dict[str, Any] = {name: Json() for name in row}
+    columns |= {name: Value("string") for name in TEXT_COLUMNS}
+    columns |= {
+        "format": Value("int64"),
+        "messages": List(Json()),
+        "served_turns": List({**ids, **texts}),
+    }
+    return Features(columns)
+
+
+def _first_row_with_tokens(file: Path) -> dict[str, Any] | None:
+    """The first row of a JSON-lines file that has `served_turns`; None where none has."""
+    with file.open("rb") as lines:
+        for line in lines:
+            if b'"served_turns"' not in line:
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:  # `datasets` names the line
+                return None
+            if isinstance(row, dict) and row.get("served_turns"):
+                return row
+    return None

@@ -97,8 +97,14 @@ class ConversationReader:
         messages = row["messages"]
         images = row.get("images") or ()
         if row.get("served_turns") is not None:
-            turns = served_turns(row, self.tokenizer.tokenizer, self.stop)
-            return self._chosen(turns), [], None
+            turns, missing = served_turns(
+                name,
+                row,
+                self.tokenizer.tokenizer,
+                self.stop,
+                last_only=self.train_on == "last_turn",
+            )
+            return turns, missing, None
         arguments = self.arguments.for_row(row)
         if has_images(messages, images):
             turns, inputs = image_turns(

@@ -39,14 +39,22 @@ class ServedTurn(TypedDict):
     """One answer of the target, by token.
 
     Attributes:
-        prompt_ids: what the target was given, whole.
-        response_ids: what it said, its end-of-turn token included where it said one.
-        finish_reason: "stop" where it ended its turn, "length" where it was cut.
+        prompt_ids: what the target was given, whole. None where a server gave no ids.
+        response_ids: what it said, its end-of-turn token included where it said one. None as above.
+        finish_reason: "stop" or "tool_calls" where it ended its turn, "length" where it was cut.
+        prompt_ids_from: where they come from: "served", "recovered" by tokenizing, or "missing".
+            Optional: served.
+        response_ids_from: as above.
+        message_sha256: of the message beside them, so that an edited answer is not taken for the
+            target's. Optional.
     """
 
-    prompt_ids: list[int]
-    response_ids: list[int]
+    prompt_ids: list[int] | None
+    response_ids: list[int] | None
     finish_reason: str
+    prompt_ids_from: NotRequired[str]
+    response_ids_from: NotRequired[str]
+    message_sha256: NotRequired[str]
 
 
 class Prompt(TypedDict):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from eagle_hf.data.answers.responses import CONVERSATIONS
+from eagle_hf.data.answers.conversation_file import CONVERSATIONS
 from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
 from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
 from eagle_hf.data.optional import require

@@ -15,10 +15,18 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from eagle_hf.data.rows import describe_type
-from eagle_hf.data.template import answer_text
+from eagle_hf.data.kept_answers import check_kept
+from eagle_hf.data.rows import SkippedRow, describe_type
 
 ROW_FORMAT = 2  # 1, the first, had messages alone and no number
+# Where token ids come from.
+SERVED = "served"  # whoever answered gave them
+RECOVERED = "recovered"  # the text was tokenized; sampled ids may have been others
+MISSING = "missing"  # nobody gave them, and tokenizing the text would not give the same
+NO_IDS = (
+    "has no token ids: the server gave none, and none were recovered that text and ids agree on; "
+    "ask a server that gives ids, or drop served_turns to tokenise the text"
+)
 
 
 class Turn(NamedTuple):
@@ -50,17 +58,24 @@ def has_ended(ids: list[int], stop: Container[int]) -> bool:
 
 
 def served_turns(
-    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, stop: Container[int]
-) -> list[Turn]:
+    name: str,
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    stop: Container[int],
+    *,
+    last_only: bool = False,
+) -> tuple[list[Turn], list[SkippedRow]]:
     """The turns of a conversation that was kept with its ids.
 
     Args:
+        name: of the conversation.
         row: a `Conversation` with `served_turns`.
         tokenizer: the target's.
         stop: tokens that end a turn.
+        last_only: give the last turn alone. All of them are checked.
 
     Returns:
-        A turn for each answer.
+        `(turns, left_out)`: a turn for each answer with ids, and the answers without them.
 
     Raises:
         ValueError: the row is of a newer format, lacks a turn, or its answers were edited.
@@ -79,16 +94,25 @@ def served_turns(
             "needed"
         )
     turns = []
-    for answer, one in zip(answers, served, strict=True):
-        turn = Turn(_ids(one, "prompt_ids"), _ids(one, "response_ids"), [])
-        if answer_text(tokenizer, turn.response_ids, stop) != answer["content"]:
-            raise ValueError(
-                f"the answer {answer['content']!r:.60} is not what its ids decode to: it was "
-                "edited, or another tokenizer's; drop the row, or its served_turns to tokenise "
-                "the text"
-            )
-        turns.append(turn)
-    return turns
+    left_out = []
+    for number, (answer, one) in enumerate(zip(answers, served, strict=True), start=1):
+        is_wanted = not last_only or number == len(answers)
+        turn = None
+        if not _has_no_ids(one):
+            turn = Turn(_ids(one, "prompt_ids"), _ids(one, "response_ids"), [])
+            check_kept(answer, one, tokenizer, stop)
+        if turn is not None and is_wanted:
+            turns.append(turn)
+        elif is_wanted:
+            left_out.append(SkippedRow(f"{name}, answer {number}", f"answer {number} {NO_IDS}"))
+    return turns, left_out
+
+
+def _has_no_ids(turn: Any) -> bool:
+    """Whether a server gave no ids for a turn, and says so."""
+    if not isinstance(turn, Mapping):
+        return False
+    return MISSING in (turn.get("prompt_ids_from"), turn.get("response_ids_from"))
 
 
 def _ids(turn: Mapping[str, Any], name: str) -> list[int]:

@@ -142,6 +142,7 @@ def test_manifest_says_what_made_the_folder(scripted, tokenizer, make_prompts, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "conversations.jsonl",
         "manifest.json",
+        "turns.sqlite",
     ]
 
 

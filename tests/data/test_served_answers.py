@@ -308,12 +308,13 @@ def test_servers_that_are_collected_from_are_checked_first(tmp_path):
     assert report.finished == server.counts.total() == 1
 
 
-def test_a_running_event_loop_is_refused_by_name(tmp_path):
-    async def in_a_notebook():
-        write_served_responses(["http://localhost:1"], numbered(1), tmp_path, settings())
+def test_servers_are_asked_from_a_notebook_where_an_event_loop_runs(tmp_path):
+    async def in_a_notebook(url):
+        return write_served_responses([url], numbered(2), tmp_path, settings())
 
-    with pytest.raises(ValueError, match="await collect_answers"):
-        asyncio.run(in_a_notebook())
+    with AnswerServer() as server:
+        report = asyncio.run(in_a_notebook(server.url))
+    assert report.finished == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion
+from chat_templates import examples_of
 
 from eagle_hf.data.answers import (
     MISSING,
@@ -16,9 +17,6 @@ from eagle_hf.data.answers import (
     IdRecovery,
     ServingSettings,
     TurnRequest,
-    TurnStore,
-    served_conversations,
-    served_examples,
     write_served_responses,
 )
 from eagle_hf.data.conversations import load_conversations
@@ -164,61 +162,7 @@ def test_ids_are_recovered_while_a_server_answers(recovery, tmp_path):
             recovery=recovery,
         )
     assert (report.recovered, report.without_ids) == (1, 0)
-    [example], _ = served_examples(tmp_path)
+    [row] = load_conversations(tmp_path)
+    [example], _ = examples_of(recovery.tokenizer, row["messages"], stop={END}, row=row)
     assert example["input_ids"] == [*PROMPT, *b"hello", END]
     assert example["loss_mask"] == [0] * len(PROMPT) + [1] * 6
-
-
-def stored(folder, *turns):
-    prompt = {"id": "p0", "turns": ["hi", "more"], "category": "c", "source": "s"}
-    with TurnStore(folder) as store:
-        for turn in turns:
-            store.add(prompt, turn)
-
-
-def test_what_was_sampled_is_learnt_and_nothing_else(tmp_path):
-    ids = dict(prompt_ids_from=SERVED, response_ids_from=SERVED)
-    first = answered(prompt_ids=[1, 2, 3], response_ids=[4, 5], **ids)
-    second = answered(turn=1, prompt_ids=[1, 2, 3, 4, 6], response_ids=[7], **ids)
-    stored(tmp_path, first, second)
-    examples, skipped = served_examples(tmp_path)
-    assert examples == [
-        {"id": "p0:0", "input_ids": [1, 2, 3, 4, 5], "loss_mask": [0, 0, 0, 1, 1]},
-        {"id": "p0:1", "input_ids": [1, 2, 3, 4, 6, 7], "loss_mask": [0, 0, 0, 0, 0, 1]},
-    ]
-    assert skipped == []
-
-
-def test_turns_that_are_no_examples_are_counted_and_named(tmp_path):
-    recovered = dict(prompt_ids_from=RECOVERED, response_ids_from=RECOVERED)
-    first = answered(prompt_ids=[1, 2], response_ids=[3, 4], **recovered)
-    stored(tmp_path, first, answered(turn=1))
-    examples, skipped = served_examples(tmp_path)
-    assert [example["id"] for example in examples] == ["p0:0"]
-    assert skipped == [("p0:1", "the server gave no token ids, and none were recovered")]
-    examples, skipped = served_examples(tmp_path, only_served=True)
-    assert examples == []
-    assert "recovered by tokenizing" in skipped[0].reason
-    _, skipped = served_examples(tmp_path, max_length=3)
-    assert skipped[0].reason == "4 tokens, more than max_length 3"
-
-
-def test_whole_conversations_are_read_as_text(tmp_path):
-    stored(tmp_path, answered("hello"))
-    assert list(served_conversations(tmp_path)) == []
-    stored(tmp_path, answered("bye", turn=1))
-    [row] = served_conversations(tmp_path)
-    assert [message["content"] for message in row["messages"]] == ["hi", "hello", "more", "bye"]
-    assert (row["id"], row["source"], row["category"]) == ("p0", "s", "c")
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_folder_of_served_answers_loads_as_any_other(streaming, tmp_path):
-    stored(tmp_path, answered("hello"), answered("bye", turn=1))
-    [row] = load_conversations(tmp_path, streaming=streaming)
-    assert row["messages"][-1] == {"role": "assistant", "content": "bye"}
-
-
-def test_a_folder_without_a_store_is_named(tmp_path):
-    with pytest.raises(ValueError, match="turns.sqlite does not exist"):
-        served_examples(tmp_path)

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 import torch
 
+from eagle_hf.data import load_conversations, prepare_examples
 from eagle_hf.data.answers import (
     SERVED,
     TargetAnswerer,
     TurnStore,
     collect_answers,
-    served_examples,
 )
 from eagle_hf.data.answers.sampling import generate_batch
 from eagle_hf.data.template import render_text
@@ -62,7 +62,7 @@ def test_an_end_of_turn_token_is_learnt_only_where_it_was_sampled(
     scripted.ends = ends
     answerer = TargetAnswerer(scripted, tokenizer, max_new_tokens=6 if ends else 5)
     report, _ = collect(answerer, make_prompts("a"), tmp_path)
-    [example], _ = served_examples(tmp_path)
+    [example], _ = prepare_examples(scripted, tokenizer, load_conversations(tmp_path))
     masked = zip(example["input_ids"], example["loss_mask"], strict=True)
     assert [token for token, is_learnt in masked if is_learnt] == learnt
     assert report.cut == (not ends)

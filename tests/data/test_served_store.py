@@ -91,8 +91,8 @@ def test_a_killed_writer_loses_no_acknowledged_turn(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     TurnStore(tmp_path).close()
     with sqlite3.connect(tmp_path / TURNS) as database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(ValueError, match="has the format 2 and this version reads 1"):
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(ValueError, match="has the format 3 and this version reads 2"):
         TurnStore(tmp_path)
 
 

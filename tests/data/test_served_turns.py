@@ -54,8 +54,8 @@ def test_written_answers_are_learnt_as_they_were_sampled(
     rows = load_conversations(tmp_path)
     examples, skipped = prepare_examples(scripted, tokenizer, rows)
     assert skipped == []
-    texts = [learnt_text(tokenizer, example) for example in examples]
-    assert texts == ["hello<|im_end|>hello<|im_end|>", "hello<|im_end|>"]
+    texts = {example["id"]: learnt_text(tokenizer, example) for example in examples}
+    assert texts == {"p0": "hello<|im_end|>hello<|im_end|>", "p1": "hello<|im_end|>"}
 
 
 def test_a_cut_answer_teaches_no_end(scripted, tokenizer, make_prompts, tmp_path):

@@ -64,7 +64,7 @@ def test_prepare_data_writes_conversations_and_reports_bad_lines(conversations):
     out, responses = conversations
     lines = (responses / "conversations.jsonl").read_text().splitlines()
     metrics = json.loads(out.splitlines()[-1])
-    assert metrics["written"] == len(lines) > 5
+    assert metrics["finished"] == len(lines) > 5
     roles = [message["role"] for message in json.loads(lines[0])["messages"]]
     assert roles == ["user", "assistant"]
     assert "1 lines skipped, the first: line 13, not JSON" in out

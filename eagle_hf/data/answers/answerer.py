@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from eagle_hf.data.answers.dates import for_server
 from eagle_hf.data.answers.errors import (
     RefusedPromptError,
     ServerError,
@@ -22,6 +23,7 @@ from eagle_hf.data.answers.sampling import batch_seed
 from eagle_hf.data.answers.settings import ServingSettings, base_urls
 from eagle_hf.data.answers.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
 from eagle_hf.data.answers.wire import parse_answer, parse_models, request_body
+from eagle_hf.data.template_arguments import TemplateArguments
 
 if TYPE_CHECKING:
     import aiohttp
@@ -153,19 +155,24 @@ class ServedAnswerer:
             wait_max=settings.longest_wait_s,
             wait_jitter=settings.first_wait_s,
         )
+        template = None if self.recovery is None else self.recovery.template
+        arguments = for_server(request.arguments(settings.template_arguments), template)
         try:
             async for attempt in tries:
                 with attempt:
-                    turn = await self._attempt(session, request)
+                    turn = await self._attempt(session, request, arguments)
         except WrongServerError:
             raise
         except ServerError as error:
             is_final = isinstance(error, RefusedPromptError)
             return FailedTurn(request.id, request.turn, str(error), is_final)
-        return self.recovery.fill(request, turn) if self.recovery else turn
+        return self.recovery.fill(request, turn, arguments) if self.recovery else turn
 
     async def _attempt(
-        self, session: "aiohttp.ClientSession", request: TurnRequest
+        self,
+        session: "aiohttp.ClientSession",
+        request: TurnRequest,
+        arguments: TemplateArguments,
     ) -> FinishedTurn:
         """One attempt, at the first server that can be connected to."""
         settings = self.settings
@@ -179,6 +186,7 @@ class ServedAnswerer:
                 seed=batch_seed(settings.seed, request.turn, request.id) % SEEDS,
                 engine=server.engine,
                 request_fields=settings.request_fields,
+                arguments=arguments,
             )
             try:
                 payload = await send(session, f"{server.url}/chat/completions", body)

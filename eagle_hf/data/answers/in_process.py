@@ -2,27 +2,34 @@
 
 Conversations are sorted by the length of their prompts, some batches at once, so that little of a
 batch is padding. All of them are asked their first turns, then those that have one their second.
+Which turns share a batch depends on the prompts alone, so a run that goes on samples what a whole
+run would have sampled.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from itertools import islice
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle_hf.data.answers.parsing import AnswerParser
 from eagle_hf.data.answers.sampling import batch_seed, generate_batch
 from eagle_hf.data.answers.turns import (
-    SERVED,
     FailedTurn,
     FinishedTurn,
     OpenConversation,
     TurnRequest,
 )
+from eagle_hf.data.images import tokenizer_of
 from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.template import decode_text, render_text
+from eagle_hf.data.template import chat_template, render_text
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.turns import SERVED
 from eagle_hf.provenance import weights_fingerprint
-from eagle_hf.target import context_length
+from eagle_hf.target import context_length, execution_device
 
 SORTED_BATCHES = 16  # batches whose conversations are sorted together
 
@@ -32,14 +39,15 @@ class _Question(NamedTuple):
 
     conversation: OpenConversation
     request: TurnRequest
+    tools: list[dict[str, Any]] | None
     ids: list[int]  # of the prompt
 
 
 class TargetAnswerer:
     """Answers conversations with the target itself; an `Answerer`.
 
-    Its token ids are those that the target read and sampled, so they count as served. What a model
-    thinks first is part of its text here: nothing parses it.
+    Its token ids are those that the target read and sampled, so they count as served. Reasoning
+    and tool calls are taken out of the text where the tokenizer says how (see parsing.py).
 
     Args:
         target: the model that a draft head is trained for.
@@ -47,13 +55,15 @@ class TargetAnswerer:
         max_new_tokens: longest answer to one turn.
         batch_size: turns that are answered together.
         temperature: 0 is greedy.
-        seed: of all sampling. What is sampled depends on the turns of a batch, so a run that was
-            interrupted samples other answers than a whole one.
+        seed: of all sampling.
         max_length: most tokens of a prompt and `max_new_tokens` together. Default: the target's
             `max_position_embeddings`.
+        template_arguments: what the chat template is given beside the messages; a prompt's own
+            win. Default: none, and today's date.
 
     Raises:
-        ValueError: settings out of range, or neither `max_length` nor the target names a limit.
+        ValueError: settings out of range, neither `max_length` nor the target names a limit, or
+            the template reads no such variable.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class TargetAnswerer:
         temperature: float = 0.0,
         seed: int = 0,
         max_length: int | None = None,
+        template_arguments: TemplateArguments | None = None,
     ):
         is_out_of_range = max_new_tokens < 1 or batch_size < 1 or temperature < 0
         if is_out_of_range:
@@ -86,6 +97,10 @@ class TargetAnswerer:
         self.temperature = temperature
         self.seed = seed
         self.max_length = limit
+        self.arguments = template_arguments or TemplateArguments()
+        self.arguments.check_read_by(chat_template(tokenizer))
+        self._parser = AnswerParser(tokenizer, self.stop)
+        self._special = _special_texts(tokenizer)
         self._fingerprint = weights_fingerprint(target)
 
     @property
@@ -99,43 +114,52 @@ class TargetAnswerer:
         """Answer every turn that is left; see `Answerer`.
 
         Args:
-            conversations: taken some batches at a time.
+            conversations: by their position. Some batches of them are taken at a time.
 
         Yields:
             The turns of a batch as soon as it is finished.
         """
-        waiting = iter(conversations)
-        active = self._next_ones(waiting)
-        while active:
-            questions = []
-            for conversation in active:
-                question = self._ask(conversation)
-                if isinstance(question, FailedTurn):
-                    yield question
-                else:
-                    questions.append(question)
-            questions.sort(key=_length, reverse=True)
-            for start in range(0, len(questions), self.batch_size):
-                batch = questions[start : start + self.batch_size]
-                # In a thread, so that what is kept reaches the disk meanwhile.
-                turns = await asyncio.to_thread(self._generate, batch)
-                for question, turn in zip(batch, turns, strict=True):
-                    question.conversation.hear(turn)
-                    yield turn
-            active = _unfinished(questions) or self._next_ones(waiting)
+        for _, window in groupby(conversations, self._window):
+            active = list(window)
+            while active:
+                # Those that are behind first: an interrupted run left them there.
+                turn = min(conversation.turn for conversation in active)
+                questions = []
+                for conversation in _at_turn(active, turn):
+                    question = self._ask(conversation)
+                    if isinstance(question, FailedTurn):
+                        active.remove(conversation)
+                        yield question
+                    else:
+                        questions.append(question)
+                questions.sort(key=_length_and_id)
+                for start in range(0, len(questions), self.batch_size):
+                    batch = questions[start : start + self.batch_size]
+                    # In a thread, so that what is kept reaches the disk meanwhile.
+                    turns = await asyncio.to_thread(self._generate, batch)
+                    for question, answer in zip(batch, turns, strict=True):
+                        question.conversation.hear(answer)
+                        yield answer
+                active = [one for one in active if not one.is_finished]
 
-    def _next_ones(self, waiting: Iterable[OpenConversation]) -> list[OpenConversation]:
-        """The conversations that are sorted together; none at the end."""
-        return list(islice(waiting, SORTED_BATCHES * self.batch_size))
+    def _window(self, conversation: OpenConversation) -> int:
+        """Which conversations are sorted together: those of neighbouring prompts."""
+        return conversation.position // (SORTED_BATCHES * self.batch_size)
 
     def _ask(self, conversation: OpenConversation) -> _Question | FailedTurn:
         """Tokenize the next turn; a failure where it cannot be rendered or does not fit."""
         request = conversation.request()
+        fault = self._history_fault(request)
+        if fault is not None:
+            return FailedTurn(request.id, request.turn, fault, is_final=True)
         try:
-            text = render_text(self.tokenizer, request.messages, add_generation_prompt=True)
+            arguments = request.arguments(self.arguments)
+            text = render_text(
+                self.tokenizer, request.messages, add_generation_prompt=True, arguments=arguments
+            )
         except ValueError as error:
             return FailedTurn(request.id, request.turn, str(error), is_final=True)
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = tokenizer_of(self.tokenizer).encode(text, add_special_tokens=False)
         # A response may need all of max_new_tokens, and must not outgrow the target.
         needed = len(ids) + self.max_new_tokens
         if needed > self.max_length:
@@ -145,19 +169,35 @@ class TargetAnswerer:
                 "shorten it or lower max_new_tokens"
             )
             return FailedTurn(request.id, request.turn, reason, is_final=True)
-        return _Question(conversation, request, ids)
+        return _Question(conversation, request, arguments.tools, ids)
+
+    def _history_fault(self, request: TurnRequest) -> str | None:
+        """Why a turn cannot be asked behind the answers before it; None where it can."""
+        for message in request.messages:
+            text = message["content"]
+            if message["role"] != "assistant" or not isinstance(text, str):
+                continue
+            if any(special in text for special in self._special):
+                return (
+                    f"an earlier response has special tokens inside ({text!r:.60}): only the "
+                    "model's own parser knows what of it the next prompt shows; set "
+                    "tokenizer.response_template, or ask one turn"
+                )
+        return None
 
     def _generate(self, batch: Sequence[_Question]) -> list[FinishedTurn]:
         """The answers to a batch, in its order."""
-        names = [(question.request.id, question.request.turn) for question in batch]
-        responses = generate_batch(
-            self.target,
-            [question.ids for question in batch],
-            eos_token_ids=self.stop,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=batch_seed(self.seed, *names),
-        )
+        names = [question.request.id for question in batch]
+        with _current_device(execution_device(self.target)):
+            responses = generate_batch(
+                self.target,
+                [question.ids for question in batch],
+                eos_token_ids=self.stop,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                # Seeded by the ids: whatever ran before, this batch samples the same.
+                seed=batch_seed(self.seed, batch[0].request.turn, *names),
+            )
         turns = []
         for question, ids in zip(batch, responses, strict=True):
             turns.append(self._finished(question, ids))
@@ -165,13 +205,13 @@ class TargetAnswerer:
 
     def _finished(self, question: _Question, ids: list[int]) -> FinishedTurn:
         """One answer."""
-        has_ended = ids[-1] in self.stop
+        parsed = self._parser.parse(question.ids, ids, question.tools)
         return FinishedTurn(
             id=question.request.id,
             turn=question.request.turn,
-            text=decode_text(self.tokenizer, ids),
-            reasoning="",
-            finish_reason="stop" if has_ended else "length",
+            text=parsed.text,
+            reasoning=parsed.reasoning,
+            finish_reason=self._finish_reason(ids, has_calls=bool(parsed.tool_calls)),
             prompt_ids=question.ids,
             prompt_ids_from=SERVED,
             response_ids=ids,
@@ -179,15 +219,35 @@ class TargetAnswerer:
             prompt_tokens=len(question.ids),
             sampled_tokens=len(ids),
             model=self.model,
+            tool_calls=parsed.tool_calls,
         )
 
+    def _finish_reason(self, ids: list[int], has_calls: bool) -> str:
+        """How an answer ended. Without an end-of-turn token it was cut at max_new_tokens."""
+        if ids[-1] not in self.stop:
+            return "length"
+        return "tool_calls" if has_calls else "stop"
 
-def _length(question: _Question) -> int:
-    """Tokens of the prompt."""
-    return len(question.ids)
+
+def _current_device(device: torch.device) -> AbstractContextManager:
+    """Make a GPU the current one, which is a matter of each thread."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _unfinished(questions: Sequence[_Question]) -> list[OpenConversation]:
-    """The conversations that have another turn."""
-    conversations = [question.conversation for question in questions]
-    return [conversation for conversation in conversations if not conversation.is_finished]
+def _at_turn(conversations: list[OpenConversation], turn: int) -> list[OpenConversation]:
+    """The conversations whose next turn is that one."""
+    return [conversation for conversation in conversations if conversation.turn == turn]
+
+
+def _length_and_id(question: _Question) -> tuple[int, str]:
+    """Long prompts first: a batch that is too large for memory fails at once. Ids part equals."""
+    return -len(question.ids), question.request.id
+
+
+def _special_texts(tokenizer: Any) -> list[str]:
+    """The texts of all special tokens."""
+    texts = []
+    for token in tokenizer_of(tokenizer).added_tokens_decoder.values():
+        if token.special:
+            texts.append(token.content)
+    return texts

@@ -13,10 +13,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from eagle_hf.data.answers.turns import MISSING, RECOVERED, FinishedTurn, TurnRequest
-from eagle_hf.data.answers.wire import REASONING_FIELDS
-from eagle_hf.data.template import decode_text, render_text
-from eagle_hf.data.turns import until_end_of_turn
+from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
+from eagle_hf.data.kept_answers import is_spelt
+from eagle_hf.data.messages import called_tools
+from eagle_hf.data.template import chat_template, decode_text, render_text
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.turns import MISSING, RECOVERED, until_end_of_turn
 
 
 class IdRecovery:
@@ -30,24 +32,35 @@ class IdRecovery:
     def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]):
         self.tokenizer = tokenizer
         self.eos_token_ids = frozenset(eos_token_ids)
+        self.template = chat_template(tokenizer)
 
-    def fill(self, request: TurnRequest, turn: FinishedTurn) -> FinishedTurn:
+    def fill(
+        self,
+        request: TurnRequest,
+        turn: FinishedTurn,
+        arguments: TemplateArguments | None = None,
+    ) -> FinishedTurn:
         """Recover the ids that are missing, and drop those that do not spell the text.
 
         Args:
             request: what was asked.
             turn: the answer.
+            arguments: that the server's template was given. Default: none.
 
         Returns:
             The turn with RECOVERED ids where they could be recovered.
         """
-        if turn.response_ids is not None and not self._spells(turn.response_ids, turn.text):
+        message = turn.message()
+        ids = turn.response_ids
+        if ids is not None and not is_spelt(self.tokenizer, ids, message):
             return replace(turn, response_ids=None, response_ids_from=MISSING)
         if MISSING not in (turn.prompt_ids_from, turn.response_ids_from):
             return turn
         try:
-            prompt = render_text(self.tokenizer, request.messages, add_generation_prompt=True)
-            whole = render_text(self.tokenizer, [*request.messages, _answer(turn)])
+            prompt = render_text(
+                self.tokenizer, request.messages, add_generation_prompt=True, arguments=arguments
+            )
+            whole = render_text(self.tokenizer, [*request.messages, message], arguments=arguments)
         except ValueError:
             return turn
         prompt_ids = self._encode(prompt)
@@ -86,14 +99,6 @@ class IdRecovery:
         is_spelt = turn.text.strip() in decode_text(self.tokenizer, response_ids)
         return response_ids if is_spelt and _counts_agree(response_ids, turn) else None
 
-    def _spells(self, ids: list[int], text: str) -> bool:
-        """Whether ids decode to a text that holds this one; reasoning may stand around it."""
-        said = text.strip()
-        if said in decode_text(self.tokenizer, ids):
-            return True
-        # Some servers show special tokens.
-        return said in self.tokenizer.decode(ids)
-
     def _encode(self, text: str) -> list[int]:
         """The ids of a rendered text, which has its special tokens already."""
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -101,10 +106,12 @@ class IdRecovery:
 
 def _shows(response: str, turn: FinishedTurn) -> bool:
     """Whether a rendered answer shows what was said, and puts nothing before it."""
-    if not turn.reasoning:
+    is_parsed = turn.reasoning or turn.tool_calls
+    if not is_parsed:
         return response.startswith(turn.text)
-    # Marks stand around reasoning, and the template knows which.
-    return turn.reasoning.strip() in response and turn.text in response
+    # Marks stand around reasoning and calls, and the template knows which.
+    parts = [turn.reasoning.strip(), turn.text, *called_tools(turn.message())]
+    return all(part in response for part in parts)
 
 
 def _counts_agree(ids: list[int], turn: FinishedTurn) -> bool:
@@ -114,12 +121,3 @@ def _counts_agree(ids: list[int], turn: FinishedTurn) -> bool:
     # Servers count the end-of-turn token or not, and templates show it or not.
     may_differ = 1 if turn.finish_reason == "stop" else 0
     return abs(len(ids) - turn.sampled_tokens) <= may_differ
-
-
-def _answer(turn: FinishedTurn) -> Any:
-    """The answer as a message, its reasoning under every name that templates read."""
-    message: dict[str, Any] = {"role": "assistant", "content": turn.text}
-    if turn.reasoning:
-        for name in REASONING_FIELDS:
-            message[name] = turn.reasoning
-    return message

@@ -5,6 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eagle_hf.data.template_arguments import TemplateArguments
+
+# What a request holds by other settings, and how those are called.
+TAKEN_FIELDS = {
+    "model": "model",
+    "messages": "prompts",
+    "tools": "a prompt's tools",
+    "chat_template_kwargs": "template_arguments",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "seed": "seed",
+}
+
 
 @dataclass(frozen=True)
 class ServingSettings:
@@ -22,8 +36,10 @@ class ServingSettings:
             `first_wait_s` more at random. A server's Retry-After goes before.
         longest_wait_s: most seconds between two attempts.
         patience_s: how long no server may be reachable before the rest fails, in seconds.
-        request_fields: other fields of every request, such as top_p or chat_template_kwargs.
-            Settings that are not given are the server's.
+        request_fields: other fields of every request, such as top_p. Settings that are not given
+            are the server's.
+        template_arguments: what the chat template is given beside the messages; a prompt's own
+            win. Its date is that of templates that read `date_string`; others write the server's.
     """
 
     model: str
@@ -37,6 +53,7 @@ class ServingSettings:
     longest_wait_s: float = 30.0
     patience_s: float = 300.0
     request_fields: dict[str, Any] = field(default_factory=dict)
+    template_arguments: TemplateArguments = field(default_factory=TemplateArguments)
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -60,6 +77,12 @@ class ServingSettings:
                 f"request_fields are {dict(self.request_fields)}; answers are asked whole and one "
                 "by one, so leave out 'stream' and 'n'"
             )
+        for name in self.request_fields:
+            if name in TAKEN_FIELDS:
+                raise ValueError(
+                    f"request_fields hold {name!r}; give {TAKEN_FIELDS[name]} instead, which is "
+                    "checked and kept with the answers"
+                )
 
 
 def base_urls(urls: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from eagle_hf.data.answers.turns import FinishedTurn
 from eagle_hf.data.rows import Prompt
 
 TURNS = "turns.sqlite"
-FORMAT = 1  # of the file, as SQLite's user_version
+FORMAT = 2  # of the file, as SQLite's user_version; 1 had no tool_calls
 
 # One transaction: a process that is killed here leaves an empty file, which is opened as new.
 SCHEMA = f"""
@@ -39,13 +39,20 @@ CREATE TABLE turns (
     prompt_tokens INTEGER,
     sampled_tokens INTEGER,
     model TEXT NOT NULL,
+    tool_calls TEXT,
     PRIMARY KEY (id, turn)
 );
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
+UPGRADE = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE turns ADD COLUMN tool_calls TEXT;
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
 COLUMNS = [field.name for field in fields(FinishedTurn)]
-ID_COLUMNS = ("prompt_ids", "response_ids")  # lists, kept as JSON
+LIST_COLUMNS = ("prompt_ids", "response_ids", "tool_calls")  # kept as JSON
 
 
 class TurnStore:
@@ -92,7 +99,8 @@ class TurnStore:
         """Check the format of an old file, and make the tables of a new one."""
         found = self._value("PRAGMA user_version")
         is_new = found == 0 and self._value("SELECT count(*) FROM sqlite_master") == 0
-        if not is_new and found != FORMAT:
+        is_known = is_new or found in (1, FORMAT)
+        if not is_known:
             raise ValueError(
                 f"{self.path} has the format {found} and this version reads {FORMAT}; "
                 "update eagle_hf or choose another folder"
@@ -107,6 +115,8 @@ class TurnStore:
         self._database.execute("PRAGMA synchronous = NORMAL")
         if is_new:
             self._database.executescript(SCHEMA)
+        elif found == 1:
+            self._database.executescript(UPGRADE)
 
     def _value(self, statement: str) -> Any:
         """The one value that a statement gives."""
@@ -195,7 +205,7 @@ def _packed(value: Any) -> Any:
 def _unpacked(row: tuple) -> FinishedTurn:
     """A turn from the columns of its row."""
     values = dict(zip(COLUMNS, row, strict=True))
-    for name in ID_COLUMNS:
+    for name in LIST_COLUMNS:
         if values[name] is not None:
             values[name] = json.loads(values[name])
     return FinishedTurn(**values)

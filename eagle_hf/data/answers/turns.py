@@ -5,14 +5,10 @@ Turn t can only be asked once turn t - 1 is answered, because its prompt holds t
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from eagle_hf.data.rows import Message, Prompt
-
-# Where token ids come from.
-SERVED = "served"  # whoever answered gave them
-RECOVERED = "recovered"  # the text was tokenized; sampled ids may have been others
-MISSING = "missing"  # nobody gave them, and tokenizing the text would not give the same
+from eagle_hf.data.template_arguments import TemplateArguments
 
 
 @dataclass(frozen=True)
@@ -23,11 +19,27 @@ class TurnRequest:
         id: of the prompt.
         turn: number of the user turn, from 0.
         messages: the conversation up to and including that turn.
+        tools: of the prompt, as it has them.
+        chat_template_kwargs: of the prompt, as it has them.
     """
 
     id: str
     turn: int
     messages: list[Message]
+    tools: Any = None
+    chat_template_kwargs: Any = None
+
+    def arguments(self, run: TemplateArguments) -> TemplateArguments:
+        """What the template is given for this turn.
+
+        Args:
+            run: arguments of the whole run; the prompt's own win.
+
+        Raises:
+            ValueError: the prompt's are not what they should be.
+        """
+        own = {"tools": self.tools, "chat_template_kwargs": self.chat_template_kwargs}
+        return run.for_row(own)
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,8 @@ class FinishedTurn:
         turn: number of the user turn, from 0.
         text: the answer as people read it, without its reasoning.
         reasoning: what the target thought first; empty where it did not.
-        finish_reason: "stop" where the target ended its turn, "length" where it was cut.
+        finish_reason: "stop" or "tool_calls" where the target ended its turn, "length" where it
+            was cut.
         prompt_ids: token ids of the prompt as served; None where they are missing.
         prompt_ids_from: SERVED, RECOVERED or MISSING.
         response_ids: token ids of the answer as sampled, with its end-of-turn token if that was
@@ -48,6 +61,8 @@ class FinishedTurn:
         prompt_tokens: tokens of the prompt as the server counted them; None where it did not.
         sampled_tokens: tokens of the answer as the server counted them; None where it did not.
         model: what the answerer calls the target.
+        tool_calls: that the answer makes, as OpenAI's API has them, arguments as they were given;
+            None where it makes none.
     """
 
     id: str
@@ -62,11 +77,22 @@ class FinishedTurn:
     prompt_tokens: int | None
     sampled_tokens: int | None
     model: str
+    tool_calls: list[dict[str, Any]] | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said: there is nothing to learn."""
-        return not self.text.strip() and not self.reasoning.strip()
+        has_text = bool(self.text.strip() or self.reasoning.strip())
+        return not has_text and not self.tool_calls
+
+    def message(self) -> Message:
+        """The answer as people and chat templates read it."""
+        message: Message = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = self.tool_calls
+        return message
 
 
 @dataclass(frozen=True)
@@ -91,14 +117,17 @@ class OpenConversation:
 
     Attributes:
         prompt: the user turns.
+        position: of the prompt among all prompts, from 0. Batches depend on it, so a run that goes
+            on makes the batches of a whole one.
         messages: what has been said so far.
         turn: number of the next user turn.
         ended_early: why no further turn can be asked although there are some, or why the last
             answer is worth nothing; None while all is well.
     """
 
-    def __init__(self, prompt: Prompt, answers: Iterable[FinishedTurn] = ()):
+    def __init__(self, prompt: Prompt, answers: Iterable[FinishedTurn] = (), position: int = 0):
         self.prompt = prompt
+        self.position = position
         self.messages: list[Message] = []
         self.turn = 0
         self.ended_early: str | None = None
@@ -116,7 +145,13 @@ class OpenConversation:
     def request(self) -> TurnRequest:
         """The next turn to ask."""
         question: Message = {"role": "user", "content": self.prompt["turns"][self.turn]}
-        return TurnRequest(self.prompt["id"], self.turn, [*self.messages, question])
+        return TurnRequest(
+            id=self.prompt["id"],
+            turn=self.turn,
+            messages=[*self.messages, question],
+            tools=self.prompt.get("tools"),
+            chat_template_kwargs=self.prompt.get("chat_template_kwargs"),
+        )
 
     def hear(self, answer: FinishedTurn) -> None:
         """Add the answer to the turn that `request` gave.
@@ -143,7 +178,14 @@ def early_end(answer: FinishedTurn, turns: int) -> str | None:
     number = answer.turn + 1
     if answer.is_empty:
         return f"the response to turn {number} has zero tokens of text"
-    if number < turns and not answer.text.strip():
+    if number == turns:
+        return None
+    if answer.tool_calls:
+        return (
+            f"the response to turn {number} calls tools, and nobody answers for them before turn "
+            f"{number + 1}; ask one turn"
+        )
+    if not answer.text.strip():
         return (
             f"the response to turn {number} ended inside its reasoning, so turn {number + 1} has "
             "no answer before it; raise max_new_tokens"

@@ -18,12 +18,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
-from eagle_hf.data.answers.turns import MISSING, SERVED, FinishedTurn, TurnRequest
+from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.turns import MISSING, SERVED
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
 REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
 # Any other reason means that the server gave up, or filtered, and the answer is not whole.
-FINISH_REASONS = ("stop", "length")
+FINISH_REASONS = ("stop", "length", "tool_calls")
 # What makes an engine give token ids, by the name that it calls itself in /v1/models.
 FIELDS_FOR_IDS: dict[str, dict[str, Any]] = {
     "vllm": {"return_token_ids": True},
@@ -59,6 +61,7 @@ def request_body(
     seed: int,
     engine: str = "",
     request_fields: Mapping[str, Any] | None = None,
+    arguments: TemplateArguments | None = None,
 ) -> dict[str, Any]:
     """Build the JSON of a chat completion.
 
@@ -69,10 +72,11 @@ def request_body(
         temperature: 0 is greedy.
         seed: of the sampling, at most 31 bits: llama.cpp takes no more.
         engine: which serves; it decides how token ids are asked for.
-        request_fields: other fields, such as top_p or chat_template_kwargs.
+        request_fields: other fields, such as top_p.
+        arguments: of the chat template. Default: none.
 
     Returns:
-        The body; `request_fields` win over what stands in it otherwise.
+        The body.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -82,6 +86,10 @@ def request_body(
         "seed": seed,
         "stream": False,
     }
+    if arguments is not None and arguments.tools:
+        body["tools"] = arguments.tools
+    if arguments is not None and arguments.variables:
+        body["chat_template_kwargs"] = dict(arguments.variables)
     return body | FIELDS_FOR_IDS.get(engine, {}) | dict(request_fields or {})
 
 
@@ -191,6 +199,7 @@ def parse_answer(payload: Mapping[str, Any], request: TurnRequest, model: str) -
         prompt_tokens=_count(usage.get("prompt_tokens")),
         sampled_tokens=_count(usage.get("completion_tokens")),
         model=model,
+        tool_calls=_tool_calls(message.get("tool_calls")),
     )
 
 
@@ -230,6 +239,21 @@ def _text(value: object, name: str) -> str:
         raise _broken(f"{name} of type {type(value).__name__} and not text")
     if not is_writable(value):
         raise _broken(f"{name} with half a surrogate")
+    return value
+
+
+def _tool_calls(value: object) -> list[dict[str, Any]] | None:
+    """The tool calls of a message as the server gave them; None where it makes none."""
+    if not value:
+        return None
+    if not isinstance(value, list):
+        raise _broken(f"tool_calls of type {type(value).__name__} and no list")
+    for call in value:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise _broken(f"a tool call without a name: {str(call):.{SHOWN}}")
+    if not is_writable(json.dumps(value, ensure_ascii=False)):
+        raise _broken("tool_calls with half a surrogate")
     return value
 
 

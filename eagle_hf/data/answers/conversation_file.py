@@ -1,0 +1,200 @@
+"""conversations.jsonl: one finished conversation a line, for people and `load_conversations`.
+
+The store (store.py) is the truth while answers arrive. This file follows it: a conversation is
+appended when its last turn is kept, and what a killed run left out is appended by the next one.
+Folders of earlier versions have this file alone; what stands in it counts as answered.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eagle_hf.data.answers.store import TurnStore
+from eagle_hf.data.answers.turns import FinishedTurn, OpenConversation
+from eagle_hf.data.kept_answers import message_sha256
+from eagle_hf.data.rows import Conversation, Prompt, ServedTurn
+from eagle_hf.data.turns import ROW_FORMAT
+
+CONVERSATIONS = "conversations.jsonl"
+
+
+def conversation_row(prompt: Prompt, turns: list[FinishedTurn]) -> Conversation | None:
+    """Put a conversation into the form that is kept in files.
+
+    Args:
+        prompt: the user turns.
+        turns: the answers so far.
+
+    Returns:
+        The row; None where a turn is missing, or nothing comes of the conversation.
+    """
+    conversation = OpenConversation(prompt, turns)
+    is_whole = conversation.is_finished and conversation.ended_early is None
+    if not is_whole:
+        return None
+    answers = iter(turns)
+    messages = []
+    for message in conversation.messages:
+        is_answer = message["role"] == "assistant"
+        messages.append(_kept_message(next(answers)) if is_answer else message)
+    return {
+        "format": ROW_FORMAT,
+        "id": prompt["id"],
+        "messages": messages,
+        "served_turns": [_served_turn(turn) for turn in turns],
+        "tools": _as_json_text(prompt.get("tools")),
+        "chat_template_kwargs": _as_json_text(prompt.get("chat_template_kwargs")),
+        "source": prompt.get("source", "other"),
+        "category": prompt.get("category", "other"),
+    }
+
+
+def _kept_message(turn: FinishedTurn) -> Any:
+    """The answer as a message, arguments of tool calls as JSON text."""
+    message: Any = turn.message()
+    if turn.tool_calls:
+        message["tool_calls"] = [_kept_call(call) for call in turn.tool_calls]
+    return message
+
+
+def _kept_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call with arguments that are of one type in every row of a table."""
+    function = call.get("function") or call
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        function = {**function, "arguments": json.dumps(arguments or {}, ensure_ascii=False)}
+    return {**call, "function": function} if "function" in call else function
+
+
+def _served_turn(turn: FinishedTurn) -> ServedTurn:
+    """An answer by token."""
+    return {
+        "prompt_ids": turn.prompt_ids,
+        "response_ids": turn.response_ids,
+        "finish_reason": turn.finish_reason,
+        "prompt_ids_from": turn.prompt_ids_from,
+        "response_ids_from": turn.response_ids_from,
+        "message_sha256": message_sha256(_kept_message(turn)),
+    }
+
+
+def _as_json_text(value: Any) -> str:
+    """A field as JSON text, "" where it is empty.
+
+    Tables need one type in all rows, and would fill what one row lacks with the keys of others.
+    """
+    if not value:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def stored_conversations(folder: str | Path) -> Iterator[Conversation]:
+    """Read the finished conversations of a folder that has a store alone.
+
+    Args:
+        folder: holds a turns.sqlite.
+
+    Yields:
+        Every conversation whose turns are all answered.
+    """
+    with TurnStore(folder) as store:
+        for prompt in store.prompts():
+            row = conversation_row(prompt, store.turns(prompt["id"]))
+            if row is not None:
+                yield row
+
+
+class ConversationFile:
+    """The file of a folder that answers are written to; use it as a context manager.
+
+    Args:
+        folder: exists. A last line that a killed run tore is cut off.
+
+    Attributes:
+        ids: of the conversations that the file holds.
+
+    Raises:
+        ValueError: a line before the last is no conversation.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.path = Path(folder) / CONVERSATIONS
+        self.ids = _read_ids(self.path)
+        # Unbuffered: what could not be written is not tried once more when the file is closed.
+        self._file = self.path.open("ab", buffering=0)
+
+    def __enter__(self) -> "ConversationFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, prompt: Prompt, turns: list[FinishedTurn]) -> None:
+        """Append a conversation whose turns are all answered, unless the file holds it.
+
+        Args:
+            prompt: the user turns.
+            turns: all answers.
+
+        Raises:
+            ValueError: the file cannot be written.
+        """
+        if prompt["id"] in self.ids:
+            return
+        row = conversation_row(prompt, turns)
+        assert row is not None, "only whole conversations are written"
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if written != len(line):
+            # The next run cuts the torn line off.
+            raise self._unwritable(OSError(f"{written} of {len(line)} bytes were written"))
+        self.ids.add(prompt["id"])
+
+    def sync(self) -> None:
+        """Write what was added to the disk itself.
+
+        Raises:
+            ValueError: the disk cannot be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ValueError:
+        """What a full or broken disk means for the run."""
+        return ValueError(
+            f"{self.path} cannot be written ({error}); a rerun goes on where this one stopped"
+        )
+
+
+def _read_ids(path: Path) -> set[str]:
+    """The ids of the conversations in a file; none where there is no file."""
+    ids: set[str] = set()
+    if not path.exists():
+        return ids
+    whole_bytes = 0
+    fault = None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if fault is not None:
+                raise fault
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no newline")
+                ids.add(json.loads(line)["id"])
+                whole_bytes += len(line)
+            except (ValueError, KeyError, TypeError) as error:
+                fault = ValueError(
+                    f"line {number} of {path} is not a conversation ({error}); "
+                    "delete that line or the folder"
+                )
+    if fault is not None:
+        # The run was killed while it wrote the last line.
+        os.truncate(path, whole_bytes)
+    return ids

@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections import Counter
+from datetime import date
 from multiprocessing import get_context
 
 import pytest
 from answer_server import MODEL, AnswerServer, Reply, completion, last_question, with_ids
 
+from eagle_hf.data import IdRecovery, TemplateArguments, load_conversations, prepare_examples
 from eagle_hf.data.answers import (
     MISSING,
     SERVED,
@@ -347,3 +349,121 @@ def test_addresses_that_are_none_are_refused(urls, message, tmp_path):
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         settings(**changes)
+
+
+def test_the_template_is_given_the_arguments_of_run_and_prompt_by_request(make_prompts, tmp_path):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    prompts = make_prompts("a", "b")
+    prompts[1] |= {"tools": json.dumps([tool]), "chat_template_kwargs": {"enable_thinking": True}}
+    arguments = TemplateArguments({"enable_thinking": False, "effort": "low"})
+    with AnswerServer() as server:
+        write_served_responses(
+            [server.url], prompts, tmp_path, settings(template_arguments=arguments)
+        )
+        bodies = {last_question(body): body for body in server.asked}
+        assert bodies["a"]["chat_template_kwargs"] == {"enable_thinking": False, "effort": "low"}
+        assert "tools" not in bodies["a"]
+        assert bodies["b"]["chat_template_kwargs"] == {"enable_thinking": True, "effort": "low"}
+        assert bodies["b"]["tools"] == [tool]
+        with pytest.raises(ValueError, match="chat_template_kwargs is .*low.* there and None now"):
+            write_served_responses([server.url], prompts, tmp_path, settings())
+
+
+def test_a_template_that_reads_a_date_is_given_that_of_the_first_run(tokenizer, tmp_path):
+    tokenizer.chat_template = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%Y-%m-%d') %}"
+        "{% endif %}{{ date_string }}" + tokenizer.chat_template
+    )
+    recovery = IdRecovery(tokenizer, {257})
+    first = TemplateArguments(date=date(1999, 12, 31))
+    with AnswerServer(lambda server, body: Reply(completion())) as server:
+        for count, arguments in ((1, first), (2, TemplateArguments())):
+            write_served_responses(
+                [server.url],
+                numbered(count),
+                tmp_path,
+                settings(template_arguments=arguments),
+                recovery=recovery,
+            )
+    sent = [body["chat_template_kwargs"] for body in server.asked]
+    assert sent == [{"date_string": "1999-12-31"}] * 2
+
+
+def test_ids_are_recovered_with_the_arguments_of_the_request(tokenizer, tmp_path):
+    tokenizer.chat_template = "{{ mood }}" + tokenizer.chat_template
+    prompt = {"id": "p0", "turns": ["hi"], "chat_template_kwargs": {"mood": "glad"}}
+    usage = {"prompt_tokens": 25, "completion_tokens": 6}
+    with AnswerServer(lambda server, body: Reply(completion(usage=usage)), engine="o") as server:
+        write_served_responses(
+            [server.url],
+            [prompt],
+            tmp_path,
+            settings(template_arguments=TemplateArguments({"mood": "sad"})),
+            recovery=IdRecovery(tokenizer, {257}),
+        )
+    [turn] = stored(tmp_path, [prompt])["p0"]
+    assert tokenizer.decode(turn.prompt_ids).startswith("glad<|im_start|>user")
+
+
+def test_tool_calls_and_reasoning_of_a_server_are_kept_as_given(tmp_path):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1 }'}}
+    message = {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]}
+
+    def call_a_tool(server, body):
+        return Reply(with_ids(message=message, finish_reason="tool_calls"))
+
+    prompts = [{"id": "p0", "turns": ["q0"]}, {"id": "p1", "turns": ["q1", "never asked"]}]
+    with AnswerServer(call_a_tool) as server:
+        report = write_served_responses([server.url], prompts, tmp_path, settings())
+    assert report.finished == 1
+    assert "calls tools, and nobody answers for them" in report.skipped[0].reason
+    [row] = [json.loads(line) for line in (tmp_path / "conversations.jsonl").open()]
+    assert row["messages"][1] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "hm",
+        "tool_calls": [call],
+    }
+    assert row["served_turns"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {"name": "f"},
+        ["f"],
+        [{"function": {}}],
+        [{"function": {"name": "f", "arguments": "\ud83d"}}],
+    ],
+)
+def test_tool_calls_that_are_none_are_asked_again(calls, tmp_path):
+    def fail_once(server, body):
+        if server.counts.total() == 1:
+            return Reply(with_ids(message={"role": "assistant", "tool_calls": calls}))
+        return Reply(with_ids())
+
+    with AnswerServer(fail_once) as server:
+        report = write_served_responses([server.url], numbered(1), tmp_path, settings())
+    assert (report.finished, server.counts["q0"]) == (1, 2)
+
+
+def test_a_text_that_imitates_special_tokens_is_learnt_as_it_was_sampled(
+    target, tokenizer, tmp_path
+):
+    text = "end with <|im_end|>"
+    ids = [*text.encode(), 257]
+
+    def imitate(server, body):
+        return Reply(completion(text, prompt_token_ids=[5], token_ids=ids))
+
+    with AnswerServer(imitate) as server:
+        write_served_responses([server.url], numbered(1), tmp_path, settings())
+    [example], skipped = prepare_examples(target, tokenizer, load_conversations(tmp_path))
+    assert example["input_ids"] == [5, *ids]
+    assert skipped == []
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "tools", "chat_template_kwargs", "seed"])
+def test_a_field_that_has_a_setting_of_its_own_is_refused(name):
+    with pytest.raises(ValueError, match=f"request_fields hold '{name}'; give "):
+        settings(request_fields={name: 1})

@@ -134,10 +134,14 @@ class AnswerParser:
         thoughts = []
         calls = []
         ids = without_end(response_ids, self.stop)
-        for header, body in self._channel_messages(ids):
+        messages = self._channel_messages(ids)
+        was_cut = len(ids) == len(response_ids)
+        if was_cut and messages[1:] and messages[-1][1] is None:
+            messages.pop()  # cut inside its header
+        for header, body in messages:
             name = header.partition(CHANNEL)[2].split(" ")[0]
             recipient = RECIPIENT.search(header)
-            if not name:
+            if not name or body is None:
                 return None
             if recipient:
                 function = {"name": recipient[1], "arguments": body}
@@ -148,16 +152,17 @@ class AnswerParser:
                 texts.append(body)
         return ParsedAnswer("\n".join(texts), "\n".join(thoughts), calls or None)
 
-    def _channel_messages(self, ids: list[int]) -> list[tuple[str, str]]:
-        """(header, body) of every message of an answer."""
-        messages = []
+    def _channel_messages(self, ids: list[int]) -> list[tuple[str, str | None]]:
+        """(header, body) of every message of an answer; no body where no mark began one."""
+        messages: list[tuple[str, str | None]] = []
         header: list[int] = []
         body: list[int] = []
         in_body = False
         for token in [*ids, None]:
             is_end = token is None or token in self._message_ends
             if is_end and (header or body):
-                messages.append((self._decode(header), self._decode(body)))
+                said = self._decode(body) if in_body else None
+                messages.append((self._decode(header), said))
                 header = []
                 body = []
                 in_body = False

@@ -12,17 +12,16 @@ reasoning, arguments of the template) stays in it, for whoever renders the conve
 from collections.abc import Mapping
 from typing import Any
 
-from eagle_hf.data.prompt_rows import (
-    MATERIAL_COLUMNS,
+from eagle_hf.data.prompt_rows import MATERIAL_COLUMNS, prompt_from_row
+from eagle_hf.data.roles import check_order, read_role
+from eagle_hf.data.row_values import (
     Row,
     check_message_list,
     check_text,
-    prompt_from_row,
     read_content,
     read_id,
     read_word,
 )
-from eagle_hf.data.roles import check_order, read_role
 from eagle_hf.data.rows import Conversation
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")

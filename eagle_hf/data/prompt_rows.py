@@ -7,18 +7,31 @@
     instruction, input     "task" and "material" (Alpaca); Dolly calls the material context
     text                   "question", where no other column is filled
 
-Every refusal is a ValueError whose text says what the row holds and what is needed.
+`tools` and `chat_template_kwargs` stay with the prompt, for whoever renders it. Every refusal is a
+ValueError whose text says what the row holds and what is needed.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from eagle_hf.data.roles import check_order, read_role
+from eagle_hf.data.row_values import (
+    Row,
+    check_message_list,
+    check_text,
+    read_content,
+    read_id,
+    read_word,
+)
 from eagle_hf.data.rows import Prompt
+from eagle_hf.data.template_arguments import TemplateArguments
 
 # The first one that is filled counts.
 COLUMNS = ("turns", "messages", "conversations", "conversation", "prompt", "instruction", "text")
 MATERIAL_COLUMNS = ("input", "context")
+# What the template is given beside the messages.
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 
 # With these begins a turn in the text of a rendered chat.
 TURN_MARKERS = (
@@ -33,11 +46,6 @@ TURN_MARKERS = (
     "### Response:",
 )
 
-# Halves of a surrogate pair: JSON can spell them ("\ud800"), UTF-8 cannot encode them.
-FIRST_SURROGATE = "\ud800"
-LAST_SURROGATE = "\udfff"
-
-Row = Mapping[str, Any]
 TurnsAndSystem = tuple[list, Any]  # not checked yet: a turn may be anything
 
 
@@ -45,7 +53,8 @@ def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
     """Read the prompt that a row holds.
 
     Args:
-        row: a mapping with one of `COLUMNS`, and optionally `id`, `system`, `category`, `source`.
+        row: a mapping with one of `COLUMNS`, and optionally `id`, `system`, `category`, `source`,
+            `tools` and `chat_template_kwargs`.
         default_id: for a row without an id.
         source: for a row without a source.
 
@@ -72,7 +81,22 @@ def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
         raise ValueError(f"{column!r} has no user turn")
     if system:
         prompt["system"] = check_text(system, "the system message")
+    _add_template_columns(prompt, row)
     return prompt
+
+
+def _add_template_columns(prompt: Prompt, row: Row) -> None:
+    """Give the prompt the row's tools and variables of the template, where it has some."""
+    found: Any = {}
+    for column in TEMPLATE_COLUMNS:
+        if row.get(column):
+            found[column] = row[column]
+    if not found:
+        return
+    # Whatever cannot be rendered is refused here, with the number of its row.
+    TemplateArguments().for_row(found)
+    check_text(json.dumps(found, ensure_ascii=False), "'tools' or 'chat_template_kwargs'")
+    prompt.update(found)
 
 
 def _find_column(row: Row) -> str:
@@ -107,40 +131,23 @@ def _read_messages(value: Any, row: Row) -> TurnsAndSystem:
     system = None
     for role, message in zip(roles, value, strict=True):
         if role == "user":
-            turns.append(read_content(message))
+            turns.append(_joined_parts(read_content(message)))
         elif role == "system":
-            system = read_content(message)
+            system = _joined_parts(read_content(message))
     return turns, system
 
 
-def check_message_list(value: object) -> None:
-    """Refuse anything that is not a list of mappings.
-
-    Args:
-        value: the messages of a row.
-
-    Raises:
-        ValueError: names the type that arrived.
-    """
-    if not isinstance(value, list):
-        raise ValueError(f"the messages are of type {type(value).__name__}; a list is needed")
-    for message in value:
-        if not isinstance(message, Mapping):
-            raise ValueError(f"a message is of type {type(message).__name__}; a mapping is needed")
-
-
-def read_content(message: Row) -> Any:
-    """What a role/content or from/value message says.
-
-    Args:
-        message: as found in a file or dataset.
-
-    Returns:
-        The content; anything may stand there.
-    """
-    # Rows of a table have all columns of all rows: one that is empty here may be filled there.
-    content = message.get("content")
-    return message.get("value") if content is None else content
+def _joined_parts(content: Any) -> Any:
+    """The text of a content that is a list of text parts; any other content as it is."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f"a part of a message is of type {kind!r}; prompts are text")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _read_prompt(value: Any, row: Row) -> TurnsAndSystem:
@@ -190,70 +197,3 @@ def _check_turns(turns: list, column: str) -> list[str]:
     for number, turn in enumerate(turns):
         checked.append(check_text(turn, f"turn {number} of {column!r}"))
     return checked
-
-
-def check_text(value: object, what: str) -> str:
-    """Refuse what is not text that a tokenizer can encode.
-
-    Args:
-        value: what stands in a row.
-        what: its name in an error.
-
-    Returns:
-        The value itself.
-
-    Raises:
-        ValueError: it is no text, empty, or holds half a surrogate pair.
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is of type {type(value).__name__}; text is needed")
-    if not value.strip():
-        raise ValueError(f"{what} is empty")
-    if any(FIRST_SURROGATE <= letter <= LAST_SURROGATE for letter in value):
-        raise ValueError(f"{what} holds half a surrogate pair, which no tokenizer can read")
-    return value
-
-
-def read_id(row: Row, default: str) -> str:
-    """The id of a row.
-
-    Args:
-        row: with an optional `id`.
-        default: for a row without one.
-
-    Returns:
-        The id.
-
-    Raises:
-        ValueError: the id is neither text nor a whole number.
-    """
-    value = row.get("id")
-    if value is None or value == "":
-        return default
-    # True and False are ints in Python.
-    is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
-    if not is_name:
-        raise ValueError(
-            f"'id' is of type {type(value).__name__}; text or a whole number is needed"
-        )
-    return check_text(str(value), "'id'")
-
-
-def read_word(row: Row, key: str, default: str) -> str:
-    """A word in a column that may be empty.
-
-    Args:
-        row: of a file or dataset.
-        key: the column.
-        default: where it is empty.
-
-    Returns:
-        The word.
-
-    Raises:
-        ValueError: something else than text stands there.
-    """
-    value = row.get(key)
-    if value is None or value == "":
-        return default
-    return check_text(value, f"{key!r}")

@@ -7,6 +7,7 @@ answers stand between them.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from eagle_hf.data.sources import (
     RowSource,
     check_found,
     describe_skipped,
+    distinct_names,
     numbered,
     open_file,
     open_rows,
@@ -127,6 +129,9 @@ def prompts_from_dataset(
 def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[Prompt]:
     """Collect the prompts of several sources, and print how many rows of each were skipped.
 
+    An id that an earlier source has already used gets the name of its own source in front. Files
+    of one name, such as a/train.jsonl and b/train.jsonl, are told apart by their folders.
+
     Args:
         names: what `load_prompts` takes: files, bundled sets, presets, data sets of the Hub.
         per_file: most prompts of each. Of files and bundled sets they are evenly spread over it,
@@ -136,17 +141,23 @@ def gather_prompts(names: Iterable[str], per_file: int | None = None) -> list[Pr
         The prompts, source by source.
 
     Raises:
-        ValueError: a source without a prompt, or an unknown name.
+        ValueError: a source without a prompt, an unknown name, or a name that is given twice.
     """
+    names = list(names)
     prompts: list[Prompt] = []
-    for name in names:
-        source = open_rows(name)
+    ids: set[str] = set()
+    for name, own_name in zip(names, distinct_names(names), strict=True):
+        source = replace(open_rows(name), name=own_name)
         # A data set of the Hub is not read to its end for a few prompts.
         limit = per_file if source.is_remote else None
         found, skipped = _collect(source, limit)
         if skipped:
             print(describe_skipped(name, skipped))
-        prompts += evenly_spread(found, per_file)
+        for prompt in evenly_spread(found, per_file):
+            if prompt["id"] in ids:
+                prompt["id"] = f"{own_name}/{prompt['id']}"
+            ids.add(prompt["id"])
+            prompts.append(prompt)
     return prompts
 
 

@@ -13,7 +13,7 @@ Rows come one by one. Whoever reads them decides what they hold: prompts or conv
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -94,6 +94,44 @@ def open_rows(
         f"{name!r} is no file, bundled set ({', '.join(bundled_names())}) "
         f"or preset ({', '.join(PRESETS)}); a data set of the Hub is called owner/name"
     )
+
+
+def distinct_names(names: Sequence[str | Path]) -> list[str]:
+    """Name several sources so that no two share a name.
+
+    Args:
+        names: as `open_rows` takes them.
+
+    Returns:
+        For each the name that it has alone, with as many of its folders in front as it takes to
+        tell it from the others. Files that differ in their ending keep it.
+
+    Raises:
+        ValueError: one is given twice.
+    """
+    given = [str(name) for name in names]
+    for name in given:
+        if given.count(name) > 1:
+            raise ValueError(f"{name} is given {given.count(name)} times; give it once")
+    distinct = []
+    for name in given:
+        others = [Path(other) for other in given if other != name]
+        distinct.append(_distinct_name(Path(name), others))
+    return distinct
+
+
+def _distinct_name(path: Path, others: Sequence[Path]) -> str:
+    """The shortest name of a path that none of the others has."""
+    is_file = path.suffix in FILE_READERS
+    if not is_file:
+        return path.as_posix()
+    if all(path.stem != other.stem for other in others):
+        return path.stem
+    for count in range(1, len(path.parts)):
+        end = path.parts[-count:]
+        if all(other.parts[-count:] != end for other in others):
+            return "/".join(end)
+    return path.as_posix()
 
 
 def open_file(path: Path) -> RowSource:

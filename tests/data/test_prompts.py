@@ -7,7 +7,8 @@ import torch
 
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.magpie import magpie_prompts
-from eagle_hf.data.prompts import prompts_from_dataset, read_prompts
+from eagle_hf.data.prompts import prompts_from_dataset, read_prompts, write_prompts
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.topics import TOPIC_SEEDS
 
 TEXTS = tuple(f"please explain number {n}" for n in range(50))
@@ -53,6 +54,16 @@ def chat(*pairs, names=("role", "content")):
         ({"messages": [{"role": "user", "content": None, "value": "a"}]}, ["a"], None),
         ({"text": "a"}, ["a"], None),
         ({"text": "b", "prompt": "a"}, ["a"], None),
+        (
+            {
+                "messages": chat(
+                    ("system", [{"type": "text", "text": "s"}]),
+                    ("user", [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]),
+                )
+            },
+            ["a b"],
+            "s",
+        ),
     ],
 )
 def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
@@ -95,6 +106,12 @@ def test_user_turns_are_found_in_every_column(tmp_path, row, turns, system):
         ({"turns": ["a"], "id": [1]}, "'id' is of type list"),
         ({"turns": ["a"], "category": 3}, "'category' is of type int"),
         ({"turns": ["b"], "id": "good"}, "the id 'good' was used before"),
+        ({"messages": chat(("user", [{"type": "image"}]))}, "of type 'image'; prompts are text"),
+        ({"prompt": "a", "tools": 3}, "tools is of type int; give a list of JSON schemas"),
+        ({"prompt": "a", "tools": "[{"}, "tools is no JSON"),
+        ({"prompt": "a", "chat_template_kwargs": ["x"]}, "chat_template_kwargs is of type list"),
+        ({"prompt": "a", "chat_template_kwargs": {"tokenize": 1}}, "tokenize, which is no"),
+        (b'{"prompt": "a", "tools": [{"name": "\\ud800"}]}', "half a surrogate pair"),
     ],
 )
 def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
@@ -102,6 +119,24 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
     assert [prompt["id"] for prompt in prompts] == ["good"]
     assert [row.line for row in skipped] == [2]
     assert reason in skipped[0].reason
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_tools_and_template_variables_stay_with_the_prompt(tmp_path, as_text):
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    variables = {"enable_thinking": False}
+    row = {"prompt": "a", "tools": tools, "chat_template_kwargs": variables, "other": 1}
+    if as_text:
+        row |= {"tools": json.dumps(tools), "chat_template_kwargs": json.dumps(variables)}
+    empty = {"prompt": "b", "tools": None, "chat_template_kwargs": {}}
+    (prompt, without), _ = read_prompts(write(tmp_path, row, empty))
+    arguments = TemplateArguments().for_row(prompt)
+    assert arguments.tools == tools
+    assert arguments.variables == variables
+    assert "other" not in prompt
+    assert set(without) == {"id", "turns", "category", "source"}
+    write_prompts(tmp_path / "again.jsonl", [prompt])
+    assert read_prompts(tmp_path / "again.jsonl")[0] == [prompt]
 
 
 def test_file_without_a_usable_line_is_refused_with_count_and_reasons(tmp_path):
@@ -136,7 +171,7 @@ def test_bundled_prompts_read_without_a_skip():
     assert all(len(prompt["turns"]) == 2 for prompt in prompts)
     assert skipped == []
     more_prompts, _ = read_prompts(bundled_prompts("train_math_reasoning_gym"))
-    assert len(more_prompts) == 1500
+    assert len(more_prompts) == 1430
 
 
 @pytest.mark.parametrize("name", ["train", "../prompts", ""])

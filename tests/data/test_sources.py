@@ -113,6 +113,31 @@ def test_a_limit_ends_the_reading_of_the_hub(hub):
     assert turns(gather_prompts(["you/chats"], per_file=1)) == ["a"]
 
 
+def test_files_of_one_name_give_prompts_of_different_ids(tmp_path):
+    rows = '{"prompt": "a"}\n{"prompt": "b", "id": "7"}\n'
+    names = ["a/train.jsonl", "b/train.jsonl", "b/train.ndjson", "c/other.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(rows)
+    prompts = gather_prompts([str(tmp_path / name) for name in names])
+    assert [prompt["id"] for prompt in prompts] == [
+        "a/train.jsonl-1",
+        "7",
+        "b/train.jsonl-1",
+        "b/train.jsonl/7",
+        "train.ndjson-1",
+        "train.ndjson/7",
+        "other-1",
+        "other/7",
+    ]
+
+
+def test_a_source_given_twice_is_refused(tmp_path):
+    path = str(tmp_path / "mine.jsonl")
+    with pytest.raises(ValueError, match=r"mine.jsonl is given 2 times; give it once"):
+        gather_prompts([path, path])
+
+
 def test_streamed_prompts_are_read_one_by_one(monkeypatch):
     read = []
 

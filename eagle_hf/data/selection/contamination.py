@@ -7,12 +7,16 @@ contamination.
 
     suite     "... Tom's ship can travel at 10 miles per hour. He is sailing from 1 to 4 PM. ..."
     removed   "Question: Tom's ship can travel at 10 miles per hour. He is sailing from ..."
+    removed   "Ann's boat can travel at 12 miles per hour. She is sailing from 2 to 6 PM. ..."
+
+The last one is a question of the suite with other names and numbers (see rewordings.py).
 """
 
 import re
 from collections.abc import Sequence
 
 from eagle_hf.data.rows import Prompt
+from eagle_hf.data.selection.rewordings import RewordedQuestions
 from eagle_hf.data.suites import SUITES, load_suite
 
 PASSAGE = 13  # words
@@ -22,7 +26,7 @@ Words = tuple[str, ...]
 
 
 class ContaminationRule:
-    """Removes prompts that share a passage with an evaluation suite.
+    """Removes prompts that share a passage with an evaluation suite, or reword a question of it.
 
     Args:
         suites: categories or JSON-lines files, as `load_suite` takes them. Default: every bundled
@@ -42,10 +46,14 @@ class ContaminationRule:
         # Of each passage: the words behind its anchor, the suite, and the prompt's id there.
         self._passages: dict[Words, list[tuple[Words, str, str]]] = {}
         self._short_turns: dict[Words, tuple[str, str]] = {}
+        self._rewordings = RewordedQuestions()
+        self._reworded: list[tuple[str, str]] = []  # suite and id of each question
         for suite in suites:
             for prompt in load_suite([suite]):
                 for turn in prompt["turns"]:
                     self._add(words_of(turn), suite, prompt["id"])
+                    if self._rewordings.add(turn) is not None:
+                        self._reworded.append((suite, prompt["id"]))
 
     def objection(self, prompt: Prompt) -> str | None:
         """See `PromptRule`."""
@@ -56,6 +64,11 @@ class ContaminationRule:
                 suite, id = found
                 self.by_suite[suite] += 1
                 return f"shares a passage with {id!r} of the suite {suite!r}"
+            number = self._rewordings.find(turn)
+            if number is not None:
+                suite, id = self._reworded[number]
+                self.by_suite[suite] += 1
+                return f"is {id!r} of the suite {suite!r} with other names or numbers"
         return None
 
     def _add(self, words: Words, suite: str, id: str) -> None:

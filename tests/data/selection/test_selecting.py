@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from eagle_hf.data.bundled_sets import bundled_prompts
+from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
 from eagle_hf.data.prompts import read_prompts
 from eagle_hf.data.selection.contamination import ContaminationRule
 from eagle_hf.data.selection.lengths import LengthRule, SpecialTokenRule
+from eagle_hf.data.selection.rewordings import masked_words, runs_of
 from eagle_hf.data.selection.selecting import select_prompts
 from eagle_hf.data.suites import load_suite
 
@@ -128,14 +129,52 @@ def test_suites_of_ones_own_are_files(tmp_path):
     assert rule.objection(other) is None
 
 
-def test_the_bundled_code_prompts_share_nothing_with_the_suites():
-    prompts, _ = read_prompts(bundled_prompts("train_code_codeio"))
+@pytest.mark.parametrize("name", [name for name in bundled_names() if not name.startswith("eval_")])
+def test_no_bundled_training_prompt_is_one_of_a_bundled_suite(name):
+    prompts, _ = read_prompts(bundled_prompts(name))
+    assert len(prompts) > 1000
     assert select_prompts(prompts, [ContaminationRule()]).removed == {"contamination": 0}
 
 
-def test_the_templates_of_the_bundled_math_prompts_are_partly_those_of_gsm8k():
-    prompts, _ = read_prompts(bundled_prompts("train_math_reasoning_gym"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ann's boat can travel at 12 miles per hour. She is sailing from 2 to 6 PM. She then "
+        "travels back at a rate of 8 mph. How long does it take her to get back?",
+        "Charlotte is learning to write and decides to keep re-writing the hiragana (with 48 "
+        "letters) until she knows it. She writes it in full 3 times, and half of it once.",
+        "Emma has 10 jars of frosting in her kitchen cabinet. Each jar of frosting can decorate "
+        "15 cookies. Emma wants to bake enough cookies to use up all of her frosting. If each "
+        "tray holds 15 cookies, how many trays worth of cookies should she bake?",
+        "George slew 400 trolls with his mighty mace, while Henry, using a lance, slew 0.75 as "
+        "many trolls as George. Using a wooden club, Edward slew 2 as many trolls as Henry. But "
+        "Bruce, having forgot his sword at home, slew 0.5 as many trolls as Edward. How many "
+        "trolls has the group slain?",
+    ],
+)
+def test_a_question_of_a_suite_with_other_names_and_numbers_is_found(text):
     rule = ContaminationRule()
-    selection = select_prompts(prompts, [rule])
-    assert selection.removed == {"contamination": 24}
-    assert rule.by_suite["math"] == 24
+    (prompt,) = prompts_of(text)
+    assert "of the suite 'math'" in rule.objection(prompt)
+    assert rule.by_suite["math"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ann has 12 apples and gives 3 to Tom. How many apples does she have left?",
+        "Write a Python function that returns the nth number of a sequence.",
+        "Write a short story about a ship that can travel back in time. How long does it take?",
+    ],
+)
+def test_everyday_phrases_are_no_contamination(text):
+    (prompt,) = prompts_of(text)
+    assert ContaminationRule().objection(prompt) is None
+
+
+def test_names_and_numbers_are_masked():
+    assert masked_words("Mary Ann has 1,250 jars, two of New York's") == [
+        *("@", "has", "#", "jars", "#", "of", "@", "s")
+    ]
+    runs = {("has", "#", "jars"), ("#", "jars", "of"), ("jars", "of", "tea")}
+    assert runs_of("Mary has 6 jars of tea") == runs

@@ -1,8 +1,8 @@
 """Well-known data sets by name, with what has to be known before they are used.
 
-The licence is the one on the data set's card when this table was written; the card counts. Only the
-user turns are needed here, because the target answers them itself. `answers` says whether the
-answers that come with them may be trained on as well.
+Licences and terms were compared with copies of the cards and of the terms in November 2026; what
+the card says today counts. Only the user turns are needed here, because the target answers them
+itself. `answers_allowed` says whether the answers that come with them may be trained on as well.
 """
 
 from dataclasses import dataclass
@@ -69,14 +69,15 @@ PRESETS: dict[str, Preset] = {
         licence="Llama 3.1 Community License",
         written_by="Llama-3.1-70B-Instruct",
         answers_allowed=True,
-        reason="a model trained on them must carry 'Llama' in its name and show 'Built with Llama'",
+        reason="the name of a model that is trained on them and passed on must begin with 'Llama', "
+        "and 'Built with Llama' must be shown beside it",
     ),
     "openthoughts": Preset(
         dataset="open-thoughts/OpenThoughts-114k",
         licence="Apache-2.0",
         written_by="DeepSeek-R1",
         answers_allowed=True,
-        reason="DeepSeek-R1's licence (MIT) allows it",
+        reason="DeepSeek-R1's licence (MIT) allows it, training other models included",
     ),
     "dolly": Preset(
         dataset="databricks/databricks-dolly-15k",
@@ -87,7 +88,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "alpaca": Preset(
         dataset="tatsu-lab/alpaca",
-        licence="CC-BY-NC-4.0",
+        licence="CC-BY-NC-4.0; CC-BY-4.0 on earlier cards",
         written_by="text-davinci-003",
         answers_allowed=False,
         reason=f"not for commercial use, and {OPENAI_TERMS}",

@@ -24,6 +24,7 @@ from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
 from eagle_hf.data.optional import require
 from eagle_hf.data.presets import PRESETS, describe_preset
 from eagle_hf.data.rows import SkippedLine, first_reasons
+from eagle_hf.data.seen_ids import SeenIds
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -171,19 +172,18 @@ def parsed_rows(
     Yields:
         What the rows hold, in order, with distinct ids.
     """
-    ids: set[str] = set()
+    ids = SeenIds()
     for number, value in source.rows:
         try:
             if isinstance(value, ValueError):
                 raise value
             parsed: Any = parse(value, default_id=f"{source.name}-{number}", source=source.name)
-            if parsed["id"] in ids:
+            # Only a row that is used claims its id.
+            if not ids.add(parsed["id"]):
                 raise ValueError(f"the id {parsed['id']!r} was used before")
         except ValueError as error:
             skipped.append(SkippedLine(number, str(error)))
             continue
-        # Only a row that is used claims its id.
-        ids.add(parsed["id"])
         yield parsed
 
 

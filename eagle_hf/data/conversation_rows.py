@@ -9,13 +9,16 @@ The answer's column may also be called `response`. Whatever else a row or a mess
 reasoning, arguments of the template) stays in it, for whoever renders the conversation.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from eagle_hf.data.prompt_rows import MATERIAL_COLUMNS, prompt_from_row
+from eagle_hf.data.messages import REASONING_NAMES
+from eagle_hf.data.prompt_rows import MATERIAL_COLUMNS, check_template_columns, prompt_from_row
 from eagle_hf.data.roles import check_order, read_role
 from eagle_hf.data.row_values import (
     Row,
+    check_encodable,
     check_message_list,
     check_text,
     read_content,
@@ -27,6 +30,8 @@ from eagle_hf.data.rows import Conversation
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 PROMPT_COLUMNS = ("prompt", "instruction")
 ANSWER_COLUMNS = ("completion", "response", "output")
+# Where an answer without content may say something.
+OTHER_WORDS = ("tool_calls", *REASONING_NAMES)
 # What the messages replace, and what stands in them now.
 REPLACED = {*MESSAGE_COLUMNS, *PROMPT_COLUMNS, *ANSWER_COLUMNS, *MATERIAL_COLUMNS, "system"}
 
@@ -49,8 +54,12 @@ def conversation_from_row(row: object, *, default_id: str, source: str) -> Conve
         raise ValueError(f"the row is of type {type(row).__name__}; a mapping is needed")
     messages = _read_messages(row)
     check_order([message["role"] for message in messages])
+    is_served = row.get("served_turns") is not None
     for number, message in enumerate(messages):
-        _check_content(message, number)
+        # The ids of a served answer say what it is; its text may be empty.
+        if not (is_served and message["role"] == "assistant"):
+            _check_content(message, number)
+        _check_encodable(message, f"message {number} of role {message['role']!r}")
     if messages[-1]["role"] != "assistant":
         raise ValueError(
             f"the last message is from {messages[-1]['role']!r}; "
@@ -58,6 +67,7 @@ def conversation_from_row(row: object, *, default_id: str, source: str) -> Conve
         )
     others = {key: value for key, value in row.items() if key not in REPLACED}
     filled: Any = {key: value for key, value in others.items() if value is not None}
+    check_template_columns(filled)
     filled["id"] = read_id(row, default_id)
     filled["messages"] = messages
     filled["source"] = read_word(row, "source", source)
@@ -130,10 +140,17 @@ def _check_content(message: dict[str, Any], number: int) -> None:
     # Lists of text and image parts are checked where they are rendered.
     if isinstance(content, list):
         return
-    says_it_otherwise = message["role"] == "assistant" and message.get("tool_calls")
-    if says_it_otherwise and not content:
+    has_other_words = any(message.get(name) for name in OTHER_WORDS)
+    if message["role"] == "assistant" and has_other_words and not content:
         return
     # What a tool answers may be empty.
     if message["role"] == "tool" and content == "":
         return
     check_text(content, f"message {number} of role {message['role']!r}")
+
+
+def _check_encodable(message: dict[str, Any], what: str) -> None:
+    """Refuse a message of which some part holds what no tokenizer can read."""
+    if message.keys() == {"role", "content"} and isinstance(message["content"], str):
+        return
+    check_encodable(json.dumps(message, ensure_ascii=False, default=str), what)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,16 +14,13 @@ from eagle_hf.data.conversation_rows import (
     PROMPT_COLUMNS,
     conversation_from_row,
 )
+from eagle_hf.data.conversation_sets import load_conversation_files, stream_conversation_files
 from eagle_hf.data.presets import PRESETS, check_answers_allowed
 from eagle_hf.data.rows import Conversation, SkippedLine
-from eagle_hf.data.sources import check_found, open_rows, parsed_rows
+from eagle_hf.data.sources import FILE_READERS, check_found, open_rows, parsed_rows
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
-
-TEXT_COLUMNS = ("id", "tools", "chat_template_kwargs", "source", "category")
-TEXT_FIELDS = ("finish_reason", "prompt_ids_from", "response_ids_from", "message_sha256")
-ID_FIELDS = ("prompt_ids", "response_ids")
+    from datasets import Dataset, IterableDataset
 
 
 def read_conversations(
@@ -65,105 +61,78 @@ def read_conversations(
         f"needed is one of {MESSAGE_COLUMNS}, or one of {PROMPT_COLUMNS} with one of "
         f"{ANSWER_COLUMNS}"
     )
-    check_found(found, skipped, source.unit, "a finished conversation", advice)
+    check_found(len(found), skipped, source.unit, "a finished conversation", advice)
     return found, skipped
 
 
 def load_conversations(
     name: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False
 ) -> Dataset | IterableDataset:
-    """Load conversations as a dataset.
+    """Load conversations as a dataset. No more than a few rows of files are in memory.
+
+    A bad row of a file is skipped, by the rules of `read_conversations`, and counted. Rows that are
+    already tokenised (see `Example`) stay as they are. The rows of a data set on the Hub come as
+    they are there.
 
     Args:
-        name: a JSON-lines file, a folder that `write_responses` or `write_served_responses`
-            wrote, or a dataset on the Hub. Several names: one after the other.
+        name: a file (.jsonl, .json, .parquet, .csv), a folder that `write_responses` or
+            `write_served_responses` wrote, or a dataset on the Hub. Several names: one after the
+            other.
         split: of a dataset on the Hub.
         streaming: read the rows as they come, and keep nothing on disk.
 
     Returns:
         A `datasets.Dataset`, or with streaming a `datasets.IterableDataset`. See `Conversation`
-        for its rows.
+        for its rows; a column that a row lacks is missing or None.
 
     Raises:
-        ValueError: no name, or a file that does not exist.
+        ValueError: no name, a file that does not exist or holds no conversation, or files beside
+            data sets of the Hub.
     """
-    from datasets import Dataset, IterableDataset, load_dataset  # slow
+    names = [name] if isinstance(name, str | Path) else list(name)
+    if not names:
+        raise ValueError(
+            "no dataset was named; give a JSON-lines file, its folder, or a hub dataset"
+        )
+    files = [file for file in map(_local_file, names) if file is not None]
+    if len(files) == len(names):
+        return stream_conversation_files(files) if streaming else load_conversation_files(files)
+    if files:
+        raise ValueError(
+            f"{', '.join(map(str, files))} and data sets of the Hub were named together; "
+            "load them one by one"
+        )
+    from datasets import concatenate_datasets  # slow
 
-    if not isinstance(name, str | Path):
-        if not name:
-            raise ValueError(
-                "no dataset was named; give a JSON-lines file, its folder, or a hub dataset"
-            )
-        return _concatenated([load_conversations(one, split, streaming) for one in name])
+    parts: list[Any] = [_other_part(str(one), split, streaming) for one in names]
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+
+
+def _local_file(name: str | Path) -> Path | None:
+    """The file that a name stands for; None where it is a store of answers or of the Hub."""
     path = Path(name)
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
-        return load_dataset(
-            "json",
-            data_files=str(file),
-            split="train",
-            streaming=streaming,
-            features=_columns_of(file),
-        )
+        return file
     if (path / TURNS).is_file():
-        if streaming:
-            return IterableDataset.from_generator(stored_conversations, gen_kwargs={"folder": path})
-        # Not `from_generator`, which would find an older state of the folder in its cache.
-        return Dataset.from_list([dict(row) for row in stored_conversations(path)])
+        return None
     # A typing error in a file name must not become a request to the Hub.
-    is_local = path.is_dir() or path.suffix in (".jsonl", ".json") or path.is_absolute()
+    is_local = path.is_dir() or path.suffix in FILE_READERS or path.is_absolute()
     if is_local:
         raise ValueError(
             f"{file} does not exist; give a JSON-lines file, a folder with {CONVERSATIONS}, "
             "or a hub dataset"
         )
-    return load_dataset(str(name), split=split, streaming=streaming)
-
-
-def _concatenated(parts: list[Any]) -> Any:
-    """Datasets one after the other, their messages in one form."""
-    from datasets import Json, List, concatenate_datasets
-
-    forms = {str((part.features or {}).get("messages")) for part in parts}
-    if len(forms) > 1:
-        parts = [part.cast_column("messages", List(Json())) for part in parts]
-    return concatenate_datasets(parts)
-
-
-def _columns_of(file: Path) -> Features | None:
-    """The columns of a file with answers by token; None for files of text alone.
-
-    `datasets` takes the columns of the first rows for those of all. So it would stop where the
-    first answer with reasoning or a tool call comes late.
-    """
-    from datasets import Features, Json, List, Value
-
-    row = _first_row_with_tokens(file)
-    if row is None:
-        return None
-    ids = {name: List(Value("int64")) for name in ID_FIELDS}
-    texts = {name: Value("string") for name in TEXT_FIELDS}
-    # Columns that somebody added may hold anything.
-    columns: dict[str, Any] = {name: Json() for name in row}
-    columns |= {name: Value("string") for name in TEXT_COLUMNS}
-    columns |= {
-        "format": Value("int64"),
-        "messages": List(Json()),
-        "served_turns": List({**ids, **texts}),
-    }
-    return Features(columns)
-
-
-def _first_row_with_tokens(file: Path) -> dict[str, Any] | None:
-    """The first row of a JSON-lines file that has `served_turns`; None where none has."""
-    with file.open("rb") as lines:
-        for line in lines:
-            if b'"served_turns"' not in line:
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:  # `datasets` names the line
-                return None
-            if isinstance(row, dict) and row.get("served_turns"):
-                return row
     return None
+
+
+def _other_part(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
+    """The conversations of a store of answers, or of a data set of the Hub."""
+    from datasets import Dataset, IterableDataset, load_dataset  # slow
+
+    if (Path(name) / TURNS).is_file():
+        if streaming:
+            return IterableDataset.from_generator(stored_conversations, gen_kwargs={"folder": name})
+        # Not `from_generator`, which would find an older state of the folder in its cache.
+        return Dataset.from_list([dict(row) for row in stored_conversations(name)])
+    return load_dataset(name, split=split, streaming=streaming)

@@ -18,6 +18,7 @@ from typing import Any
 from eagle_hf.data.roles import check_order, read_role
 from eagle_hf.data.row_values import (
     Row,
+    check_encodable,
     check_message_list,
     check_text,
     read_content,
@@ -81,22 +82,28 @@ def prompt_from_row(row: object, *, default_id: str, source: str) -> Prompt:
         raise ValueError(f"{column!r} has no user turn")
     if system:
         prompt["system"] = check_text(system, "the system message")
-    _add_template_columns(prompt, row)
+    # What cannot be rendered is refused here, with the number of its row.
+    check_template_columns(row)
+    for column in TEMPLATE_COLUMNS:
+        if row.get(column):
+            prompt[column] = row[column]
     return prompt
 
 
-def _add_template_columns(prompt: Prompt, row: Row) -> None:
-    """Give the prompt the row's tools and variables of the template, where it has some."""
-    found: Any = {}
-    for column in TEMPLATE_COLUMNS:
-        if row.get(column):
-            found[column] = row[column]
-    if not found:
-        return
-    # Whatever cannot be rendered is refused here, with the number of its row.
-    TemplateArguments().for_row(found)
-    check_text(json.dumps(found, ensure_ascii=False), "'tools' or 'chat_template_kwargs'")
-    prompt.update(found)
+def check_template_columns(row: Row) -> None:
+    """Refuse tools and variables of the template that cannot be rendered.
+
+    Args:
+        row: may hold `tools` and `chat_template_kwargs`.
+
+    Raises:
+        ValueError: names what is wrong.
+    """
+    found = {column: row[column] for column in TEMPLATE_COLUMNS if row.get(column)}
+    if found:
+        TemplateArguments().for_row(found)
+        text = json.dumps(found, ensure_ascii=False, default=str)
+        check_encodable(text, "'tools' or 'chat_template_kwargs'")
 
 
 def _find_column(row: Row) -> str:

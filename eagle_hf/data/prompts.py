@@ -196,5 +196,5 @@ def _collect(source: RowSource, limit: int | None = None) -> tuple[list[Prompt],
     """Prompts and skipped rows of a source; ValueError where there is no prompt."""
     skipped: list[SkippedLine] = []
     prompts = list(islice(parsed_rows(source, prompt_from_row, skipped), limit))
-    check_found(prompts, skipped, source.unit, "a prompt", f"one of {COLUMNS} is needed")
+    check_found(len(prompts), skipped, source.unit, "a prompt", f"one of {COLUMNS} is needed")
     return prompts, skipped

@@ -27,9 +27,22 @@ def check_text(value: object, what: str) -> str:
         raise ValueError(f"{what} is of type {type(value).__name__}; text is needed")
     if not value.strip():
         raise ValueError(f"{what} is empty")
-    if SURROGATE.search(value):
-        raise ValueError(f"{what} holds half a surrogate pair, which no tokenizer can read")
+    check_encodable(value, what)
     return value
+
+
+def check_encodable(text: str, what: str) -> None:
+    """Refuse text that UTF-8 cannot encode.
+
+    Args:
+        text: any.
+        what: its name in an error.
+
+    Raises:
+        ValueError: it holds half a surrogate pair.
+    """
+    if SURROGATE.search(text):
+        raise ValueError(f"{what} holds half a surrogate pair, which no tokenizer can read")
 
 
 def read_id(row: Row, default: str) -> str:

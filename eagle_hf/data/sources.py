@@ -188,12 +188,12 @@ def parsed_rows(
 
 
 def check_found(
-    found: list[Any], skipped: list[SkippedLine], unit: str, missing: str, advice: str
+    found: int, skipped: list[SkippedLine], unit: str, missing: str, advice: str
 ) -> None:
     """Refuse rows of which none can be used.
 
     Args:
-        found: what was made of the rows.
+        found: how many prompts or conversations were made of the rows.
         skipped: the rows that gave nothing.
         unit: what the rows are called.
         missing: what one of them should have held.
@@ -208,7 +208,7 @@ def check_found(
     raise ValueError(f"none of {len(skipped)} {unit} holds {missing} ({reasons}); {advice}")
 
 
-def describe_skipped(name: str, skipped: list[SkippedLine]) -> str:
+def describe_skipped(name: str | Path, skipped: list[SkippedLine]) -> str:
     """Say how many rows of a source were left out, and the first of them.
 
     Args:

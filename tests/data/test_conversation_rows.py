@@ -48,9 +48,10 @@ def test_messages_are_found_in_every_column(row, messages):
 
 def test_what_the_template_needs_stays_in_the_row():
     messages = [QUESTION, CALL, RESULT, ANSWER | {"reasoning": "r", "tool_calls": None}]
-    row = {"messages": messages, "tools": ["t"], "chat_template_kwargs": {"a": 1}, "images": None}
+    tools = [{"name": "f"}]
+    row = {"messages": messages, "tools": tools, "chat_template_kwargs": {"a": 1}, "images": None}
     conversation = read(row)
-    assert conversation["tools"] == ["t"]
+    assert conversation["tools"] == tools
     assert conversation["chat_template_kwargs"] == {"a": 1}
     assert "images" not in conversation
     assert conversation["messages"][1]["tool_calls"] == CALL["tool_calls"]
@@ -73,12 +74,32 @@ def test_what_the_template_needs_stays_in_the_row():
         ({"messages": [QUESTION, ANSWER | {"content": None}]}, "of type NoneType"),
         ({"messages": [QUESTION, ANSWER | {"content": "\ud83d"}]}, "half a surrogate pair"),
         ({"messages": {"role": ["user"], "content": ["a"]}}, "the messages are of type dict"),
+        ({"messages": [QUESTION, ANSWER | {"reasoning": "\ud83d"}]}, "half a surrogate pair"),
+        ({"messages": [QUESTION, ANSWER], "tools": "x"}, "tools is no JSON"),
+        ({"messages": [QUESTION, ANSWER | {"content": "", "reasoning": ""}]}, "is empty"),
     ],
 )
 def test_a_row_without_a_finished_conversation_is_refused_with_its_reason(row, reason):
     with pytest.raises(ValueError) as refusal:
         read(row)
     assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
+def test_an_answer_that_was_cut_while_it_thought_is_an_answer(name):
+    messages = [QUESTION, {"role": "assistant", "content": "", name: "well"}]
+    assert read({"messages": messages})["messages"] == messages
+
+
+def test_the_ids_of_a_served_answer_say_what_it_is():
+    messages = [QUESTION, {"role": "assistant", "content": ""}]
+    turn = {"prompt_ids": [1], "response_ids": [2], "finish_reason": "stop"}
+    row = {"messages": messages, "served_turns": [turn], "format": 2}
+    conversation = read(row)
+    assert conversation["served_turns"] == [turn]
+    assert conversation["format"] == 2
+    with pytest.raises(ValueError, match="message 0 of role 'user' is empty"):
+        read(row | {"messages": [{"role": "user", "content": ""}, ANSWER]})
 
 
 def test_a_file_without_a_conversation_is_refused_with_the_columns_needed(tmp_path):

@@ -231,8 +231,9 @@ def test_several_folders_are_read_one_after_the_other(tmp_path, streaming):
         (tmp_path / name).mkdir()
         with (tmp_path / name / "conversations.jsonl").open("w") as file:
             for number in range(2):
-                message = {"role": "user", "content": "q"}
-                row = {"id": f"{name}{number}", "messages": [message]}
+                roles = ("user", "assistant")
+                messages = [{"role": role, "content": "q"} for role in roles]
+                row = {"id": f"{name}{number}", "messages": messages}
                 file.write(json.dumps(row) + "\n")
     rows = load_conversations(
         [tmp_path / "b", str(tmp_path / "a" / "conversations.jsonl")], streaming=streaming

@@ -56,8 +56,9 @@ def image_turns(
         ids = ids + encoder.encode_prompt(answer.prompt[len(rendered) :], asked, len(ids))
         said = encoder.encode(answer.response)
         response = until_end_of_turn(said, stop)
-        check_response(tokenizer, response, message, stop, index)
-        turns.append(Turn(ids, response, said[len(response) :]))
+        turn = Turn(ids, response, said[len(response) :])
+        check_response(tokenizer, turn, message, stop, index)
+        turns.append(turn)
         ids = ids + said
         rendered = answer.full
         begin = index + 1

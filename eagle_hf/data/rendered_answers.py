@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from eagle_hf.data.messages import called_tools
 from eagle_hf.data.rows import Message
-from eagle_hf.data.template import render_text
+from eagle_hf.data.template import decode_text, render_text
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.thoughts import opens_thought, parts_of_answer, served_text
+from eagle_hf.data.turns import Turn
 from eagle_hf.data.whole_text import WholeTokenizer
 
 
@@ -75,9 +76,22 @@ def _opening_reason(answer: RenderedAnswer, index: int) -> str:
 
 
 def check_response(
-    tokenizer: WholeTokenizer, ids: list[int], message: Message, stop: Container[int], index: int
+    tokenizer: WholeTokenizer, turn: Turn, message: Message, stop: Container[int], index: int
 ) -> None:
-    """Refuse an end-of-turn token alone, and special tokens that the answer's text spells."""
+    """Refuse a turn whose learnt tokens are not the answer, all of it.
+
+    Args:
+        tokenizer: the target's.
+        turn: of assistant message `index`.
+        message: the answer.
+        stop: tokens that end a turn.
+        index: number of the message.
+
+    Raises:
+        ValueError: nothing but an end-of-turn token is learnt; the answer's text spells a special
+            token; or an end-of-turn token parts the answer.
+    """
+    ids = turn.response_ids
     if not ids or ids[0] in stop:
         raise ValueError(
             f"assistant message {index} has zero response tokens; drop the conversation"
@@ -89,3 +103,11 @@ def check_response(
             f"assistant message {index} holds {spelled!r} as text, which the tokenizer reads as a "
             "special token; drop the conversation, or spell it otherwise"
         )
+    behind = decode_text(tokenizer.tokenizer, turn.closing_ids)
+    for text in texts:
+        if text in behind:
+            raise ValueError(
+                f"an end-of-turn token stands inside assistant message {index}, before "
+                f"{text!r:.40}, which would not be learnt; name the tokens at which the target "
+                "really stops: target.generation_config.eos_token_id"
+            )

@@ -12,6 +12,7 @@ from eagle_hf.data.rendered_answers import (
 from eagle_hf.data.rows import Message
 from eagle_hf.data.template import SENTINEL, check_shown, render_text
 from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.thoughts import parts_of_answer
 from eagle_hf.data.turns import Turn, has_ended, until_end_of_turn
 from eagle_hf.data.whole_text import WholeText, WholeTokenizer
 
@@ -63,10 +64,9 @@ def text_turns(
             check_rendered(answer, messages[index], index)
             turn = _cut_turn(tokenizer, whole, answer, stop)
             if not has_ended(turn.response_ids, stop):
-                turn = _end_last(
-                    tokenizer, turn, messages[: index + 1], answer, stop=stop, arguments=arguments
-                )
-            check_response(tokenizer, turn.response_ids, messages[index], stop, index)
+                until = messages[: index + 1]
+                turn = _end_last(tokenizer, turn, until, stop=stop, arguments=arguments)
+            check_response(tokenizer, turn, messages[index], stop, index)
         except ValueError as error:
             left_out.append(LeftOutAnswer(index, str(error)))
         else:
@@ -119,21 +119,27 @@ def _end_last(
     tokenizer: WholeTokenizer,
     turn: Turn,
     messages: list[Message],
-    answer: RenderedAnswer,
     *,
     stop: Container[int],
     arguments: TemplateArguments,
 ) -> Turn:
-    """The turn of the last message, with the marker of a next role where that would end it."""
+    """The turn of the last message, with the marker of a next role where that would end it.
+
+    A user's turn is put behind the answer. Where the answer's text ends, the marker begins.
+    """
+    calls_tools = bool(messages[-1].get("tool_calls"))  # another role answers these
+    answer = list(parts_of_answer(messages[-1]))
+    if calls_tools or not answer:
+        return turn
     following: Message = {"role": "user", "content": SENTINEL}
     try:
         text = render_text(tokenizer.processor, [*messages, following], arguments=arguments)
     except ValueError:
         return turn  # a template that allows no other turn
-    if not text.startswith(answer.full):
-        return turn
-    whole = tokenizer.read(text)
-    end = whole.tokens_of(answer.full)
-    if end is None:
-        return turn
-    return _with_next_role(turn, whole.ids[end : end + 1], stop)
+    _, end_of_answer = answer[-1]
+    before_user = text.split(SENTINEL)[0]
+    behind = before_user.rpartition(end_of_answer)[2].lstrip()
+    for token, marker in tokenizer.special_tokens.items():
+        if token in stop and behind.startswith(marker):
+            return turn._replace(response_ids=[*turn.response_ids, token])
+    return turn

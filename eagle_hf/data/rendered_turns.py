@@ -12,7 +12,7 @@ from eagle_hf.data.rendered_answers import (
 from eagle_hf.data.rows import Message
 from eagle_hf.data.template import SENTINEL, check_shown, render_text
 from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.thoughts import parts_of_answer
+from eagle_hf.data.thoughts import opens_thought, parts_of_answer
 from eagle_hf.data.turns import Turn, has_ended, until_end_of_turn
 from eagle_hf.data.whole_text import WholeText, WholeTokenizer
 
@@ -84,10 +84,12 @@ def _cut_turn(
     if turn is None and answer.full != whole.text:
         turn = _turn_inside(tokenizer.read(answer.full), answer, stop)
     if turn is None:
+        advice = "let the target answer the prompt, which keeps its ids"
+        if opens_thought(answer.prompt):
+            advice = f"turn thinking off with chat_template_kwargs, give its reasoning, or {advice}"
         raise ValueError(
             f"tokenised whole, the answer {answer.response!r:.40} joins the prompt's end "
-            f"{answer.prompt[-20:]!r} in a token that the target was never served; "
-            "let the target answer the prompt, which keeps its ids"
+            f"{answer.prompt[-20:]!r} in a token that the target was never served; {advice}"
         )
     return turn
 

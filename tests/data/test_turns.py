@@ -16,6 +16,8 @@ from chat_templates import (
     learnt_text,
     say,
 )
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from eagle_hf.data.turns import Turn, merge_turns, until_end_of_turn
 
@@ -231,3 +233,40 @@ def test_turns_join_where_the_prompt_goes_on_from_the_answer():
     anew = Turn([1, 3, 4, 5, 6], [7], [])
     assert merge_turns([first, goes_on]) == [[first, goes_on]]
     assert merge_turns([first, anew]) == [[first], [anew]]
+
+
+def sentencepiece_tokenizer():
+    """As Llama 2's: a text begins with a space, which is part of its word; markers are text."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", "The", "▁The", "▁hi", "[", "]", "/", "INST"]
+    pieces += ["[INST", "[INST]", "[/", "[/INST", "[/INST]", "▁[INST]", "▁[/INST]", ".", "h", "i"]
+    pieces += ["I", "N", "S", "T", "e", "Th", "IN", "ST", "hi", "▁Th", "▁h", "▁["]
+    merges = [
+        *(("I", "N"), ("S", "T"), ("IN", "ST"), ("T", "h"), ("Th", "e"), ("h", "i")),
+        *(("[", "/"), ("[", "INST"), ("[INST", "]"), ("[/", "INST"), ("[/INST", "]")),
+        *(("▁", "[INST]"), ("▁", "[/INST]"), ("▁", "The"), ("▁", "hi")),
+    ]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    backend.add_special_tokens(["<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = (
+        "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    return tokenizer
+
+
+def test_an_answer_of_sentencepiece_is_learnt_without_the_space_that_stands_before_words_alone():
+    tokenizer = sentencepiece_tokenizer()
+    alone = tokenizer.encode("The", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(alone) == ["▁The"]
+    (example,), _ = examples_of(tokenizer, [ask("hi"), say("The.")], stop={2})
+    tokens = tokenizer.convert_ids_to_tokens(example["input_ids"])
+    assert tokens == ["<s>", "▁[INST]", "▁hi", "▁[/INST]", "The", ".", "</s>"]
+    assert example["loss_mask"] == [0, 0, 0, 0, 1, 1, 1]

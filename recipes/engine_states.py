@@ -4,7 +4,7 @@ It runs in vLLM's own environment and needs nothing else. The request is a folde
 `capture_features.py --request_engine_states FOLDER`; `--engine_states FOLDER` then makes features
 of the states. Interrupted, the same command reads what is missing.
 
-Hardware: any that vLLM runs on. On a CPU its connector cannot copy, and the one below does.
+Hardware: any that vLLM runs on; on a CPU with connectors/vllm_cpu.py in the place of vLLM's own.
           Disk: 8 H bytes a token in bfloat16 (SmolLM2-135M: 4.6 kB).
 Duration: one prefill of every text, and a minute for vLLM to start.
 Command:  VLLM/bin/python recipes/engine_states.py FOLDER
@@ -22,50 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-import vllm
-from vllm import LLM, SamplingParams
-from vllm.distributed.kv_transfer.kv_connector.v1.example_hidden_states_connector import (
-    ExampleHiddenStatesConnector,
-    PendingSave,
-    extract_from_kv_cache,
-)
-from vllm.platforms import current_platform
-
 SUFFIX = ".safetensors"
 UNFINISHED = ".part"  # until the file is whole
 REASONS_SHOWN = 3
 
 Text = dict[str, Any]  # {"name": of its file, "token_ids": [...]}
-
-
-class _NothingToWaitFor:
-    """Stands for the end of a copy between devices."""
-
-    def synchronize(self) -> None:
-        pass
-
-    def query(self) -> bool:
-        return True
-
-
-class CpuHiddenStatesConnector(ExampleHiddenStatesConnector):
-    """vLLM's connector without CUDA streams: the states are in this machine's memory already."""
-
-    def _submit_async_write(self, pending: PendingSave) -> None:
-        if not self._is_tp_rank_zero:
-            return
-        slots = []
-        for block in pending.block_ids:
-            slots.append(torch.arange(self._block_size) + block * self._block_size)
-        states = extract_from_kv_cache(
-            self._kv_cache, torch.cat(slots), len(pending.token_ids)
-        )  # [S, n, H]
-        tensors = {"hidden_states": states.contiguous(), "token_ids": pending.token_ids.clone()}
-        done = _NothingToWaitFor()
-        lock = self._lock_fds.pop(pending.req_id, None)
-        self._write_tensors(tensors, done, pending.filename, lock)
-        self._req_copy_events[pending.req_id] = done
 
 
 def read_texts(folder: Path) -> Iterator[Text]:
@@ -90,8 +51,11 @@ def in_chunks(texts: Iterator[Text], size: int) -> Iterator[list[Text]]:
         chunk = list(islice(texts, size))
 
 
-def make_engine(manifest: dict[str, Any], arguments: argparse.Namespace, longest: int) -> LLM:
+def make_engine(manifest: dict[str, Any], arguments: argparse.Namespace, longest: int) -> Any:
     """vLLM with the speculative method that drafts nothing and keeps the target's states."""
+    from vllm import LLM  # in vLLM's own environment alone
+    from vllm.platforms import current_platform
+
     connector = {
         "kv_connector": "ExampleHiddenStatesConnector",
         "kv_role": "kv_producer",
@@ -113,14 +77,16 @@ def make_engine(manifest: dict[str, Any], arguments: argparse.Namespace, longest
         },
     }
     if current_platform.is_cpu():
-        connector["kv_connector"] = CpuHiddenStatesConnector.__name__
-        connector["kv_connector_module_path"] = Path(__file__).stem
+        connector["kv_connector"] = "CpuHiddenStatesConnector"
+        connector["kv_connector_module_path"] = "connectors.vllm_cpu"  # beside this file
         settings["enforce_eager"] = True
     return LLM(**(settings | arguments.engine))
 
 
-def read_with_engine(llm: LLM, texts: list[Text], states: Path) -> list[str]:
+def read_with_engine(llm: Any, texts: list[Text], states: Path) -> list[str]:
     """Have the engine read some texts; the names of those that it left no file of."""
+    from vllm import SamplingParams
+
     prompts = []
     sampling = []
     for text in texts:
@@ -213,6 +179,8 @@ def main() -> None:
         "--max_steps", type=int, default=-1, help="Read at most this many texts (smoke tests)."
     )
     arguments = parser.parse_args()
+    import vllm
+
     folder = arguments.folder.resolve()
     metrics = run(folder, arguments)
     made_by = {

@@ -7,10 +7,12 @@ A page's blocks run in order, in one namespace, in a folder of their own. Names 
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from answer_server import AnswerServer
+from engine_folders import play_the_engine
 from pages import all_pages
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
@@ -112,6 +114,19 @@ def server(monkeypatch):
 
 
 @pytest.fixture
+def engine(monkeypatch):
+    """An engine that answers every request at once."""
+    request = eagle_hf.data.write_engine_request
+
+    def request_and_answer(target, examples, folder, **settings):
+        written = request(target, examples, folder, **settings)
+        play_the_engine(target, Path(folder))
+        return written
+
+    monkeypatch.setattr("eagle_hf.data.write_engine_request", request_and_answer)
+
+
+@pytest.fixture
 def pushed(monkeypatch):
     """Where heads were pushed to; nothing leaves the machine."""
     repositories = []
@@ -123,6 +138,7 @@ def pushed(monkeypatch):
     return repositories
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_python_blocks_run_and_print_what_the_page_says(page, workplace, models, server, pushed):
     if page.name in NEEDED:

@@ -165,7 +165,7 @@ def damage_shape(path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (damage_torn, "cannot be used: it is torn"),
+        (damage_torn, "cannot be used: it cannot be opened, it may be torn"),
         (damage_rows, "cannot be used: it holds 9 tokens and the states of 8"),
         (damage_last_token, "lacks the last of its 9 tokens"),
         (damage_other_tokens, "no file of .* holds its 9 tokens"),
@@ -193,7 +193,9 @@ def test_a_folder_without_any_of_the_conversations_is_refused(
 ):
     rows = [{"id": "x", "input_ids": [9] * 11, "loss_mask": [1] * 11}]
     damage_torn(file_of(engine, examples[2]))
-    problem = r"states of none of the 1 conversations \(7 files of other texts; .*it is torn"
+    problem = (
+        r"states of none of the 1 conversations \(7 files of other texts; .*it cannot be opened"
+    )
     with pytest.raises(ValueError, match=problem):
         write(tmp_path / "features", rows, source=EngineStates(engine))
 
@@ -225,7 +227,7 @@ def plain_folder(tmp_path, target, examples, state_ids):
         (
             float32_target(),
             [3, 4, 5, 7],
-            "state 2 is off by .*, and is the target's state 3; .* state 7 is off by 0.0%, and is",
+            "state 2 is off by .*, and is the target's state 3; .* state 7 is off by 0.0%",
         ),
         (float32_target(seed=1), [2, 3, 4, 7], "state 2 is off by .*, and none of the target's"),
     ],
@@ -249,6 +251,15 @@ def test_states_behind_the_final_norm_are_refused(capture_target, examples, writ
         rewrite(path, hidden_states=states)
     with pytest.raises(ValueError, match="state 7 is off by .*, and none of the target's"):
         write(tmp_path / "features", source=EngineStates(folder))
+
+
+def test_states_of_an_earlier_text_at_some_tokens_are_refused(engine, examples, write, tmp_path):
+    path = file_of(engine, examples[3])  # the longest
+    states = load_file(path)["hidden_states"]
+    states[7] = states[20]
+    rewrite(path, hidden_states=states)
+    with pytest.raises(ValueError, match=r"state 2 is off by .*, by \d+.\d% at position 7"):
+        write(tmp_path / "features", source=EngineStates(engine))
 
 
 def test_tokens_without_states_are_named_and_the_run_goes_on_once_they_are_there(

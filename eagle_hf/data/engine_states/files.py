@@ -57,7 +57,7 @@ def scan_folder(folder: Path) -> Iterator[EngineFile | SkippedRow]:
         try:
             yield _open_file(path)
         except (SafetensorError, OSError) as error:
-            yield SkippedRow(path.name, f"it is torn or no safetensors file ({error})")
+            yield SkippedRow(path.name, f"it cannot be opened, it may be torn ({error})")
         except ValueError as error:
             yield SkippedRow(path.name, str(error))
 

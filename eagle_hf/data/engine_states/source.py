@@ -179,9 +179,7 @@ class EngineStates:
         state_ids: list[int],
     ) -> None:
         """Refuse states that are not the target's, by the shortest text and the longest."""
-        shortest = min(chosen, key=_length_of)
-        longest = max(chosen, key=_length_of)
-        for conversation in {shortest, longest}:
+        for conversation in (min(chosen, key=_length_of), max(chosen, key=_length_of)):
             tokens = torch.as_tensor(examples[conversation.number]["input_ids"]).long()
             name = self._names[conversation.tokens_key]
             states = load_states(self.states_folder, name, tokens)

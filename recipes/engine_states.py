@@ -22,6 +22,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 SUFFIX = ".safetensors"
 UNFINISHED = ".part"  # until the file is whole
 REASONS_SHOWN = 3
@@ -84,7 +87,7 @@ def make_engine(manifest: dict[str, Any], arguments: argparse.Namespace, longest
 
 
 def read_with_engine(llm: Any, texts: list[Text], states: Path) -> list[str]:
-    """Have the engine read some texts; the names of those that it left no file of."""
+    """Have the engine read some texts; those whose states cannot be used, with why."""
     from vllm import SamplingParams
 
     prompts = []
@@ -103,23 +106,43 @@ def read_with_engine(llm: Any, texts: list[Text], states: Path) -> list[str]:
     llm.generate(prompts, sampling, use_tqdm=False)
     lost = []
     for text in texts:
-        unfinished = (states / text["name"]).with_suffix(UNFINISHED)
-        if not finish(unfinished):
-            lost.append(text["name"])
+        problem = finish((states / text["name"]).with_suffix(UNFINISHED), text["token_ids"])
+        if problem:
+            lost.append(f"{text['name']}: {problem}")
     return lost
 
 
-def finish(unfinished: Path) -> bool:
-    """Wait until a file is whole, and give it its name; False where there is none."""
+def finish(unfinished: Path, token_ids: list[int]) -> str | None:
+    """Wait until a file is whole, and give it its name; what is wrong with it, or None."""
     lock = Path(f"{unfinished}.lock")
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # the connector holds it while it writes
-        lock.unlink()
+    if not lock.exists():
+        return "vLLM wrote no file"
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # the connector holds it while it writes
+    lock.unlink()
+    problem = find_problem(unfinished, token_ids)
+    if problem:
+        unfinished.unlink(missing_ok=True)
+    else:
         unfinished.rename(unfinished.with_suffix(SUFFIX))
-    except FileNotFoundError:
-        return False
-    return True
+    return problem
+
+
+def find_problem(path: Path, token_ids: list[int]) -> str | None:
+    """Why the states in a file cannot be used; None where they can."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        return f"its file cannot be opened ({error})"
+    states = tensors["hidden_states"]  # [S, n, H]
+    if tensors["token_ids"].tolist() != token_ids or len(states) != len(token_ids):
+        return f"vLLM read {len(tensors['token_ids'])} of its {len(token_ids)} tokens"
+    without = int((states == 0).flatten(1).all(1).sum())
+    if without:
+        return f"{without} of its {len(token_ids)} tokens have no states"
+    if not states.isfinite().all():
+        return "its states are not finite"
+    return None
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -148,8 +171,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     # 3) say what is missing
     metrics["lost"] = len(lost)
     if lost:
-        shown = ", ".join(lost[:REASONS_SHOWN])
-        print(f"vLLM left no file of {len(lost)} texts, the first: {shown}; see its log above")
+        shown = "; ".join(lost[:REASONS_SHOWN])
+        print(f"{len(lost)} of {count} texts have no states, the first: {shown}")
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     return metrics
 

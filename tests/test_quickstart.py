@@ -60,7 +60,7 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "load_suite", tiny_suite)
     for module in (budget, making):
         monkeypatch.setattr(module, "RESPONSE_TOKENS", 16)
-    monkeypatch.setattr(making, "magpie_prompts", write_prompts)
+    monkeypatch.setattr("eagle_hf.pipeline.prompts.magpie_prompts", write_prompts)
     monkeypatch.setattr(making, "train_head", train)
     monkeypatch.setattr(making, "DRAFT_VOCAB_SIZE", 24)
     monkeypatch.setattr(story, "REFERENCE", tmp_path / "shipped")
@@ -125,7 +125,7 @@ class Interrupted(TrainerCallback):
 
 def test_an_interrupted_quickstart_goes_on_with_what_is_done(small, tmp_path, monkeypatch, capsys):
     real_train = Eagle3Trainer.train
-    answers = tmp_path / "responses" / "conversations.jsonl"
+    answers = tmp_path / "data" / "answers" / "conversations.jsonl"
     resumed = []
 
     def interrupted(trainer, **kwargs):

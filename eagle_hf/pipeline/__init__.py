@@ -6,15 +6,17 @@ from eagle_hf.pipeline.local import LocalExecutor, privacy_settings, serving_set
 from eagle_hf.pipeline.merging import merge_shards
 from eagle_hf.pipeline.running import run_data
 from eagle_hf.pipeline.sample import MeasuredSample
-from eagle_hf.pipeline.settings import DataConfig
+from eagle_hf.pipeline.settings import AnswerStepSettings, DataConfig, PromptSettings
 from eagle_hf.pipeline.sharding import Shard
 from eagle_hf.pipeline.target import RunTarget
 
 __all__ = [
+    "AnswerStepSettings",
     "DataConfig",
     "Executor",
     "LocalExecutor",
     "MeasuredSample",
+    "PromptSettings",
     "RunTarget",
     "Shard",
     "merge_shards",

@@ -8,26 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from eagle_hf.data import (
-    bundled_prompts,
-    evenly_spread,
-    load_conversations,
-    load_suite,
-    magpie_prompts,
-    prepare_examples,
-    read_prompts,
-    write_prompts,
-    write_responses,
-)
-from eagle_hf.data.rows import Prompt
+from eagle_hf.data import load_conversations, load_suite, prepare_examples
 from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
+from eagle_hf.pipeline import (
+    AnswerStepSettings,
+    DataConfig,
+    LocalExecutor,
+    PromptSettings,
+    RunTarget,
+    run_data,
+)
 from eagle_hf.quickstart.budget import BATCH, MAGPIE_TOKENS, RESPONSE_TOKENS, affordable_prompts
 from eagle_hf.quickstart.screens import LOOK, print_heading
-from eagle_hf.quickstart.targets import Targets
+from eagle_hf.quickstart.targets import TARGET, Targets
 from eagle_hf.training import Eagle3Trainer, Eagle3TrainingArguments, last_checkpoint, new_head
 
 DRAFT_VOCAB_SIZE = 8192
@@ -55,8 +51,9 @@ def make_head(
         print(f"\n{folder / 'head'} is there from an earlier run; delete it to train again")
         return None
     count = affordable_prompts(folder / "prompts.json", targets, minutes, prompts, started)
-    target = targets.fastest_for("batch")
-    tokenizer = targets.tokenizer
+    config = data_config(folder, count)
+    run_target = RunTarget(config, opened=(targets.fastest_for("batch"), targets.tokenizer))
+    executor = LocalExecutor(run_target)
 
     fewer = ""
     if count != prompts:
@@ -64,73 +61,58 @@ def make_head(
     print_heading(
         3, f"Prompts: {count} user turns{fewer}, a third of them written by the target itself"
     )
-    asked = training_prompts(folder / f"prompts-{count}.jsonl", target, tokenizer, count)
+    run_data(config, run_target, executor, only=["prompts"])
 
     print_heading(
         4, "Responses: the target answers, because a head must learn this target's own words"
     )
-    report = write_responses(
-        target,
-        tokenizer,
-        asked,
-        folder / "responses",
-        max_new_tokens=RESPONSE_TOKENS,
-        batch_size=BATCH,
-    )
-    if report.skipped:
-        _, reason = report.skipped[0]
-        print(f"{len(report.skipped)} prompts skipped, the first: {reason}")
+    run_data(config, run_target, executor)
 
     print_heading(5, f"Training for {minutes:g} minutes")
     train_head(folder, targets, minutes)
     return count
 
 
-def training_prompts(
-    path: Path, target: Any, tokenizer: PreTrainedTokenizerBase, count: int
-) -> list[Prompt]:
-    """Collect the prompts: a third chat, a third code, a third maths.
+def data_config(folder: Path, count: int) -> DataConfig:
+    """Say what data is made: a third chat, a third code, a third maths.
 
     Args:
-        path: the file that keeps them. Where it exists, it is read.
-        target: writes the chat prompts.
-        tokenizer: the target's.
+        folder: of the quickstart.
         count: of all prompts.
 
     Returns:
-        The prompts.
+        The settings of a data run into folder/data.
     """
-    if not path.exists():
-        of_each = count // 3
-        own = count - 2 * of_each
-        asked = magpie_prompts(target, tokenizer, own, batch_size=64, max_new_tokens=MAGPIE_TOKENS)
-        for name in BUNDLED:
-            prompts, _ = read_prompts(bundled_prompts(name))
-            prompts = sorted(prompts, key=_first_turn_length)
-            # the longest quarter costs more than it teaches
-            short_ones = prompts[: len(prompts) * 3 // 4]
-            asked += evenly_spread(short_ones, of_each)
-        write_prompts(path, asked)
-    kept, _ = read_prompts(path)
-    return kept
-
-
-def _first_turn_length(prompt: Prompt) -> int:
-    """Characters of a prompt's first turn."""
-    return len(prompt["turns"][0])
+    of_each = count // 3
+    return DataConfig(
+        target=TARGET,
+        output_dir=str(folder / "data"),
+        # Without privacy: nobody wrote these prompts.
+        steps=["prompts", "answers", "conversations"],
+        prompts=PromptSettings(
+            sources=list(BUNDLED),
+            per_source=of_each,
+            # The longest quarter costs more than it teaches.
+            shortest_share=0.75,
+            magpie=count - 2 * of_each,
+            magpie_max_new_tokens=MAGPIE_TOKENS,
+            magpie_batch_size=64,
+        ),
+        answers=AnswerStepSettings(max_new_tokens=RESPONSE_TOKENS, batch_size=BATCH),
+    )
 
 
 def train_head(folder: Path, targets: Targets, minutes: float) -> None:
     """Train a head on the folder's conversations, and save it to folder/head.
 
     Args:
-        folder: holds `responses`; checkpoints are kept there meanwhile.
+        folder: holds the data; checkpoints are kept there meanwhile.
         targets: the target.
         minutes: of training.
     """
     # 1) conversations as token ids
     target = targets.fastest_for("prefill")
-    conversations = load_conversations(folder / "responses")
+    conversations = load_conversations(folder / "data" / "conversations")
     examples, _ = prepare_examples(target, targets.tokenizer, conversations)
 
     # 2) a new head

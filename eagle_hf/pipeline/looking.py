@@ -17,7 +17,9 @@ from eagle_hf.pipeline.records import (
     changed_settings,
     file_fingerprint,
 )
-from eagle_hf.pipeline.steps import Step, default_settings, settings_of
+from eagle_hf.pipeline.steps import Step, default_settings, settings_of, steps_of
+
+NAME_WIDTH = 14  # of the name of a step in what is printed
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,25 @@ def _look_at_output(step: Step, folder: Path, record: StepRecord) -> Verdict:
     if file_fingerprint(path) != record.output:
         return Verdict(IS_DONE, (f"{path.name} was edited since, and is used as it is",))
     return Verdict(IS_DONE)
+
+
+def describe_steps(inputs: Inputs) -> list[str]:
+    """Say what a run would do.
+
+    Args:
+        inputs: of the run.
+
+    Returns:
+        A line for each step.
+    """
+    lines = []
+    unfinished: list[str] = []
+    for step in steps_of(inputs.config):
+        inputs.choose(step)
+        waits_for = [name for name in inputs.steps(step) if name in unfinished]
+        verdict = look_at_step(step, inputs).verdict
+        if verdict.action != IS_DONE or waits_for:
+            unfinished.append(step.name)
+        text = f"follows {' and '.join(waits_for)}" if waits_for else str(verdict)
+        lines.append(f"{step.name:<{NAME_WIDTH}}{text}")
+    return lines

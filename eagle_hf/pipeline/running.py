@@ -9,7 +9,7 @@ from eagle_hf.pipeline.answers import keep_matching_answers
 from eagle_hf.pipeline.examples import make_conversations, make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
-from eagle_hf.pipeline.looking import look_at_step
+from eagle_hf.pipeline.looking import NAME_WIDTH, look_at_step
 from eagle_hf.pipeline.prompts import make_prompts
 from eagle_hf.pipeline.records import (
     AGAIN,
@@ -26,8 +26,6 @@ from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.pipeline.sharding import SHARDED, Shard
 from eagle_hf.pipeline.steps import Step, settings_of, steps_of
 from eagle_hf.pipeline.target import RunTarget
-
-NAME_WIDTH = 14  # of a step's name in what is printed
 
 
 def run_data(

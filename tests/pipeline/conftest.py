@@ -1,12 +1,9 @@
-"""A tiny target on disk, prompts for it, and a run of all steps."""
-
-import json
+"""A tiny target on disk, and a folder for its runs."""
 
 import pytest
 import torch
 from tiny import tiny_target, word_tokenizer
-
-from eagle_hf.pipeline import LocalExecutor, RunTarget, read_config, run_data
+from workplaces import Workplace
 
 
 @pytest.fixture(scope="session")
@@ -15,54 +12,6 @@ def target_folder(tmp_path_factory):
     tiny_target(dtype=torch.float32, eos_token_id=2).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     return folder
-
-
-def prompt_rows(count=8, first=5):
-    """Prompts of two words; the third has two turns."""
-    rows = []
-    for number in range(count):
-        turns = [f"w{first + number} w{6 + number % 7}"]
-        if number == 2:
-            turns.append("w9 w9")
-        rows.append({"id": f"q{number}", "turns": turns, "category": "words"})
-    return rows
-
-
-def write_prompt_file(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-class Workplace:
-    """An output folder, and runs into it."""
-
-    def __init__(self, folder, target_folder):
-        self.folder = folder
-        self.output = folder / "out"
-        self.file = folder / "mine.jsonl"
-        write_prompt_file(self.file, prompt_rows())
-        self.flags = {
-            "target": str(target_folder),
-            "target_dtype": "float32",
-            "output_dir": str(self.output),
-            "steps": ["prompts", "privacy", "answers", "conversations", "examples", "features"],
-            "prompts.sources": [str(self.file)],
-            "answers.max_new_tokens": 12,
-            "answers.batch_size": 4,
-            "features.storage_dtype": "float32",
-        }
-
-    def config(self, **changes):
-        named = {name.replace("__", "."): value for name, value in changes.items()}
-        return read_config(None, self.flags | named)
-
-    def run(self, only=(), shard=None, **changes):
-        config = self.config(**changes)
-        target = RunTarget(config)
-        return run_data(config, target, LocalExecutor(target), only=only, shard=shard)
-
-    def rows(self, name):
-        path = self.output / name
-        return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ head is unrolled on its own outputs, as it will draft.
 
 Hardware: as recipes/train.py; one process, float32, no checkpoints.
 Duration: as recipes/train.py with as many steps.
-Command:  python recipes/naked_loop.py --target smollm2 --dataset outputs/smollm2-data/responses \\
-              --output_dir outputs/naked --max_steps 200
+Command:  python recipes/naked_loop.py --target smollm2 \\
+              --dataset outputs/smollm2-data/conversations --output_dir outputs/naked \\
+              --max_steps 200
 Expected: the losses of recipes/train.py with the same batches, as a test checks, and a head that
           `from_pretrained` opens.
 

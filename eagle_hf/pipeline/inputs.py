@@ -52,8 +52,8 @@ class Inputs:
     def folder(self, step: Step) -> Path:
         """The folder of a step."""
         if step.name in self.in_parts:
-            return self.root / step.folder
-        return Path(self.config.output_dir, step.folder)
+            return self.root / step.name
+        return Path(self.config.output_dir, step.name)
 
     def steps(self, step: Step) -> list[str]:
         """The names of the earlier steps that a step reads."""

@@ -164,7 +164,7 @@ def set_aside(folder: Path) -> Path | None:
         folder: exists.
 
     Returns:
-        Its new path: the first of `responses.old-1`, `responses.old-2`, ... that is free. None
+        Its new path: the first of `answers.old-1`, `answers.old-2`, ... that is free. None
         where it held nothing but its record, and stays.
     """
     if all(path.name == RECORD for path in folder.iterdir()):

@@ -1,4 +1,4 @@
-"""The steps of a run: where each lies, what its result depends on, and what it reads.
+"""The steps of a run: what the result of each depends on. Each lies in a folder of its name.
 
     prompts -> privacy -> answers -> conversations -> examples -> features
 
@@ -20,8 +20,7 @@ class Step:
     """One step.
 
     Attributes:
-        name: as the command line and the YAML file call it.
-        folder: in the output folder.
+        name: as the command line and the YAML file call it, and its folder.
         output: the file that later steps read; None where nothing reads one.
         settings: whole names of settings, or of sections, that its result depends on.
         reads_target: whether its result depends on the target's files.
@@ -29,7 +28,6 @@ class Step:
     """
 
     name: str
-    folder: str
     output: str | None
     settings: tuple[str, ...]
     reads_target: bool = False
@@ -39,15 +37,13 @@ class Step:
 STEPS = (
     Step(
         "prompts",
-        "prompts",
         "prompts.jsonl",
         (*TARGET, "chat_template_kwargs", "prompts"),
         reads_target=True,
     ),
-    Step("privacy", "privacy", "prompts.jsonl", ("privacy",)),
+    Step("privacy", "prompts.jsonl", ("privacy",)),
     Step(
         "answers",
-        "responses",
         "conversations.jsonl",
         (
             *TARGET,
@@ -63,16 +59,14 @@ STEPS = (
         reads_target=True,
         grows=True,
     ),
-    Step("conversations", "conversations", "conversations.jsonl", ("privacy",)),
+    Step("conversations", "conversations.jsonl", ("privacy",)),
     Step(
-        "examples",
         "examples",
         "examples.jsonl",
         (*TARGET, "chat_template_kwargs", "examples"),
         reads_target=True,
     ),
     Step(
-        "features",
         "features",
         None,
         (*TARGET, "target_dtype", "features"),

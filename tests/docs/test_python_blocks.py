@@ -70,7 +70,7 @@ def models(tmp_path_factory):
         question = {"role": "user", "content": f"w{number + 5} w9"}
         answer = {"role": "assistant", "content": f"w{number + 6} w8 w7 w{number + 9}"}
         conversations.append({"id": str(number), "messages": [question, answer]})
-    write_lines(folder / "outputs/data/responses/conversations.jsonl", conversations)
+    write_lines(folder / "outputs/data/conversations/conversations.jsonl", conversations)
     return folder
 
 

@@ -66,12 +66,12 @@ def test_a_changed_setting_runs_its_dependants_again(workplace, capsys, change, 
 
 def test_what_a_step_made_before_is_kept_beside(workplace):
     workplace.run()
-    before = (workplace.output / "responses" / "conversations.jsonl").read_text()
+    before = (workplace.output / "answers" / "conversations.jsonl").read_text()
     workplace.run(answers__max_new_tokens=9)
     workplace.run(answers__max_new_tokens=8)
-    kept = workplace.output / "responses.old-1" / "conversations.jsonl"
+    kept = workplace.output / "answers.old-1" / "conversations.jsonl"
     assert kept.read_text() == before
-    assert (workplace.output / "responses.old-2").is_dir()
+    assert (workplace.output / "answers.old-2").is_dir()
 
 
 def test_more_prompts_are_answered_without_asking_the_old_ones_again(workplace, capsys):

@@ -14,6 +14,7 @@ from tiny import tiny_head, tiny_target, word_tokenizer
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments
+from eagle_hf.pipeline import read_config
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -49,22 +50,21 @@ def conversations(folder):
     config = dict(
         target="target",
         output_dir="data",
-        prompt_files=["asked.jsonl"],
-        max_new_tokens=12,
         target_dtype="float32",
-        batch_size=4,
+        prompts=dict(sources=["asked.jsonl"]),
+        answers=dict(max_new_tokens=12, batch_size=4),
     )
     (folder / "data.yaml").write_text(yaml.safe_dump(config))
-    flags = ["--config", "data.yaml", "--max_steps", "10"]
-    out = run([sys.executable, RECIPES / "prepare_data.py", *flags], folder)
-    return out, folder / "data" / "responses"
+    flags = ["--config", "data.yaml", "--max_prompts", "10"]
+    out = run([sys.executable, "-m", "eagle_hf.cli", "data", *flags], folder)
+    return out, folder / "data" / "conversations"
 
 
-def test_prepare_data_writes_conversations_and_reports_bad_lines(conversations):
-    out, responses = conversations
-    lines = (responses / "conversations.jsonl").read_text().splitlines()
+def test_a_data_run_writes_conversations_and_reports_bad_lines(conversations):
+    out, folder = conversations
+    lines = (folder / "conversations.jsonl").read_text().splitlines()
     metrics = json.loads(out.splitlines()[-1])
-    assert metrics["finished"] == len(lines) > 5
+    assert metrics["answers"]["finished"] == len(lines) > 5
     roles = [message["role"] for message in json.loads(lines[0])["messages"]]
     assert roles == ["user", "assistant"]
     assert "1 lines skipped, the first: line 13, not JSON" in out
@@ -254,38 +254,6 @@ def test_training_chooses_the_activation_of_a_new_head(activation):
     assert head.config.hidden_act == activation
 
 
-def test_prompts_are_filtered_and_mixed_before_they_are_answered(tmp_path, capsys):
-    recipe = recipe_module("prepare_data")
-    arguments = recipe.DataArguments(
-        target="target",
-        output_dir=str(tmp_path),
-        prompt_files=["train_code_codeio", "train_math_reasoning_gym"],
-        max_characters=1000,
-        mixture=["code=0.25", "math=0.75"],
-        num_prompts=200,
-    )
-    prompts = recipe.collect_prompts(arguments, None, word_tokenizer())
-    categories = [prompt["category"] for prompt in prompts]
-    assert (categories.count("code"), categories.count("math")) == (50, 150)
-    assert max(len(prompt["turns"][0]) for prompt in prompts) <= 1000
-    assert ", contamination 24" in capsys.readouterr().out
-
-
-def test_the_mixture_is_given_or_estimated_but_not_both(tmp_path):
-    recipe = recipe_module("prepare_data")
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"prompt": "What is 3 * 4?"}\n{"prompt": "hello"}\n')
-    where = dict(target="target", output_dir=str(tmp_path))
-    estimated = recipe.DataArguments(**where, mixture_log=str(log))
-    assert recipe.wanted_shares(estimated) == {"math": 0.5, "chat": 0.5}
-    with pytest.raises(ValueError, match="give one of them"):
-        recipe.DataArguments(**where, mixture_log=str(log), mixture=["code=1"])
-    with pytest.raises(ValueError, match="num_prompts needs mixture"):
-        recipe.DataArguments(**where, num_prompts=3)
-    with pytest.raises(ValueError, match="write category=share"):
-        recipe.wanted_shares(recipe.DataArguments(**where, mixture=["code"]))
-
-
 def test_training_takes_what_is_not_held_out_evenly_spread():
     recipe = recipe_module("train")
     arguments = recipe.ScriptArguments(
@@ -306,7 +274,6 @@ def test_all_examples_of_a_conversation_are_on_one_side():
 
 TRAINING = ("train", ["ScriptArguments", "Eagle3TrainingArguments"])
 RECIPE_OF = {
-    "data": ("prepare_data", ["DataArguments"]),
     "features": ("capture_features", ["CaptureArguments"]),
     "adapt": ("adapt", ["AdaptArguments", "Eagle3TrainingArguments"]),
     "ablations": ("ablations", ["AblationArguments"]),
@@ -316,7 +283,16 @@ RECIPE_OF = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (RECIPES / "configs").glob("*.yaml")))
+CONFIGS = sorted(path.name for path in (RECIPES / "configs").glob("*.yaml"))
+DATA_CONFIGS = [name for name in CONFIGS if name.startswith("data-")]
+
+
+@pytest.mark.parametrize("name", DATA_CONFIGS)
+def test_every_shipped_configuration_of_data_is_read(name):
+    assert read_config(RECIPES / "configs" / name).output_dir.startswith("outputs/")
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(DATA_CONFIGS)))
 def test_every_shipped_configuration_parses(name):
     kind = Path(name).stem.rsplit("_", 1)[-1]
     recipe, names = RECIPE_OF.get(kind, TRAINING)

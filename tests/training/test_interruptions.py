@@ -157,9 +157,8 @@ def test_nothing_is_resumed_in_an_empty_folder(target, head, examples, trained, 
     [
         ("train.py", "dataset: d\noutput_dir: o"),
         ("capture_features.py", "dataset: d\noutput: o"),
-        ("prepare_data.py", "output_dir: o"),
     ],
-    ids=["train.py", "capture_features.py", "prepare_data.py"],
+    ids=["train.py", "capture_features.py"],
 )
 def test_a_configuration_key_that_does_not_exist_is_named(tmp_path, recipe, known):
     (tmp_path / "config.yaml").write_text(f"target: t\n{known}\nlerning_rate: 1.0e-3\n")

@@ -1,4 +1,4 @@
-"""The recipe that runs vLLM keeps no file without states; tests/engines runs it with vLLM itself."""
+"""The recipe that runs vLLM keeps no file without states; tests/engines runs it with vLLM."""
 
 import os
 from importlib import util

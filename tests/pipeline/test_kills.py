@@ -97,7 +97,8 @@ def test_a_killed_run_goes_on_in_every_step(workplace, whole, step):
 
     metrics = workplace.run()
     if step == "answers":
-        assert metrics["answers"]["already_there"] == FEW
+        # the second turn of one of them cannot be asked
+        assert metrics["answers"]["already_there"] == FEW - 1
     if step == "features":
         assert metrics["features"]["written"] == 0
     conversations, examples = whole

@@ -38,7 +38,7 @@ def read_json_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Numbere
         cut where the file ends comes as a ValueError.
     """
     with path.open("rb") as file:
-        for number, line, is_cut in _lines(file, longest):
+        for number, line, is_cut in numbered_lines(file, longest):
             yield NumberedRow(number, _json_or_error(line, is_cut, longest))
 
 
@@ -53,7 +53,7 @@ def read_text_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[Numbere
         `{"text": line}` for each line that is not empty, or a ValueError.
     """
     with path.open("rb") as file:
-        for number, line, is_cut in _lines(file, longest):
+        for number, line, is_cut in numbered_lines(file, longest):
             if not is_cut and not line.strip():
                 continue
             yield NumberedRow(number, _text_or_error(line, is_cut, longest))
@@ -75,7 +75,7 @@ def parse_line(line: bytes) -> object:
     if not text:
         raise ValueError("empty line")
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         # Whoever wrote the file was killed, or the copy is not complete.
         ends_too_early = error.pos >= len(text) or error.msg.startswith("Unterminated string")
@@ -84,6 +84,18 @@ def parse_line(line: bytes) -> object:
     # Numbers of too many digits, and lists nested too deep.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not readable as JSON: {error}") from error
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse a number that Python writes and JSON does not have.
+
+    Args:
+        name: NaN, Infinity or -Infinity.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is no value of JSON; write null where nothing is known")
 
 
 def decode_line(line: bytes) -> str:
@@ -105,8 +117,16 @@ def decode_line(line: bytes) -> str:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def _lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, bytes and whether the line is longer than what is given of it."""
+def numbered_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Read lines, none of them longer than is wanted.
+
+    Args:
+        file: opened for bytes.
+        longest: most bytes that are given of a line.
+
+    Yields:
+        Its number from 1, its bytes, and whether it is longer than what is given of it.
+    """
     for number in count(1):
         line = file.readline(longest + 1)
         if not line:
@@ -127,7 +147,7 @@ def _skip_rest(file: BinaryIO, chunk: int) -> None:
 def _json_or_error(line: bytes, is_cut: bool, longest: int) -> object:
     """The JSON value of a line, or the ValueError that says why there is none."""
     if is_cut:
-        return _too_long(longest)
+        return too_long(longest)
     try:
         return parse_line(line)
     except ValueError as error:
@@ -137,15 +157,22 @@ def _json_or_error(line: bytes, is_cut: bool, longest: int) -> object:
 def _text_or_error(line: bytes, is_cut: bool, longest: int) -> object:
     """The row of a line of text, or the ValueError that says why there is none."""
     if is_cut:
-        return _too_long(longest)
+        return too_long(longest)
     try:
         return {"text": decode_line(line)}
     except ValueError as error:
         return error
 
 
-def _too_long(longest: int) -> ValueError:
-    """Why a line was not read."""
+def too_long(longest: int) -> ValueError:
+    """Say why a line was not read.
+
+    Args:
+        longest: longest line that is read, in bytes.
+
+    Returns:
+        The error that stands for the line.
+    """
     return ValueError(
         f"the line is longer than {longest} bytes; write one row a line, with a newline after each"
     )

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eagle_hf.data.answers.sampling import batch_seed, generate_batch
 from eagle_hf.data.masking import eos_token_ids
 from eagle_hf.data.rows import Prompt
-from eagle_hf.data.template import decode_text, user_turn_prefix
+from eagle_hf.data.template import chat_template, decode_text, user_turn_prefix
+from eagle_hf.data.template_arguments import TemplateArguments
 
 SHORTEST_WORDS = 3
 ASCII_SHARE = 0.9
@@ -39,6 +40,7 @@ def magpie_prompts(
     max_new_tokens: int = 128,
     batch_size: int = 32,
     topics: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    template_arguments: TemplateArguments | None = None,
 ) -> list[Prompt]:
     """Sample user turns from the target; one seed and batch size always give the same ones.
 
@@ -56,17 +58,21 @@ def magpie_prompts(
         topics: take turns as a hint in the system message, and become the prompts' category. A
             mapping from categories to topics, such as `TOPIC_SEEDS`, gives every category
             about the same number of turns.
+        template_arguments: variables of the chat template, and its date. Default: none, today.
 
     Returns:
         `count` prompts of one turn each, with the ids "magpie/SEED/0", "magpie/SEED/1", ...
 
     Raises:
-        ValueError: settings that cannot work, a template without a user turn to continue, or more
-            than 20 rejected samples for each prompt asked for. The error counts the reasons.
+        ValueError: settings that cannot work, a variable that the template never reads, a template
+            without a user turn to continue, or more than 20 rejected samples for each prompt asked
+            for. The error counts the reasons.
     """
     _check_settings(count, temperature, batch_size, topics)
+    arguments = template_arguments or TemplateArguments()
+    arguments.check_read_by(chat_template(tokenizer, arguments.tools))
     hints = _hints(topics)
-    prefixes = {hint.topic: _prefix_ids(tokenizer, hint.topic) for hint in hints}
+    prefixes = {hint.topic: _prefix_ids(tokenizer, hint.topic, arguments) for hint in hints}
     stop = eos_token_ids(target, tokenizer)
     turn_filter = _TurnFilter(tokenizer, stop)
     prompts: list[Prompt] = []
@@ -167,10 +173,12 @@ def _prompt(id: str, text: str, hint: _Hint) -> Prompt:
     return {"id": id, "turns": [text], "category": hint.category, "source": "magpie"}
 
 
-def _prefix_ids(tokenizer: PreTrainedTokenizerBase, topic: str | None) -> list[int]:
+def _prefix_ids(
+    tokenizer: PreTrainedTokenizerBase, topic: str | None, arguments: TemplateArguments
+) -> list[int]:
     """Tokens of the text that stops where a user turn begins."""
     system = TOPIC_HINT.format(topic=topic) if topic else None
-    prefix = user_turn_prefix(tokenizer, system)
+    prefix = user_turn_prefix(tokenizer, system, arguments)
     return tokenizer.encode(prefix, add_special_tokens=False)
 
 

@@ -11,7 +11,6 @@ A name stands for the first of these that it fits:
 Rows come one by one. Whoever reads them decides what they hold: prompts or conversations.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from typing import Any, Protocol, TypeVar
 
 from eagle_hf.data.answers.conversation_file import CONVERSATIONS
 from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
+from eagle_hf.data.json_lists import read_json_list
 from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
 from eagle_hf.data.optional import require
 from eagle_hf.data.presets import PRESETS, describe_preset
 from eagle_hf.data.rows import SkippedLine, first_reasons
 from eagle_hf.data.seen_ids import SeenIds
+from eagle_hf.data.tables import read_csv, read_parquet
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -226,26 +227,7 @@ def _read_json(path: Path) -> Iterator[NumberedRow]:
     """The rows of a file that holds one JSON list, or one JSON value a line."""
     with path.open("rb") as file:
         beginning = file.read(64).removeprefix(UTF8_MARK).lstrip()
-    if not beginning.startswith(b"["):
-        yield from read_json_lines(path)
-        return
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not readable as one JSON list ({error}); "
-            "write one row a line into a .jsonl file, where a bad row does not spoil the others"
-        ) from error
-    for number, row in enumerate(rows):
-        yield NumberedRow(number, row)
-
-
-def _read_table(path: Path) -> Iterator[NumberedRow]:
-    """The rows of a parquet or CSV file."""
-    datasets = require("datasets", "datasets", f"reading {path.name}")
-    format_name = path.suffix.removeprefix(".")
-    rows = datasets.load_dataset(format_name, data_files=str(path), split="train", streaming=True)
-    yield from numbered(rows)
+    return read_json_list(path) if beginning.startswith(b"[") else read_json_lines(path)
 
 
 def _hub_rows(
@@ -277,6 +259,6 @@ FILE_READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
     ".ndjson": read_json_lines,
     ".json": _read_json,
     ".txt": read_text_lines,
-    ".parquet": _read_table,
-    ".csv": _read_table,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
 }

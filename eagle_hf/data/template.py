@@ -258,12 +258,17 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: Contai
     return text
 
 
-def user_turn_prefix(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> str:
+def user_turn_prefix(
+    tokenizer: PreTrainedTokenizerBase,
+    system: str | None = None,
+    arguments: TemplateArguments | None = None,
+) -> str:
     """Render a conversation up to the point where its first user turn begins (Magpie's prompt).
 
     Args:
         tokenizer: the target's tokenizer, with a chat template.
         system: system message. Default: none, or the template's own.
+        arguments: what the template is given besides. Default: nothing.
 
     Returns:
         The text before the user's first word.
@@ -275,7 +280,7 @@ def user_turn_prefix(tokenizer: PreTrainedTokenizerBase, system: str | None = No
     if system:
         messages.append({"role": "system", "content": system})
     messages.append({"role": "user", "content": SENTINEL})
-    text = render_text(tokenizer, messages)
+    text = render_text(tokenizer, messages, arguments=arguments)
     # Templates that quote or repeat the user leave no single point to stop at.
     if text.count(SENTINEL) != 1:
         raise ValueError(

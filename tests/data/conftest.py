@@ -55,6 +55,13 @@ def tiny_config() -> LlamaConfig:
 
 
 @pytest.fixture
+def dataset_cache(tmp_path_factory, monkeypatch):
+    """`datasets`, where it is installed, keeps what it loads for this test alone."""
+    config = pytest.importorskip("datasets").config
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture
 def tokenizer():
     """Token id = byte value; 256 and 257 are <|im_start|> and <|im_end|>."""
     backend = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))

@@ -8,6 +8,7 @@ from eagle_hf.data import prepare_examples
 from eagle_hf.data.conversations import load_conversations
 
 pytest.importorskip("datasets")
+pytestmark = pytest.mark.usefixtures("dataset_cache")
 
 QUESTION = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "x"}
@@ -17,13 +18,6 @@ CALL = {
 OTHER_CALL = {"function": {"name": "g", "arguments": '{"y": "1"}'}}
 GOOD = {"id": "good", "messages": [QUESTION, ANSWER], "source": "mine", "category": "chat"}
 doors = pytest.mark.parametrize("streaming", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Data sets are cached for this test alone."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
 
 
 def write(path, *rows):

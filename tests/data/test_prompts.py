@@ -258,3 +258,23 @@ def test_magpie_gives_every_category_its_topics_in_turn(scripted, tokenizer):
     assert len({len(seeds) for seeds in TOPIC_SEEDS.values()}) == 1
     with pytest.raises(ValueError, match="the topics of 'code' are 'SQL'; pass a list"):
         magpie_prompts(scripted, tokenizer, 1, topics={"code": "SQL"})
+
+
+def test_magpie_renders_with_the_variables_of_the_template(scripted, tokenizer, monkeypatch):
+    scripted.script = TEXTS
+    tokenizer.chat_template = "{{ '/no_think ' if no_think else '' }}" + tokenizer.chat_template
+    real_generate = type(scripted).generate
+    batches = []
+
+    def noted(self, input_ids, **settings):
+        batches.append(input_ids.tolist())
+        return real_generate(self, input_ids, **settings)
+
+    monkeypatch.setattr(type(scripted), "generate", noted)
+    arguments = TemplateArguments({"no_think": True})
+    magpie_prompts(scripted, tokenizer, 1, batch_size=1, template_arguments=arguments)
+    assert tokenizer.decode(batches[0][0]) == "/no_think <|im_start|>user\n"
+    with pytest.raises(ValueError, match="the chat template reads no nothink"):
+        magpie_prompts(
+            scripted, tokenizer, 1, template_arguments=TemplateArguments({"nothink": True})
+        )

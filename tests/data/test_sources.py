@@ -68,13 +68,6 @@ def test_parquet_files_give_the_prompts_of_their_nested_columns(tmp_path):
     assert [row.line for row in skipped] == [1]
 
 
-def test_a_bad_json_list_is_refused_and_json_lines_are_named(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text('[{"prompt": "a"}, {"pro')
-    with pytest.raises(ValueError, match=r"mine.json is not readable .* into a .jsonl file"):
-        load_prompts(path)
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -153,6 +153,46 @@ def test_shares_are_estimated_from_a_log_of_requests(tmp_path):
     assert "no text of a user" in estimate.skipped[0].reason
 
 
+BODY = {"model": "m", "messages": [{"role": "user", "content": CODE}]}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        BODY,
+        {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": BODY},
+        {"time": "t", "request": {"method": "POST", "body": BODY}, "status": 200},
+        {"remote_addr": "-", "status": "200", "request_body": json.dumps(BODY)},
+        {"log": json.dumps({"level": "info", "body": json.dumps(BODY)}) + "\n", "stream": "stdout"},
+        {"message": "Received request", "params": BODY},
+        {"text": CODE, "sampling_params": {"max_new_tokens": 8}},
+        {"prompt": [CODE, CODE], "max_tokens": 8},
+        {"input": {"messages": BODY["messages"]}, "output": "x"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": CODE}]}]},
+    ],
+)
+def test_requests_are_found_in_the_entries_of_servers_and_proxies(tmp_path, entry):
+    log = write(tmp_path / "log.jsonl", entry, entry | {"category": "legal"})
+    assert estimate_mixture(log).counts == {"code": 1, "legal": 1}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"request_body": json.dumps(BODY)[:40]},
+        {"prompt": [1, 2, 3]},
+        {"request_body": "-", "status": "200"},
+        {"messages": [{"role": "assistant", "content": CODE}]},
+        {"body": {"body": {"body": {"body": {"body": BODY}}}}},
+    ],
+)
+def test_an_entry_without_a_users_text_is_counted(tmp_path, entry):
+    estimate = estimate_mixture(write(tmp_path / "log.jsonl", entry, BODY))
+    assert estimate.counts == {"code": 1}
+    assert [row.line for row in estimate.skipped] == [1]
+    assert CODE[:20] not in estimate.skipped[0].reason
+
+
 def test_prompts_are_mixed_as_the_log_says(tmp_path):
     entries = [{"prompt": CODE}] * 30 + [{"prompt": CHAT}] * 70
     shares = estimate_mixture(write(tmp_path / "log.jsonl", *entries)).shares

@@ -6,8 +6,9 @@ result      PrivacyReport
 """
 
 from eagle_hf.data.privacy.filtering import PrivacyFilter, filter_conversations, filter_prompts
-from eagle_hf.data.privacy.kinds import KINDS, PrivacySettings
+from eagle_hf.data.privacy.kinds import KINDS
 from eagle_hf.data.privacy.report import PrivacyReport
+from eagle_hf.data.privacy.settings import PrivacySettings
 
 __all__ = [
     "KINDS",

@@ -1,47 +1,62 @@
 """Prompts and conversations without personal data: redacted, left out, or only reported.
 
 A placeholder may stand in a question. It may not stand in an answer: the target said something
-else there, and a head learns what the target says. Such a conversation is left out.
+else there, and a head learns what the target says. Nor may it stand in a question that the target
+has read, where the row has its token ids: they are still those of the value. Such conversations
+are left out. So prompts are filtered before they are answered.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
-from eagle_hf.data.privacy.findings import Finding
-from eagle_hf.data.privacy.kinds import DROP, REDACT, PrivacySettings
+from eagle_hf.data.privacy.cleaning import PROMPT, TOKEN_COLUMNS, RowCleaner
+from eagle_hf.data.privacy.readable import (
+    UNREADABLE,
+    UnreadableRow,
+    answer_ids,
+    check_conversation_row,
+    check_prompt_row,
+)
 from eagle_hf.data.privacy.report import PrivacyReport
-from eagle_hf.data.privacy.scanner import PrivacyScanner, redact
+from eagle_hf.data.privacy.scanner import PrivacyScanner
+from eagle_hf.data.privacy.settings import PrivacySettings
 from eagle_hf.data.rows import Conversation, Prompt
 
-PROMPT = "prompt"
-ANSWER = "answer"
-ID = "id"
-OTHER = "other"
+SERVED_PROMPT = "a redaction in a prompt that was answered by token; filter prompts first"
 
-# Columns whose text the target reads. Whatever else a row has is filtered too, as "other".
-PROMPT_COLUMNS = ("turns", "system", "tools", "chat_template_kwargs")
-# What says how a message is to be read, not what it says.
-STRUCTURE = ("role", "type")
-UNREADABLE = "no turns or messages in it"
-EMBEDDED = "data:"  # a file inside a URL: megabytes of base64
+
+class Decodes(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of token ids."""
+        ...
 
 
 class PrivacyFilter:
     """Filters rows one by one, and counts what it found in them.
 
+    A filter can be pickled, for a process that maps a data set. What each process counted is added
+    up by `PrivacyReport.merge`.
+
     Args:
         settings: what is done about each kind. Default: everything that rules find is redacted.
+        tokenizer: of the target. With it, the answers of rows with `served_turns` are also read
+            from their token ids, which may hold more than the messages: special tokens, or what
+            was thought. Default: the messages alone are read.
 
     Attributes:
+        settings: as given.
         report: of the rows so far.
 
     Raises:
         ValueError: a library that a rule needs is not installed.
     """
 
-    def __init__(self, settings: PrivacySettings | None = None):
+    def __init__(self, settings: PrivacySettings | None = None, tokenizer: Decodes | None = None):
         self.settings = settings or PrivacySettings()
         self.report = PrivacyReport(self.settings)
+        self._tokenizer = tokenizer
         self._scanner = PrivacyScanner(self.settings)
 
     def filter_prompt(self, prompt: Prompt) -> Prompt | None:
@@ -54,8 +69,12 @@ class PrivacyFilter:
             The prompt itself where nothing is redacted, a redacted copy, or None where it is left
             out.
         """
-        row = cast("dict[str, Any]", prompt)
-        return cast("Prompt | None", self._filter(row, _holds_turns(row)))
+        try:
+            check_prompt_row(prompt)
+            return cast("Prompt | None", self._filter(cast("dict[str, Any]", prompt)))
+        except UnreadableRow as unreadable:
+            self.report.count_drop(str(unreadable))
+            return None
 
     def filter_conversation(self, conversation: Conversation) -> Conversation | None:
         """Filter one conversation.
@@ -68,98 +87,73 @@ class PrivacyFilter:
             left out: for its actions, for a redaction in an answer, or for a redaction in a row
             that has token ids, which would still be those of the value.
         """
-        row = cast("dict[str, Any]", conversation)
-        return cast("Conversation | None", self._filter(row, _holds_messages(row)))
-
-    def _filter(self, row: dict[str, Any], is_readable: bool) -> dict[str, Any] | None:
-        """The row, a redacted copy of it, or None."""
-        # Without roles nobody knows which text is an answer.
-        if not is_readable:
-            self.report.count_drop(UNREADABLE)
+        try:
+            check_conversation_row(conversation)
+            return cast("Conversation | None", self._filter(cast("dict[str, Any]", conversation)))
+        except UnreadableRow as unreadable:
+            self.report.count_drop(str(unreadable))
             return None
-        cleaner = _RowCleaner(self._scanner, self.settings, self.report)
+
+    def stream_prompts(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+        """Filter prompts while they are read; none is kept in memory.
+
+        Args:
+            prompts: from `stream_prompts`, for example.
+
+        Yields:
+            Those that are left, in order.
+
+        Raises:
+            ValueError: at the end, if no row was a prompt.
+        """
+        for prompt in prompts:
+            filtered = self.filter_prompt(prompt)
+            if filtered is not None:
+                yield filtered
+        self._check_readable("prompt with turns: read_prompts reads other columns")
+
+    def stream_conversations(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+        """Filter conversations while they are read; none is kept in memory.
+
+        Args:
+            conversations: any conversations.
+
+        Yields:
+            Those that are left, in order.
+
+        Raises:
+            ValueError: at the end, if no row was a conversation.
+        """
+        for conversation in conversations:
+            filtered = self.filter_conversation(conversation)
+            if filtered is not None:
+                yield filtered
+        self._check_readable("conversation with messages of role and content")
+
+    def _filter(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row, a redacted copy of it, or None."""
+        cleaner = RowCleaner(self._scanner, self.settings, self.report)
         cleaned = cleaner.clean_row(row)
+        if self._tokenizer is not None:
+            for ids in answer_ids(row):
+                cleaner.read_answer_ids(self._tokenizer.decode(ids))
         reason = cleaner.reason_to_drop
-        if reason is None and cleaner.redactions and _holds_token_ids(row):
-            reason = "a redaction in a row with token ids"
+        if reason is None and PROMPT in cleaner.redacted_places and has_token_ids(row):
+            reason = SERVED_PROMPT
         if reason is not None:
             self.report.count_drop(reason)
             return None
-        if cleaner.redactions:
+        if cleaner.redacted_places:
             self.report.count_redacted()
             return cleaned
         self.report.count_unchanged()
         return row
 
-
-class _RowCleaner:
-    """Walks through one row and collects what is to be done about it."""
-
-    def __init__(self, scanner: PrivacyScanner, settings: PrivacySettings, report: PrivacyReport):
-        self._scanner = scanner
-        self._settings = settings
-        self._report = report
-        self.redactions = 0
-        self.reason_to_drop: str | None = None
-
-    def clean_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of the row in which texts are redacted."""
-        cleaned = {}
-        for column, value in row.items():
-            if column == "messages":
-                cleaned[column] = [self._clean_message(message) for message in value]
-            elif column == "id":
-                cleaned[column] = self._clean(value, ID)
-            else:
-                place = PROMPT if column in PROMPT_COLUMNS else OTHER
-                cleaned[column] = self._clean(value, place)
-        return cleaned
-
-    def _clean_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of one message."""
-        return self._clean(message, ANSWER if message["role"] == "assistant" else PROMPT)
-
-    def _clean(self, value: Any, place: str) -> Any:
-        """A copy of any part of a row."""
-        if isinstance(value, str):
-            return self._clean_text(value, place)
-        if isinstance(value, Mapping):
-            copy = {}
-            for name, part in value.items():
-                copy[name] = part if name in STRUCTURE else self._clean(part, place)
-            return copy
-        if isinstance(value, list | tuple):
-            return [self._clean(part, place) for part in value]
-        return value
-
-    def _clean_text(self, text: str, place: str) -> str:
-        """The text with placeholders for what is to be redacted."""
-        if text.startswith(EMBEDDED):
-            return text
-        to_redact = []
-        for finding in self._scanner.find(text):
-            self._report.count_finding(finding.kind, place, text[finding.start : finding.end])
-            action = self._settings.action_for(finding.kind)
-            if action == DROP:
-                self._drop(f"{finding.kind} in the {place}")
-            elif action == REDACT:
-                self._note_redaction(finding, place)
-                to_redact.append(finding)
-        return redact(text, to_redact) if to_redact else text
-
-    def _note_redaction(self, finding: Finding, place: str) -> None:
-        """Count a redaction; where none may be, the row is left out."""
-        self.redactions += 1
-        if place == ANSWER:
-            self._drop(f"a redaction in the answer ({finding.kind})")
-        elif place == ID:
-            # A placeholder would give several rows one id.
-            self._drop(f"a redaction in the id ({finding.kind})")
-
-    def _drop(self, reason: str) -> None:
-        """Leave the row out; the first reason counts."""
-        if self.reason_to_drop is None:
-            self.reason_to_drop = reason
+    def _check_readable(self, needed: str) -> None:
+        """Refuse rows of which none could be read."""
+        unreadable = sum(self.report.dropped[reason] for reason in UNREADABLE)
+        if self.report.rows and unreadable == self.report.rows:
+            raise ValueError(f"none of {self.report.rows} rows is a {needed}")
 
 
 def filter_prompts(
@@ -178,25 +172,23 @@ def filter_prompts(
         ValueError: a library that a rule needs is not installed, or no row is a prompt.
     """
     privacy = PrivacyFilter(settings)
-    kept = []
-    for prompt in prompts:
-        filtered = privacy.filter_prompt(prompt)
-        if filtered is not None:
-            kept.append(filtered)
-    _check_readable(privacy.report, "prompt with turns: read_prompts reads other columns")
-    return kept, privacy.report
+    return list(privacy.stream_prompts(prompts)), privacy.report
 
 
 def filter_conversations(
-    conversations: Iterable[Conversation], settings: PrivacySettings | None = None
+    conversations: Iterable[Conversation],
+    settings: PrivacySettings | None = None,
+    tokenizer: Decodes | None = None,
 ) -> tuple[list[Conversation], PrivacyReport]:
     """Take personal data and secrets out of finished conversations.
 
-    A redaction in an answer leaves the conversation out: its words are no longer the target's.
+    A redaction in an answer leaves the conversation out: its words are no longer the target's. So
+    does any redaction in a row with token ids.
 
     Args:
         conversations: from `load_conversations`, for example.
         settings: what is done about each kind. Default: everything that rules find is redacted.
+        tokenizer: of the target; reads answers from their token ids too, see `PrivacyFilter`.
 
     Returns:
         `(conversations, report)`: those that are left, in order, and what was found.
@@ -204,43 +196,18 @@ def filter_conversations(
     Raises:
         ValueError: a library that a rule needs is not installed, or no row is a conversation.
     """
-    privacy = PrivacyFilter(settings)
-    kept = []
-    for conversation in conversations:
-        filtered = privacy.filter_conversation(conversation)
-        if filtered is not None:
-            kept.append(filtered)
-    _check_readable(privacy.report, "conversation with messages of role and content")
-    return kept, privacy.report
+    privacy = PrivacyFilter(settings, tokenizer)
+    return list(privacy.stream_conversations(conversations)), privacy.report
 
 
-def _check_readable(report: PrivacyReport, needed: str) -> None:
-    """Refuse rows of which none could be read."""
-    if report.rows and report.dropped[UNREADABLE] == report.rows:
-        raise ValueError(f"none of {report.rows} rows is a {needed}")
+def has_token_ids(row: Mapping[str, Any]) -> bool:
+    """Whether a row says by token what the target was given.
 
+    Args:
+        row: a prompt or a conversation.
 
-def _holds_turns(row: object) -> bool:
-    """Whether a row is a prompt."""
-    if not isinstance(row, Mapping) or not isinstance(row.get("turns"), list | tuple):
-        return False
-    return all(isinstance(turn, str) for turn in row["turns"])
-
-
-def _holds_messages(row: object) -> bool:
-    """Whether a row is a conversation."""
-    if not isinstance(row, Mapping) or not isinstance(row.get("messages"), list | tuple):
-        return False
-    return all(isinstance(one, Mapping) and "role" in one for one in row["messages"])
-
-
-def _holds_token_ids(value: Any) -> bool:
-    """Whether a row, or a part of it, has a list such as `prompt_ids`."""
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            is_list_of_ids = str(name).endswith("ids") and bool(part)
-            if is_list_of_ids or _holds_token_ids(part):
-                return True
-    if isinstance(value, list | tuple):
-        return any(map(_holds_token_ids, value))
-    return False
+    Returns:
+        True where it has `served_turns` or another list of ids.
+    """
+    nothing = (None, [], ())
+    return any(row.get(column) not in nothing for column in TOKEN_COLUMNS)

@@ -1,14 +1,4 @@
-"""The kinds of personal data and secrets that are looked for, and what is done about each."""
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-REDACT = "redact"  # a typed placeholder takes its place
-DROP = "drop"  # the row is left out
-REPORT = "report"  # counted only
-ACTIONS = (REDACT, DROP, REPORT)
-
-NAME_MODELS = ("rampart",)
+"""The kinds of personal data and secrets that are looked for."""
 
 # Kinds that rules find, and what they are for a reader of the report.
 RULE_KINDS = {
@@ -64,62 +54,3 @@ RULE_KINDS = {
 NAME_KINDS = {"person": "name of a person", "place": "name of a place"}
 
 KINDS = RULE_KINDS | NAME_KINDS
-
-# National phone numbers have no common form. They are tried as numbers of these countries.
-PHONE_REGIONS = (
-    "US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "PT", "PL", "SE", "CH", "AT", "IE",
-    "BR", "MX", "AR", "IN", "CN", "JP", "KR", "AU", "NZ", "ZA", "NG", "TR", "RU", "ID",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PrivacySettings:
-    """What is looked for, and what is done about it.
-
-    Args:
-        action: "redact" puts a typed placeholder such as `[EMAIL]` in its place, "drop" leaves
-            the row out, "report" counts only.
-        actions: other actions by kind, for example `{"private_key": "drop"}`.
-        phone_regions: countries in whose forms national phone numbers are tried, as two letters.
-        names: the model that finds names of persons and places: "rampart". Default: none, because
-            it also touches many prompts without personal data.
-
-    Raises:
-        ValueError: an unknown action, kind, region or model.
-    """
-
-    action: str = REDACT
-    actions: Mapping[str, str] = field(default_factory=dict)
-    phone_regions: tuple[str, ...] = PHONE_REGIONS
-    names: str | None = None
-
-    def __post_init__(self) -> None:
-        for action in (self.action, *self.actions.values()):
-            if action not in ACTIONS:
-                raise ValueError(f"the action is {action!r}; take one of {', '.join(ACTIONS)}")
-        for kind in self.actions:
-            if kind not in KINDS:
-                raise ValueError(f"no kind is called {kind!r}; take one of {', '.join(KINDS)}")
-            if kind in NAME_KINDS and self.names is None:
-                raise ValueError(
-                    f"an action is set for {kind!r}, which only a model finds; "
-                    f"set names to one of {', '.join(NAME_MODELS)}"
-                )
-        if self.names is not None and self.names not in NAME_MODELS:
-            raise ValueError(f"names is {self.names!r}; take one of {', '.join(NAME_MODELS)}")
-        for region in self.phone_regions:
-            if len(region) != 2 or not region.isupper():
-                raise ValueError(
-                    f"the phone region is {region!r}; two capital letters are needed, such as 'DE'"
-                )
-
-    def action_for(self, kind: str) -> str:
-        """What is done about a kind.
-
-        Args:
-            kind: one of `KINDS`.
-
-        Returns:
-            "redact", "drop" or "report".
-        """
-        return self.actions.get(kind, self.action)

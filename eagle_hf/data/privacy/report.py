@@ -2,15 +2,19 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from eagle_hf.data.manifest import library_versions
-from eagle_hf.data.privacy.kinds import KINDS, PrivacySettings
+from eagle_hf.data.privacy.kinds import KINDS
+from eagle_hf.data.privacy.settings import PrivacySettings
 
+FORMAT = 1  # of the JSON file
 SAMPLES = 3  # of each kind
 SAMPLE_LENGTH = 32
+ROWS_NAMED = 1000  # dropped ones; the report stays small whatever it counts
 LIBRARIES = ("eagle_hf", "phonenumbers", "python-stdnum", "detect-secrets")
 
 
@@ -19,7 +23,8 @@ class KindCount:
     """What was found of one kind.
 
     Attributes:
-        found: findings by where they stand: "prompt", "answer", "id" or "other".
+        found: findings by where they stand: "prompt", "answer", "token ids", "id", "field name" or
+            "other".
         samples: the first few, with every letter as `*` and every digit as `#`.
     """
 
@@ -31,6 +36,11 @@ class KindCount:
         self.found[place] += 1
         if len(self.samples) < SAMPLES:
             self.samples.append(mask(value))
+
+    def add(self, other: "KindCount") -> None:
+        """Add what another filter found of the kind."""
+        self.found.update(other.found)
+        self.samples = (self.samples + other.samples)[:SAMPLES]
 
 
 @dataclass
@@ -45,7 +55,8 @@ class PrivacyReport:
         unchanged: rows passed on as they came.
         redacted: rows passed on with placeholders.
         dropped: rows left out, by reason.
-        dropped_rows: their numbers, counted from 0. An id may hold personal data itself.
+        dropped_rows: the numbers of the first 1000, counted from 0. An id may hold personal data
+            itself.
         kinds: what was found, by kind.
     """
 
@@ -62,7 +73,7 @@ class PrivacyReport:
 
         Args:
             kind: one of `KINDS`.
-            place: "prompt", "answer", "id" or "other".
+            place: where it stands, see `KindCount`.
             value: what stands in the text.
         """
         self.kinds.setdefault(kind, KindCount()).count(place, value)
@@ -84,8 +95,55 @@ class PrivacyReport:
             reason: without anything of the row's text.
         """
         self.dropped[reason] += 1
-        self.dropped_rows.append(self.rows)
+        if len(self.dropped_rows) < ROWS_NAMED:
+            self.dropped_rows.append(self.rows)
         self.rows += 1
+
+    def add(self, other: "PrivacyReport") -> None:
+        """Add what another filter counted.
+
+        Args:
+            other: a report with the same settings. Its rows are numbered on behind those of this
+                one.
+
+        Raises:
+            ValueError: it has other settings: the counts would mean different things.
+        """
+        if asdict(other.settings) != asdict(self.settings):
+            raise ValueError(
+                "two privacy reports have different settings; only reports of filters with the "
+                "same settings can be added up"
+            )
+        for row in other.dropped_rows[: ROWS_NAMED - len(self.dropped_rows)]:
+            self.dropped_rows.append(self.rows + row)
+        self.rows += other.rows
+        self.unchanged += other.unchanged
+        self.redacted += other.redacted
+        self.dropped.update(other.dropped)
+        for kind, count in other.kinds.items():
+            self.kinds.setdefault(kind, KindCount()).add(count)
+
+    @classmethod
+    def merge(cls, reports: Iterable["PrivacyReport"]) -> "PrivacyReport":
+        """Add up the reports of filters that ran side by side.
+
+        Args:
+            reports: with the same settings, in the order of their rows. They are not changed.
+
+        Returns:
+            The report that one filter would have made of all rows.
+
+        Raises:
+            ValueError: there are none, or they have different settings.
+        """
+        merged = None
+        for report in reports:
+            if merged is None:
+                merged = cls(report.settings)
+            merged.add(report)
+        if merged is None:
+            raise ValueError("there are no privacy reports to merge; give at least one")
+        return merged
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON holds it.
@@ -103,6 +161,7 @@ class PrivacyReport:
             }
         return {
             "step": "privacy",
+            "format": FORMAT,
             "rows": self.rows,
             "unchanged": self.unchanged,
             "redacted": self.redacted,
@@ -113,24 +172,72 @@ class PrivacyReport:
             "versions": library_versions(LIBRARIES),
         }
 
-    def write(self, path: str | Path) -> None:
-        """Write the report as a JSON file.
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        """Read a report from what `as_json` gave.
 
         Args:
-            path: the file. Its folder is made where it does not exist.
+            written: the JSON of a report.
+
+        Returns:
+            The report, to add others to it.
+
+        Raises:
+            ValueError: it is no report of this format.
+        """
+        found = (written.get("step"), written.get("format"))
+        if found != ("privacy", FORMAT):
+            raise ValueError(
+                f"the report is of step and format {found}; ('privacy', {FORMAT}) is needed: "
+                "filter again with this version"
+            )
+        report = cls(
+            settings=PrivacySettings.read(written["settings"]),
+            rows=written["rows"],
+            unchanged=written["unchanged"],
+            redacted=written["redacted"],
+            dropped=Counter(written["dropped"]),
+            dropped_rows=list(written["dropped_rows"]),
+        )
+        for kind, count in written["kinds"].items():
+            report.kinds[kind] = KindCount(Counter(count["found"]), list(count["samples"]))
+        return report
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a report from a file.
+
+        Args:
+            path: a file that `write` wrote.
+
+        Returns:
+            The report.
+
+        Raises:
+            ValueError: it is no report of this format.
+        """
+        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def write(self, path: str | Path) -> None:
+        """Write the report as a JSON file, and as text for people into a .txt file beside it.
+
+        Args:
+            path: of the JSON file. Its folder is made where it does not exist.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n"
         path.write_text(text, encoding="utf-8")
+        path.with_suffix(".txt").write_text(f"{self}\n", encoding="utf-8")
 
     def __str__(self) -> str:
         """A few lines for a terminal."""
-        dropped = len(self.dropped_rows)
         lines = [
             f"{self.rows} rows: {self.unchanged} unchanged, {self.redacted} redacted, "
-            f"{dropped} dropped"
+            f"{self.dropped.total()} dropped"
         ]
+        for reason, count in self.dropped.most_common():
+            lines.append(f"{count:>8} dropped: {reason}")
         for kind in sorted(self.kinds, key=self._total, reverse=True):
             samples = "  ".join(self.kinds[kind].samples)
             action = self.settings.action_for(kind)

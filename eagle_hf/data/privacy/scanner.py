@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from eagle_hf.data.privacy.findings import Finding, Rule, merge_overlapping
-from eagle_hf.data.privacy.kinds import PrivacySettings
 from eagle_hf.data.privacy.names import RampartRule
 from eagle_hf.data.privacy.rules.identity_numbers import IdentityNumberRule
 from eagle_hf.data.privacy.rules.keys import KeyRule
@@ -16,6 +15,7 @@ from eagle_hf.data.privacy.rules.network import (
 from eagle_hf.data.privacy.rules.payment import PaymentRule
 from eagle_hf.data.privacy.rules.phones import PhoneRule
 from eagle_hf.data.privacy.rules.streets import find_street_addresses
+from eagle_hf.data.privacy.settings import PrivacySettings
 
 # Spaces, hyphens and full-width characters that stand in numbers for those of ASCII. Each is one
 # character for one, so that findings keep their places.
@@ -32,13 +32,17 @@ class PrivacyScanner:
     Args:
         settings: which phone regions and which model of names. Default: `PrivacySettings()`.
 
+    Attributes:
+        rules: each reads a text and gives what it finds.
+
     Raises:
         ValueError: a library that a rule needs is not installed.
     """
 
     def __init__(self, settings: PrivacySettings | None = None):
         settings = settings or PrivacySettings()
-        self._rules: list[Rule] = [
+        self._settings = settings
+        self.rules: list[Rule] = [
             find_emails,
             find_ip_addresses,
             find_mac_addresses,
@@ -50,7 +54,11 @@ class PrivacyScanner:
             PhoneRule(settings.phone_regions),
         ]
         if settings.names is not None:
-            self._rules.append(RampartRule())
+            self.rules.append(RampartRule())
+
+    def __reduce__(self) -> tuple[type["PrivacyScanner"], tuple[PrivacySettings]]:
+        """Pickled as its settings: libraries and sessions of a model belong to one process."""
+        return PrivacyScanner, (self._settings,)
 
     def find(self, text: str) -> list[Finding]:
         """Find everything in a text.
@@ -63,7 +71,7 @@ class PrivacyScanner:
         """
         plain = text if text.isascii() else text.translate(LOOKALIKES)
         findings: list[Finding] = []
-        for rule in self._rules:
+        for rule in self.rules:
             findings.extend(rule(plain))
         return merge_overlapping(findings)
 

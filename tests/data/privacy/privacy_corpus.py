@@ -3,6 +3,7 @@
 planted.txt   sentences with personal data, each marked as ⟦kind|value⟧
 unseen.txt    more of them, written after the rules and used for no change to them
 clean.txt     lines without any, which look as if they had some
+names.txt     names of persons and places, and lines that only look as if they had some
 
 Keys have a ¦ inside, so that scanners of repositories do not take them for real ones. Line breaks
 are written as \\n.

@@ -132,7 +132,7 @@ NAMED_FORMS = (
     Form("imei", r"\d\d-?\d{6}-?\d{6}-?\d", "imei", ("imei",)),
     Form(
         "passport",
-        r"(?=(?:[A-Z]*\d){5})(?:[A-Z0-9]{8,9}|[A-Z]{1,2} ?\d{6,7})",
+        r"(?=(?:[A-Z]*\d){3})(?:[A-Z0-9]{8,9}|[A-Z]{1,2} ?\d{6,7})",
         None,
         ("passport", "passeport", "reisepass", "reisepassnummer", "pasaporte", "passaporto")
         + ("passaporte", "paspoort", "паспорт", "护照"),
@@ -143,7 +143,7 @@ BEFORE = r"(?<![\w.,/-])"
 BEHIND = r"(?![\w/]|[.,-]\d)"
 # Without as many digits there is no number, and the forms need not be tried.
 MAY_BE_DISTINCT = re.compile(r"\d(?:[ .-]?[\dA-Z]){6}|[A-Z]{4,6}\d\d", re.ASCII)
-MAY_BE_NAMED = re.compile(r"\d(?:[ .\-A-Z]{0,2}\d){4}", re.ASCII)
+MAY_BE_NAMED = re.compile(r"\d(?:[ .\-A-Z]{0,2}\d){3}", re.ASCII)
 
 
 class IdentityNumberRule:

@@ -53,7 +53,8 @@ MAC = re.compile(
 HEX_PAIR = re.compile(HEX + HEX)
 MULTICAST_BIT = 1  # of the first byte: the address of a group, not of a device
 
-LOGIN_IN_URL = re.compile(r"(?<=://)([^\s:/@'\"<>]{1,64}):([^\s/@'\"<>]{1,128})(?=@[\w\[])")
+# Some services, such as Redis, have a password and no user name.
+LOGIN_IN_URL = re.compile(r"(?<=://)([^\s:/@'\"<>]{0,64}):([^\s/@'\"<>]{1,128})(?=@[\w\[])")
 TOKEN_IN_URL = re.compile(
     r"(?<=[?&#])(?:access_token|auth_token|api_?key|apikey|token|secret|client_secret|password|"
     r"passwd|pwd|sig|signature|x-amz-signature)=[^\s&#'\"<>]{6,}",

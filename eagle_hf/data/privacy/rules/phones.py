@@ -102,14 +102,25 @@ class PhoneRule:
                 yield Finding("phone", *match.span())
 
     def _is_valid(self, number: str) -> bool:
-        """Whether it is a number of some region, or an international one that begins with 00."""
+        """Whether it is a number of some region, or an international one."""
         if number.startswith("00"):
             number = "+" + number[2:]
         if number.startswith("+"):
-            return self._is_number_of(number, None)
+            return self._is_possible(number)
         return any(self._is_number_of(number, region) for region in self._regions)
 
-    def _is_number_of(self, number: str, region: str | None) -> bool:
+    def _is_possible(self, number: str) -> bool:
+        """Whether an international number has a length that its country has.
+
+        With a word beside it that is enough: tables of valid numbers lag behind new ones.
+        """
+        try:
+            parsed = self._library.parse(number, None)
+        except self._library.NumberParseException:
+            return False
+        return self._library.is_possible_number(parsed)
+
+    def _is_number_of(self, number: str, region: str) -> bool:
         """Whether it is a valid number, read as it is written in a region."""
         try:
             parsed = self._library.parse(number, region)

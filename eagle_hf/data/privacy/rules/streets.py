@@ -73,7 +73,7 @@ FORMS = (
         ("aße ", "asse ", "tr. ", "weg ", "allee ", "platz ", "ring ", "damm ", "ufer ", "straat ",
          "laan ", "plein ", "gracht ", "kade ", "dijk ", "singel ", "wal ", "gata", "vägen ",
          "veien ", "gade ", "vej ", "katu ", "tie ", "burgemeester "),
-        rf"(?<![{LETTERS}])(?:(?:Alte|Neue|Große|Kleine|Lange|Obere|Untere|Nieuwe|Oude)\s+)?"
+        rf"(?<![{LETTERS}])(?:(?:Alte|Neue|Große|Kleine|Lange|Obere|Untere|Nieuwe|Oude|Nieuwezijds|Oudezijds)\s+)?"
         rf"(?:[A-ZÄÖÜÅØ][{LETTERS}]{{1,40}}(?:-[A-ZÄÖÜ][{LETTERS}]{{1,40}}){{0,3}}"
         r"(?:straße|strasse|str\.|weg|gasse|allee|platz|ring|damm|ufer|straat|laan|plein|gracht|"
         r"kade|dijk|singel|wal|gatan|vägen|veien|gata|gade|vej|katu|tie)"
@@ -104,9 +104,11 @@ FORMS = (
         ("calle", "c/", "avenida", "avda", "av.", "paseo", "pº", "plaza", "carre", "camino",
          "calzada", "rua", "r.", "travessa", "praça", "alameda", "estrada", "largo", "via",
          "piazza", "corso", "vicolo", "ul.", "al.", "pl.", "ulica", "str.", "strada", "bulevardul"),
-        r"(?<!\w)(?:Calle|C/|Avenida|Avda\.?|Av\.|Paseo|Pº|Plaza|Carrer|Camino|Carrera|Calzada|"
-        r"Rua|R\.|Travessa|Praça|Alameda|Estrada|Largo|"
-        r"Via|Viale|Piazza|Piazzale|Corso|Vicolo|ul\.|al\.|pl\.|Ulica|Str\.|Strada|Bulevardul)\s*"
+        r"(?<!\w)(?:[Cc]alle|C/|[Aa]venida|Avda\.?|Av\.|Paseo|Pº|Plaza|Carrer|Camino|Carrera|"
+        r"Calzada|[Rr]ua|R\.|[Tt]ravessa|[Pp]raça|Alameda|Estrada|Largo|"
+        # English sentences have a "via" too, but no "in via".
+        r"Via|(?<=[Ii]n )via|[Vv]iale|[Pp]iazza|[Pp]iazzale|Corso|[Vv]icolo|"
+        r"ul\.|al\.|pl\.|[Uu]lica|Str\.|Strada|Bulevardul)\s*"
         r"(?:d[aeo]s?\s+|de(?:i|gli|lle|lla|l)\s+|dell['’]\s?|de\s+l[ao]s?\s+)*"
         rf"{CAPITALISED}(?:\s+(?:d[aeo]s?|del|della|y|e)?\s*{CAPITALISED}){{0,3}},?\s+"
         rf"(?:n[º°.o]*\s*|nr\.?\s*|#\s*)?{HOUSE}{EUROPEAN_TAIL}",

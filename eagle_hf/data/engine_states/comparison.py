@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from eagle_hf.target import decoder_layers, read_layer_states
+from eagle_hf.target import decoder_layers, read_layer_states, unwrap
 
 # Largest difference to the target's own states, the mean over tokens, as a share of their norm.
 # Other kernels round differently: SmolLM2-135M on vLLM's CPU build was off by 2e-6 in float32 and
@@ -21,6 +21,62 @@ TOLERANCE = 0.01
 WORST_TOKEN = 0.5  # of any one token; 0.11 was seen in bfloat16
 TINY = 1e-30  # keeps divisions by a state of zeros finite
 SEARCHED_TOKENS = 64  # of a text whose states differ, to find out which states they are
+
+
+def check_form(
+    place: str, form: tuple[int, int, torch.dtype], target: PreTrainedModel, state_ids: list[int]
+) -> None:
+    """Refuse states that cannot be those of a target, by their sizes and dtype.
+
+    Args:
+        place: where they are, for the error.
+        form: the number of states of a token, their hidden size and dtype.
+        target: whose states are wanted.
+        state_ids: that are wanted.
+
+    Raises:
+        ValueError: says what was found and what is needed.
+    """
+    num_states, hidden_size, dtype = form
+    wanted = (len(state_ids), unwrap(target).config.get_text_config().hidden_size)
+    if (num_states, hidden_size) != wanted:
+        raise ValueError(
+            f"{place} holds {num_states} states of {hidden_size} values a token, and {wanted[0]} "
+            f"of {wanted[1]} are needed: have the engine write the states {state_ids} of this "
+            "target"
+        )
+    if dtype != target.dtype:
+        raise ValueError(
+            f"{place} holds states in {dtype} and the target computes in {target.dtype}; open the "
+            "target in the engine's dtype, or run the engine in the target's"
+        )
+
+
+def check_states(
+    place: str,
+    target: PreTrainedModel,
+    input_ids: torch.Tensor,
+    states: torch.Tensor,
+    state_ids: list[int],
+) -> None:
+    """Refuse states of a text that are not the target's.
+
+    Args:
+        place: where they are, for the error.
+        target: in eval mode.
+        input_ids: tokens [S].
+        states: of an engine, [S, n, H].
+        state_ids: what they should be.
+
+    Raises:
+        ValueError: says what they are.
+    """
+    differing = differing_states(target, input_ids, states, state_ids)
+    if differing:
+        raise ValueError(
+            f"{place} holds other states than {state_ids} of the target: {differing}; have the "
+            "engine write these states of this very target"
+        )
 
 
 def differing_states(

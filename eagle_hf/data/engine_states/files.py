@@ -22,6 +22,8 @@ from eagle_hf.data.rows import SkippedRow
 TOKENS = "token_ids"
 STATES = "hidden_states"
 SUFFIX = ".safetensors"
+# As safetensors calls them; a target computes in no other.
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class EngineFile(NamedTuple):
@@ -33,7 +35,7 @@ class EngineFile(NamedTuple):
         length: S.
         num_states: n.
         hidden_size: H.
-        dtype: as safetensors calls it, such as "BF16".
+        dtype: of the states.
     """
 
     name: str
@@ -41,7 +43,7 @@ class EngineFile(NamedTuple):
     length: int
     num_states: int
     hidden_size: int
-    dtype: str
+    dtype: torch.dtype
 
 
 def scan_folder(folder: Path) -> Iterator[EngineFile | SkippedRow]:
@@ -80,10 +82,12 @@ def _open_file(path: Path) -> EngineFile:
             f"{TOKENS} has the shape {list(tokens.shape)} and {STATES} {shape}; "
             "[S] and [S, n, H] are needed"
         )
+    if dtype not in DTYPES:
+        raise ValueError(f"its states are {dtype}; one of {', '.join(DTYPES)} is needed")
     if len(tokens) != shape[0] or len(tokens) == 0:
         raise ValueError(f"it holds {len(tokens)} tokens and the states of {shape[0]}")
     key = key_of_tokens(tokens.long().numpy())
-    return EngineFile(path.name, key, *shape, dtype)
+    return EngineFile(path.name, key, *shape, DTYPES[dtype])
 
 
 def load_states(folder: Path, name: str, input_ids: torch.Tensor) -> torch.Tensor:

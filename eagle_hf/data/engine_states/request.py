@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 
 from eagle_hf.data.capture_plan import PlannedConversation, scan_examples
 from eagle_hf.data.engine_states.files import SUFFIX
+from eagle_hf.data.engine_states.needed import needed_states
 from eagle_hf.data.manifest import MANIFEST, check_manifest, library_versions
 from eagle_hf.data.rows import Example, SkippedRow
 from eagle_hf.provenance import dtype_name, weights_fingerprint
-from eagle_hf.target import context_length, decoder_layers, unwrap
+from eagle_hf.target import context_length, unwrap
 
 TOKENS_FILE = "tokens.jsonl"
 STATES_FOLDER = "states"
@@ -47,19 +48,6 @@ class EngineRequest:
     tokens: int = 0
     bytes: int = 0
     left_out: list[SkippedRow] = field(default_factory=list)
-
-
-def needed_states(target: PreTrainedModel, layer_ids: Sequence[int]) -> list[int]:
-    """The states that an engine has to keep, in the order in which vLLM writes them.
-
-    Args:
-        target: a causal LM.
-        layer_ids: whose inputs are the aux hidden states.
-
-    Returns:
-        Ids as `read_layer_states` counts them. The last is what the last layer puts out.
-    """
-    return sorted({*layer_ids, len(decoder_layers(target))})
 
 
 def write_engine_request(

@@ -14,16 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.capture_plan import PlannedConversation, key_of_tokens
-from eagle_hf.data.engine_states.comparison import differing_states
-from eagle_hf.data.engine_states.files import SUFFIX, EngineFile, load_states, scan_folder
-from eagle_hf.data.engine_states.request import STATES_FOLDER, check_request, needed_states
+from eagle_hf.data.engine_states.comparison import check_form, check_states
+from eagle_hf.data.engine_states.files import SUFFIX, load_states, scan_folder
+from eagle_hf.data.engine_states.needed import needed_states, states_to_features
+from eagle_hf.data.engine_states.request import STATES_FOLDER, check_request
 from eagle_hf.data.manifest import MANIFEST
 from eagle_hf.data.rows import Example, SkippedRow, TargetFeatures, first_reasons
 from eagle_hf.data.state_sources import Choice
-from eagle_hf.data.target_features import complete_features
-from eagle_hf.target import apply_final_norm, execution_device, unwrap
-
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class EngineStates:
@@ -125,13 +122,7 @@ class EngineStates:
         for conversation, tokens in zip(batch, input_ids, strict=True):
             name = self._names[conversation.tokens_key]
             parts.append(load_states(self.states_folder, name, tokens))
-        states = torch.cat(parts).to(execution_device(target))  # [N, n, H]
-        state_ids = needed_states(target, layer_ids)
-        aux = []
-        for layer_id in layer_ids:
-            aux.append(states[:, state_ids.index(layer_id)])  # [N, H]
-        final = apply_final_norm(target, states[:, -1])  # [N, H]
-        return complete_features(target, torch.cat(aux, dim=-1), final)
+        return states_to_features(target, layer_ids, torch.cat(parts))
 
     def _scan(self, target: PreTrainedModel, state_ids: list[int]) -> None:
         """Note every whole file by its tokens; refuse a folder of other states."""
@@ -141,7 +132,8 @@ class EngineStates:
             if isinstance(file, SkippedRow):
                 self.unusable[file.id] = file.reason
                 continue
-            self._check_form(file, target, state_ids)
+            form = (file.num_states, file.hidden_size, file.dtype)
+            check_form(str(self.states_folder / file.name), form, target, state_ids)
             self._names[file.tokens_key] = file.name
 
     def _why_missing(self, conversation: PlannedConversation, tokens: np.ndarray) -> str:
@@ -153,23 +145,6 @@ class EngineStates:
         if beginning is not None:
             return f"{self.states_folder / beginning} lacks the last of its {len(tokens)} tokens"
         return f"no file of {self.states_folder} holds its {len(tokens)} tokens"
-
-    def _check_form(self, file: EngineFile, target: PreTrainedModel, state_ids: list[int]) -> None:
-        """Refuse a file of other states than those of the target."""
-        hidden_size = unwrap(target).config.get_text_config().hidden_size
-        if (file.num_states, file.hidden_size) != (len(state_ids), hidden_size):
-            raise ValueError(
-                f"{self.states_folder / file.name} holds {file.num_states} states of "
-                f"{file.hidden_size} values a token, and {len(state_ids)} of {hidden_size} are "
-                f"needed: have the engine write the states {state_ids} of this target into another "
-                "folder"
-            )
-        if DTYPES.get(file.dtype) != target.dtype:
-            raise ValueError(
-                f"{self.states_folder / file.name} holds states in {file.dtype} and the target "
-                f"computes in {target.dtype}; open the target in the engine's dtype, or run the "
-                "engine in the target's"
-            )
 
     def _compare(
         self,
@@ -183,12 +158,7 @@ class EngineStates:
             tokens = torch.as_tensor(examples[conversation.number]["input_ids"]).long()
             name = self._names[conversation.tokens_key]
             states = load_states(self.states_folder, name, tokens)
-            differing = differing_states(target, tokens, states, state_ids)
-            if differing:
-                raise ValueError(
-                    f"{self.states_folder / name} holds other states than {state_ids} of the "
-                    f"target: {differing}; have the engine write these states of this very target"
-                )
+            check_states(str(self.states_folder / name), target, tokens, states, state_ids)
 
 
 def _length_of(conversation: PlannedConversation) -> int:

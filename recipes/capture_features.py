@@ -5,7 +5,7 @@ such as s3://bucket/folder. Its package (s3fs) must be installed; credentials co
 environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
 
 `--request_engine_states FOLDER` writes the tokens for `engine_states.py`, which has vLLM compute
-the states; `--engine_states FOLDER` then takes them from there.
+the states; `--engine_states FOLDER` then takes them from there. `--engine_url` asks a running vLLM.
 
 Hardware: any that holds the target. Disk: 8 H + 13 bytes a token in bfloat16 (SmolLM2-135M:
           4.6 kB), half of that in int8.
@@ -23,8 +23,11 @@ from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.data import (
+    EngineServer,
     EngineStates,
     Example,
+    StateSource,
+    TargetSource,
     TemplateArguments,
     capture_features,
     load_conversations,
@@ -95,6 +98,10 @@ class CaptureArguments(TargetArguments):
             "computes them here."
         },
     )
+    engine_url: str | None = field(
+        default=None,
+        metadata={"help": "Ask a running vLLM for the states, such as http://localhost:8000."},
+    )
     max_steps: int = field(
         default=-1, metadata={"help": "Capture at most this many conversations (smoke tests)."}
     )
@@ -129,11 +136,21 @@ def request_states(
     return asdict(request) | {"left_out": len(request.left_out)}
 
 
+def state_source(arguments: CaptureArguments) -> StateSource:
+    """Who gives the states: the target here, an engine's folder, or a running engine."""
+    if arguments.engine_states and arguments.engine_url:
+        raise ValueError("engine_states and engine_url name two sources of states; give one")
+    if arguments.engine_states:
+        return EngineStates(arguments.engine_states)
+    if arguments.engine_url:
+        return EngineServer(arguments.engine_url)
+    return TargetSource()
+
+
 def capture(
     arguments: CaptureArguments, target: Any, tokenizer: Any, examples: list[Example]
 ) -> dict[str, Any]:
     """Write the features; what was written."""
-    source = EngineStates(arguments.engine_states) if arguments.engine_states else None
     report = capture_features(
         target,
         examples,
@@ -142,7 +159,7 @@ def capture(
         dtype=arguments.storage_dtype,
         template_sha256=template_sha256(tokenizer),
         batch_tokens=arguments.batch_tokens,
-        source=source,
+        source=state_source(arguments),
     )
     return asdict(report) | {"left_out": len(report.left_out)}
 

@@ -7,7 +7,7 @@ conversations   write_responses, write_served_responses, collect_answers, read_c
                 load_conversations
 examples        prepare_examples, tokenize_conversations, show_mask
 privacy         filter_prompts, filter_conversations
-features        capture_features, Features; from an engine: write_engine_request, EngineStates
+features        capture_features, Features; from vLLM: EngineStates, EngineServer
 evaluation      load_suite
 """
 
@@ -25,7 +25,12 @@ from eagle_hf.data.answers import (
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
-from eagle_hf.data.engine_states import EngineRequest, EngineStates, write_engine_request
+from eagle_hf.data.engine_states import (
+    EngineRequest,
+    EngineServer,
+    EngineStates,
+    write_engine_request,
+)
 from eagle_hf.data.examples import prepare_examples
 from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
@@ -111,6 +116,7 @@ __all__ = [
     "ContaminationRule",
     "Conversation",
     "EngineRequest",
+    "EngineServer",
     "EngineStates",
     "Example",
     "Features",

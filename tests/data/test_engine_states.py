@@ -222,7 +222,7 @@ def plain_folder(tmp_path, target, examples, state_ids):
         (
             tiny_target(dtype=torch.bfloat16),
             [2, 3, 4, 7],
-            "holds states in torch.bfloat16 and the target computes in torch.float32; open the target in",
+            "holds states in torch.bfloat16 and the target computes in torch.float32; open",
         ),
         (
             float32_target(),

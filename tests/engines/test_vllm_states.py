@@ -145,6 +145,6 @@ def test_smollm2_in_bfloat16_differs_by_rounding_alone(smollm2, tmp_path):
             distance = (mine[name].float() - its[name].float()).norm(dim=-1)
             share = (distance / mine[name].float().norm(dim=-1)).mean()
             print(f"{name}: off by {share:.1e}")
-            assert share < 0.03
+            assert share < 0.05
         same = (mine["best"] == its["best"]).float().mean()
         assert same > 0.9

@@ -90,13 +90,16 @@ def _open_file(path: Path) -> EngineFile:
     return EngineFile(path.name, key, *shape, DTYPES[dtype])
 
 
-def load_states(folder: Path, name: str, input_ids: torch.Tensor) -> torch.Tensor:
+def load_states(
+    folder: Path, name: str, input_ids: torch.Tensor, remedy: str | None = None
+) -> torch.Tensor:
     """Load the states of a text.
 
     Args:
         folder: that an engine wrote to.
         name: of the file.
         input_ids: the tokens that it must hold, shape [S].
+        remedy: what to do about a file that cannot be used. None: have it written anew.
 
     Returns:
         [S, n, H], as stored.
@@ -104,29 +107,26 @@ def load_states(folder: Path, name: str, input_ids: torch.Tensor) -> torch.Tenso
     Raises:
         ValueError: the file is damaged, holds other tokens, or lacks the states of some.
     """
+    if remedy is None:
+        remedy = f"delete {name} and run the engine again, which reads only what is missing"
     try:
         with safe_open(folder / name, framework="pt") as file:
             tokens = file.get_tensor(TOKENS)
             states = file.get_tensor(STATES)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / name} cannot be read ({error}); {_again(name)}") from error
+        raise ValueError(f"{folder / name} cannot be read ({error}); {remedy}") from error
     if not torch.equal(tokens.long(), input_ids):
-        raise ValueError(f"{folder / name} holds other tokens than before; {_again(name)}")
+        raise ValueError(f"{folder / name} holds other tokens than it should; {remedy}")
     if not states.isfinite().all():
         raise ValueError(
             f"the states of {folder / name} are not finite; have the engine compute in bfloat16 "
-            f"or float32: {_again(name)}"
+            f"or float32: {remedy}"
         )
     # A slot of the engine's cache that it never wrote to.
     missing = (states == 0).flatten(1).all(1).nonzero()[:, 0]
     if len(missing):
         raise ValueError(
             f"{folder / name} has no states for {len(missing)} of its {len(states)} tokens, the "
-            f"first at position {int(missing[0])}; {_again(name)}"
+            f"first at position {int(missing[0])}; {remedy}"
         )
     return states
-
-
-def _again(name: str) -> str:
-    """What to do about a file."""
-    return f"delete {name} and run the engine again, which reads only what is missing"

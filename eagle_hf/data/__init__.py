@@ -72,9 +72,7 @@ from eagle_hf.data.selection.categories import (
     estimate_category,
     with_categories,
 )
-from eagle_hf.data.selection.contamination import (
-    ContaminationRule,
-)
+from eagle_hf.data.selection.contamination import ContaminationRule
 from eagle_hf.data.selection.languages import (
     LanguageDetector,
     LanguageRule,
@@ -88,9 +86,7 @@ from eagle_hf.data.selection.mixtures import (
     estimate_mixture,
     mix_prompts,
 )
-from eagle_hf.data.selection.near_duplicates import (
-    NearDuplicateRule,
-)
+from eagle_hf.data.selection.near_duplicates import NearDuplicateRule
 from eagle_hf.data.selection.selecting import (
     PromptRule,
     Selection,
@@ -99,12 +95,8 @@ from eagle_hf.data.selection.selecting import (
 from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
 from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
 from eagle_hf.data.template import template_sha256
-from eagle_hf.data.template_arguments import (
-    TemplateArguments,
-)
-from eagle_hf.data.topics import (
-    TOPIC_SEEDS,
-)
+from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.topics import TOPIC_SEEDS
 from eagle_hf.data.viewer import show_mask
 
 __all__ = [

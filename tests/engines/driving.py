@@ -23,6 +23,7 @@ ENVIRONMENT = {
     },
     "llamacpp": {},
     "openvino": {},
+    "transformers": {},
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "build" / "engines"
-ENGINES = ("vllm", "llamacpp", "sglang", "openvino")
+ENGINES = ("vllm", "llamacpp", "sglang", "openvino", "transformers")
 
 
 def program(engine: str, name: str = "python") -> Path:

@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from eagle_hf.data.lines import LONGEST_LINE, NumberedRow, refuse_constant
+from eagle_hf.data.lines import LONGEST_LINE, NOT_UTF8, NumberedRow, refuse_constant
 
 CHUNK = 2**20  # bytes read at once
 ADVICE = "write one row a line into a .jsonl file, where a bad row does not spoil the others"
 BETWEEN = re.compile(r"[\s,]*")
-# What the decoder makes of bytes that are not UTF-8.
-NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def read_json_list(path: Path, longest: int = LONGEST_LINE) -> Iterator[NumberedRow]:

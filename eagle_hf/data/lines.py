@@ -5,6 +5,7 @@ the caller counts it.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 # The longest prompt of a million tokens has about 5 MB. A longer line is a file without newlines.
 LONGEST_LINE = 16 * 2**20  # bytes
+# What a decoder with errors="surrogateescape" makes of bytes that are not UTF-8.
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 class NumberedRow(NamedTuple):

@@ -10,12 +10,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from eagle_hf.data.lines import LONGEST_LINE, NumberedRow, numbered_lines, too_long
+from eagle_hf.data.lines import (
+    LONGEST_LINE,
+    NOT_UTF8,
+    NumberedRow,
+    numbered_lines,
+    too_long,
+)
 from eagle_hf.data.optional import require
 
 ROWS_AT_ONCE = 64  # of a parquet file
-ESCAPED_BYTE = "\udc80"  # the first of those that stand for bytes that are not UTF-8
-LAST_ESCAPED_BYTE = "\udcff"
 
 
 def read_csv(path: Path, longest: int = LONGEST_LINE) -> Iterator[NumberedRow]:
@@ -130,6 +134,6 @@ def _row_or_error(names: list[str], fields: list[str]) -> object:
             f"the row has {len(fields)} fields and the first line names {len(names)}; "
             "quote fields that hold commas or line breaks"
         )
-    if any(ESCAPED_BYTE <= letter <= LAST_ESCAPED_BYTE for letter in "".join(fields)):
+    if NOT_UTF8.search("".join(fields)):
         return ValueError("not UTF-8")
     return {name: field or None for name, field in zip(names, fields, strict=True)}

@@ -170,7 +170,7 @@ class RowCleaner:
 
     def _find(self, text: str, name: str) -> list[Finding]:
         """The findings in a text that is read behind its name, as in "phone: 5057384615"."""
-        if not name:
+        if not name or text.isalpha():
             return self._scanner.find(text)
         beginning = f"{name}: "
         findings = []

@@ -45,6 +45,19 @@ def merge_overlapping(findings: Iterable[Finding]) -> list[Finding]:
     return merged
 
 
+def holds_any(text: str, parts: Iterable[str]) -> bool:
+    """Whether a text holds one of several strings; a rule asks so before a slower pattern.
+
+    Args:
+        text: any text.
+        parts: what to look for.
+
+    Returns:
+        True where one of them is in it.
+    """
+    return any(map(text.__contains__, parts))
+
+
 def has_word_beside(word: re.Pattern[str], text: str, start: int, end: int) -> bool:
     """Whether a word that explains a number stands near it.
 
@@ -75,23 +88,25 @@ class Words:
 
     def __init__(self, words: Iterable[str]):
         words = tuple(words)
-        self._lowered = tuple(word.lower() for word in words)
+        self._any_case = tuple(word for word in words if word == word.lower())
+        self._as_written = tuple(word for word in words if word != word.lower())
         branches = []
         for word in words:
             escaped = re.escape(word)
             branches.append(f"(?i:{escaped})" if word == word.lower() else escaped)
         self._pattern = re.compile(rf"(?<![{LATIN}])(?:{'|'.join(branches)})(?![{LATIN}])")
 
-    def may_be_in(self, lowered: str) -> bool:
+    def may_be_in(self, text: str, lowered: str) -> bool:
         """Whether one of the words may stand in a text; fast, and sometimes wrongly True.
 
         Args:
+            text: as it is written.
             lowered: the text in lower case.
 
         Returns:
             False where none of them does.
         """
-        return any(word in lowered for word in self._lowered)
+        return holds_any(lowered, self._any_case) or holds_any(text, self._as_written)
 
     def are_beside(self, text: str, start: int, end: int) -> bool:
         """Whether one of the words stands near a number.

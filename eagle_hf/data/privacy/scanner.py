@@ -17,6 +17,8 @@ from eagle_hf.data.privacy.rules.phones import PhoneRule
 from eagle_hf.data.privacy.rules.streets import find_street_addresses
 from eagle_hf.data.privacy.settings import PrivacySettings
 
+FEWEST_LETTERS = 20  # of a key; rules find nothing in fewer letters alone
+
 # Spaces, hyphens and full-width characters that stand in numbers for those of ASCII. Each is one
 # character for one, so that findings keep their places.
 LOOKALIKES = {
@@ -53,6 +55,7 @@ class PrivacyScanner:
             IdentityNumberRule(),
             PhoneRule(settings.phone_regions),
         ]
+        self._finds_only_forms = settings.names is None
         if settings.names is not None:
             self.rules.append(RampartRule())
 
@@ -69,6 +72,8 @@ class PrivacyScanner:
         Returns:
             Findings in the order of the text, none of which overlaps another.
         """
+        if self._finds_only_forms and len(text) < FEWEST_LETTERS and text.isalpha():
+            return []
         plain = text if text.isascii() else text.translate(LOOKALIKES)
         findings: list[Finding] = []
         for rule in self.rules:

@@ -140,9 +140,14 @@ NAMED_FORMS = (
 )
 
 BEFORE = r"(?<![\w.,/-])"
+# Only a place where a number can begin is tried with all the forms.
+BEGINNING = re.compile(
+    r"[A-Z\d](?<![\w.,/-][A-Z\d])(?:(?<=\d)|(?=[A-Z]{0,5} ?\d|[A-Z]{5}))", re.ASCII
+)
 BEHIND = r"(?![\w/]|[.,-]\d)"
 # Without as many digits there is no number, and the forms need not be tried.
-MAY_BE_DISTINCT = re.compile(r"\d(?:[ .-]?[\dA-Z]){6}|[A-Z]{4,6}\d\d", re.ASCII)
+MAY_BE_DISTINCT = re.compile(r"\d(?:[ .-]?[\dA-Z]){6}", re.ASCII)
+MAY_BEGIN_WITH_LETTERS = re.compile(r"\d(?<=[A-Z]{4}\d)\d", re.ASCII)
 MAY_BE_NAMED = re.compile(r"\d(?:[ .\-A-Z]{0,2}\d){3}", re.ASCII)
 
 
@@ -155,9 +160,7 @@ class IdentityNumberRule:
         for form in DISTINCT_FORMS:
             self._remember_check(form)
             branches.append(f"(?P<{form.kind}>{form.pattern})")
-        # Only a place where a number can begin is tried with all the forms.
-        beginning = rf"{BEFORE}(?=[A-Z]{{0,6}} ?\d|[A-Z]{{6}})"
-        self._distinct = re.compile(f"{beginning}(?:{'|'.join(branches)}){BEHIND}", re.ASCII)
+        self._distinct = re.compile(f"(?:{'|'.join(branches)}){BEHIND}", re.ASCII)
         self._distinct_checks = {form.kind: form.module for form in DISTINCT_FORMS}
         self._named: list[tuple[Form, re.Pattern[str], Words]] = []
         for form in NAMED_FORMS:
@@ -167,20 +170,29 @@ class IdentityNumberRule:
 
     def __call__(self, text: str) -> Iterator[Finding]:
         """Find them in a text."""
-        if MAY_BE_DISTINCT.search(text):
-            for match in self._distinct.finditer(text):
-                kind = match.lastgroup
-                assert kind is not None
-                if self._is_valid(self._distinct_checks[kind], match[0]):
-                    yield Finding(kind, *match.span())
+        if MAY_BE_DISTINCT.search(text) or MAY_BEGIN_WITH_LETTERS.search(text):
+            yield from self._find_distinct(text)
         if MAY_BE_NAMED.search(text):
             yield from self._find_named(text)
+
+    def _find_distinct(self, text: str) -> Iterator[Finding]:
+        """Numbers that stand for themselves."""
+        position = 0
+        for beginning in BEGINNING.finditer(text):
+            match = self._distinct.match(text, beginning.start())
+            if match is None or match.start() < position:
+                continue
+            position = match.end()
+            kind = match.lastgroup
+            assert kind is not None
+            if self._is_valid(self._distinct_checks[kind], match[0]):
+                yield Finding(kind, *match.span())
 
     def _find_named(self, text: str) -> Iterator[Finding]:
         """Numbers with the word that explains them beside them."""
         lowered = text.lower()
         for form, pattern, words in self._named:
-            if not words.may_be_in(lowered):
+            if not words.may_be_in(text, lowered):
                 continue
             for match in pattern.finditer(text):
                 is_explained = words.are_beside(text, *match.span())

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from eagle_hf.data.privacy.findings import Finding
+from eagle_hf.data.privacy.findings import Finding, holds_any
 from eagle_hf.data.privacy.libraries import import_library
 
 # Every key is a part of such a run; most texts have none with letters and digits.
-LONG_RUN = re.compile(r"[\w\-./+=:~]{20,}")
+SHORTEST_RUN = 20
+LONG_RUN = re.compile(rf"[\w\-./+=:~]{{{SHORTEST_RUN},}}")
 
 # detect-secrets' detectors whose patterns are told by their form. Its entropy and keyword detectors
 # and Artifactory's take ordinary code for secrets. Those of npm and OpenAI take quadratic time on
@@ -108,13 +109,16 @@ class KeyRule:
         if "PRIVATE KEY" in text or "PuTTY-User-Key" in text:
             for match in PRIVATE_KEY.finditer(text):
                 yield Finding("private_key", *match.span())
+        # Counting letters between spaces is fast, the pattern is not.
+        if max(map(len, text.split()), default=0) < SHORTEST_RUN:
+            return
         runs = [run for run in LONG_RUN.finditer(text) if _is_mixed(run[0])]
         if not runs:
             return
         for run in runs:
             yield from self._find_in_run(text, *run.span())
         lowered = text.lower()
-        if any(name in lowered for name in SECRET_NAMES):
+        if holds_any(lowered, SECRET_NAMES):
             for match in NAMED_SECRET.finditer(text):
                 if _is_random(match[1]):
                     yield Finding("api_key", *match.span(1))

@@ -30,10 +30,12 @@ LONGEST_LOGIN = 80  # characters between :// and @
 IN_URL = re.compile(r"://[^\s/@?#]*$")
 SHARED_ACCOUNT = re.compile(r"git@[\w.-]+$", re.IGNORECASE)
 
-IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", re.ASCII)
+# Here and below, the first character stands before the look at the one before it: a pattern that
+# begins with a set of characters is searched for several times as fast.
+IPV4 = re.compile(r"\d(?<![\w.]\d)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)", re.ASCII)
 # Global unicast, 2000::/3. Other beginnings also spell C++ scopes and times of day.
 IPV6 = re.compile(
-    r"(?<![\w:.])[23][0-9a-f]{3}:(?:[0-9a-f]{0,4}:){1,6}[0-9a-f]{0,4}(?![\w:])",
+    r"[23](?<![\w:.][23])[0-9a-f]{3}:(?:[0-9a-f]{0,4}:){1,6}[0-9a-f]{0,4}(?![\w:])",
     re.IGNORECASE | re.ASCII,
 )
 VERSION_WORD = re.compile(r"versi[oó]n|\brelease|\bfirmware\b|\b(?:up|down)grade", re.IGNORECASE)
@@ -46,7 +48,7 @@ COMMON_ADDRESSES = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "1.2.
 
 HEX = "[0-9A-Fa-f]"
 MAC = re.compile(
-    rf"(?<![\w:.-]){HEX}{HEX}(?:([:-])(?:{HEX}{HEX}\1){{4}}{HEX}{HEX}"
+    rf"{HEX}(?<![\w:.-]{HEX}){HEX}(?:([:-])(?:{HEX}{HEX}\1){{4}}{HEX}{HEX}"
     rf"|{HEX}{HEX}\.{HEX}{{4}}\.{HEX}{{4}})(?![\w:-]|\.\w)",
     re.ASCII,
 )
@@ -117,6 +119,9 @@ def find_mac_addresses(text: str) -> Iterator[Finding]:
     Yields:
         Findings of the kind "mac_address". Group addresses and repeated bytes are left alone.
     """
+    has_pairs = text.count(":") >= 5 or text.count("-") >= 5
+    if not has_pairs and text.count(".") < 2:
+        return
     for match in MAC.finditer(text):
         pairs = HEX_PAIR.findall(match[0])
         is_group = int(pairs[0], 16) & MULTICAST_BIT

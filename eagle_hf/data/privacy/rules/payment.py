@@ -7,9 +7,9 @@ from eagle_hf.data.privacy.findings import Finding
 from eagle_hf.data.privacy.libraries import import_library
 
 IBAN = re.compile(
-    r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)", re.ASCII
+    r"[A-Z](?<!\w[A-Z])[A-Z]\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)", re.ASCII
 )
-CARD = re.compile(r"(?<![\w.])(?<!\d-)\d(?:[ -]?\d){13,18}(?!\w|-\w|\.\d)", re.ASCII)
+CARD = re.compile(r"\d(?<![\w.]\d)(?<!\d-\d)(?:[ -]?\d){13,18}(?!\w|-\w|\.\d)", re.ASCII)
 # First digits and lengths of Visa, Mastercard, Amex, Discover, JCB, Diners Club and UnionPay
 CARD_NETWORK = re.compile(
     r"4\d{15}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
@@ -17,7 +17,7 @@ CARD_NETWORK = re.compile(
     r"|62\d{14}"
 )
 BITCOIN = re.compile(
-    r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[a-z0-9]{25,62})(?!\w)", re.ASCII
+    r"[13b](?<!\w[13b])(?:[1-9A-HJ-NP-Za-km-z]{25,34}|c1[a-z0-9]{25,62})(?!\w)", re.ASCII
 )
 
 

@@ -87,11 +87,11 @@ class PhoneRule:
         for match in NORTH_AMERICAN.finditer(text):
             if self._is_number_of(match[0], "US"):
                 yield Finding("phone", *match.span())
-        if CALL_WORDS.may_be_in(lowered):
+        if CALL_WORDS.may_be_in(text, lowered):
             yield from self._find_beside(DASHED, CALL_WORDS, text)
-        if NUMBER_WORDS.may_be_in(lowered):
+        if NUMBER_WORDS.may_be_in(text, lowered):
             yield from self._find_beside(TRUNK_ZERO, NUMBER_WORDS, text)
-        if PHONE_WORDS.may_be_in(lowered):
+        if PHONE_WORDS.may_be_in(text, lowered):
             yield from self._find_beside(NATIONAL, PHONE_WORDS, text)
 
     def _find_beside(self, form: re.Pattern[str], words: Words, text: str) -> Iterator[Finding]:

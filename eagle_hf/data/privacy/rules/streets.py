@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eagle_hf.data.privacy.findings import Finding, has_word_beside
+from eagle_hf.data.privacy.findings import Finding, has_word_beside, holds_any
 
 
 def compile_bounded(pattern: str) -> re.Pattern[str]:
@@ -143,8 +143,15 @@ FORMS = (
         r"\bP\.?\s?O\.?\s+B(?:ox|OX)\s+\d{1,6}|\bPostfach\s+\d[\d ]{1,8}\d",
     ),
 )  # fmt: skip
+# A number before a capital letter, where an English address may begin.
+ENGLISH_BEGINNING = re.compile(
+    r"\d(?<![\w.,/-]\d)(?=\d{0,4}[A-Za-z]?(?:-\d{1,4})?\s{1,3}[A-ZÀ-ÞŁŚŻ\d])"
+)
+FLAT_BEFORE = re.compile(
+    r"(?<![\w.,/-])(?:Flat|Apt|Apartment|Unit|Suite)\.?\s{1,3}\w{1,5},\s{1,3}$"
+)
+LONGEST_FLAT = 25  # characters
 ENGLISH = compile_bounded(
-    r"(?<![\w.,/-])(?:(?:Flat|Apt|Apartment|Unit|Suite)\.?\s+\w{1,5},\s+)?"
     rf"(?P<house>\d{{1,5}}[A-Za-z]?(?:-\d{{1,4}})?)\s+"
     rf"(?P<side>(?:North|South|East|West|[NSEW]\.?)\s+)?(?:{CAPITALISED}\s+){{1,4}}?"
     r"(?:(?P<sure>Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Boulevard|Blvd|Crescent|Terrace|Parkway|"
@@ -167,14 +174,22 @@ def find_street_addresses(text: str) -> Iterator[Finding]:
     """
     if not DIGIT.search(text):
         return
-    for match in ENGLISH.finditer(text):
-        if _is_english_address(match, text):
-            yield Finding("street_address", *match.span())
+    yield from _find_english_addresses(text)
     lowered = text.lower()
     for words, pattern in COMPILED_FORMS:
-        if any(word in lowered for word in words):
+        if holds_any(lowered, words):
             for match in pattern.finditer(text):
                 yield Finding("street_address", *match.span())
+
+
+def _find_english_addresses(text: str) -> Iterator[Finding]:
+    """Addresses that begin with the number of a house or a flat."""
+    for beginning in ENGLISH_BEGINNING.finditer(text):
+        match = ENGLISH.match(text, beginning.start())
+        if match is not None and _is_english_address(match, text):
+            flat = FLAT_BEFORE.search(text, max(0, match.start() - LONGEST_FLAT), match.start())
+            start = match.start() if flat is None else flat.start()
+            yield Finding("street_address", start, match.end())
 
 
 def _is_english_address(match: re.Match[str], text: str) -> bool:

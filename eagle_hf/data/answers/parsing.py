@@ -56,16 +56,15 @@ class AnswerParser:
         stop: tokens that end a turn.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        ValueError: the tokenizer has no chat template, or a response_template that transformers
+            cannot read.
     """
 
     def __init__(self, tokenizer: Any, stop: Container[int]):
         self.tokenizer = tokenizer_of(tokenizer)
         self.stop = stop
         template = chat_template(tokenizer)
-        self._follows_response_template = (
-            getattr(self.tokenizer, "response_template", None) is not None
-        )
+        self._follows_response_template = _has_response_template(self.tokenizer)
         self._channel = self._mark_id(CHANNEL, template)
         self._message = self._mark_id(MESSAGE, template)
         ends = [self._mark_id(mark, None) for mark in MESSAGE_ENDS]
@@ -194,6 +193,19 @@ class AnswerParser:
             thought, _, text = whole.partition(closing)
         thought = thought.strip().removeprefix(opening).strip()
         return ParsedAnswer(text.lstrip(), thought)
+
+
+def _has_response_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer says how transformers parses its answers."""
+    if getattr(tokenizer, "response_template", None) is None:
+        return False
+    try:
+        tokenizer.get_response_parser(prefix="")
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"tokenizer.response_template cannot be read ({error}); correct it, or set it to None"
+        ) from error
+    return True
 
 
 def _named_marks(template: str) -> tuple[str, str] | None:

@@ -6,13 +6,13 @@ import pytest
 from answer_server import MODEL, completion
 
 from eagle_hf.data.answers import MISSING, SERVED, TurnRequest
+from eagle_hf.data.answers.asking import request_body
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.answers.wire import (
     check_status,
     parse_answer,
     parse_json,
     parse_models,
-    request_body,
 )
 
 REQUEST = TurnRequest("p0", 0, [{"role": "user", "content": "a"}])

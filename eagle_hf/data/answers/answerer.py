@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from eagle_hf.data.answers.asking import request_body
 from eagle_hf.data.answers.dates import for_server
 from eagle_hf.data.answers.errors import (
     RefusedPromptError,
@@ -22,7 +23,7 @@ from eagle_hf.data.answers.recovery import IdRecovery
 from eagle_hf.data.answers.sampling import batch_seed
 from eagle_hf.data.answers.settings import ServingSettings, base_urls
 from eagle_hf.data.answers.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
-from eagle_hf.data.answers.wire import parse_answer, parse_models, request_body
+from eagle_hf.data.answers.wire import parse_answer, parse_models
 from eagle_hf.data.template_arguments import TemplateArguments
 
 if TYPE_CHECKING:

@@ -1,15 +1,7 @@
-"""What is said to a server and what it says: bodies of requests, answers checked and read.
+"""What a server says: its models and answers, checked and read.
 
 Answers are asked whole and not as a stream. So a cut answer is no JSON, and cannot pass for a
 finished one. SGLang gives token ids in no other way.
-
-    engine        asked with                answer's ids          prompt's ids
-    vLLM          return_token_ids          token_ids of the      prompt_token_ids
-                                            choice
-    SGLang        return_token_ids          token_ids of the      prompt_token_ids of the
-                                            choice                choice
-    llama.cpp     logprobs                  in its logprobs       not given
-    transformers  nothing (422 otherwise)   not given             not given
 """
 
 import json
@@ -19,19 +11,12 @@ from typing import Any, NamedTuple
 
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
-from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.turns import MISSING, SERVED
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
 REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
 # Any other reason means that the server gave up, or filtered, and the answer is not whole.
 FINISH_REASONS = ("stop", "length", "tool_calls")
-# What makes an engine give token ids, by the name that it calls itself in /v1/models.
-FIELDS_FOR_IDS: dict[str, dict[str, Any]] = {
-    "vllm": {"return_token_ids": True},
-    "sglang": {"return_token_ids": True},
-    "llamacpp": {"logprobs": True, "top_logprobs": 1},
-}
 # Too slow, in conflict with another request, too many requests. Other 4xx repeat themselves.
 RETRIED_STATUSES = (408, 409, 429)
 # No right to ask, no such model or address: the server would say so to every prompt.
@@ -50,47 +35,6 @@ class ServedModel(NamedTuple):
 
     name: str
     engine: str
-
-
-def request_body(
-    request: TurnRequest,
-    *,
-    model: str,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    engine: str = "",
-    request_fields: Mapping[str, Any] | None = None,
-    arguments: TemplateArguments | None = None,
-) -> dict[str, Any]:
-    """Build the JSON of a chat completion.
-
-    Args:
-        request: the turn.
-        model: name of the target on the server.
-        max_new_tokens: longest answer.
-        temperature: 0 is greedy.
-        seed: of the sampling, at most 31 bits: llama.cpp takes no more.
-        engine: which serves; it decides how token ids are asked for.
-        request_fields: other fields, such as top_p.
-        arguments: of the chat template. Default: none.
-
-    Returns:
-        The body.
-    """
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": request.messages,
-        "max_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "stream": False,
-    }
-    if arguments is not None and arguments.tools:
-        body["tools"] = arguments.tools
-    if arguments is not None and arguments.variables:
-        body["chat_template_kwargs"] = dict(arguments.variables)
-    return body | FIELDS_FOR_IDS.get(engine, {}) | dict(request_fields or {})
 
 
 def check_status(status: int, raw: bytes, retry_after: str | None) -> None:

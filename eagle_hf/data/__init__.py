@@ -5,7 +5,7 @@ user turns      load_prompts, stream_prompts, read_prompts, gather_prompts, prom
 which of them   select_prompts and its rules, with_categories, estimate_mixture, mix_prompts
 conversations   write_responses, write_served_responses, collect_answers, read_conversations,
                 load_conversations
-examples        prepare_examples, tokenize_conversations, show_mask
+examples        prepare_examples, stream_examples, tokenize_conversations, show_mask
 privacy         filter_prompts, filter_conversations
 features        capture_features, Features; from vLLM: EngineStates, EngineServer
 evaluation      load_suite
@@ -25,13 +25,8 @@ from eagle_hf.data.answers import (
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
-from eagle_hf.data.engine_states import (
-    EngineRequest,
-    EngineServer,
-    EngineStates,
-    write_engine_request,
-)
-from eagle_hf.data.examples import prepare_examples
+from eagle_hf.data.engine_states import (EngineRequest, EngineServer, EngineStates, write_engine_request,)
+from eagle_hf.data.examples import (prepare_examples, stream_examples,)
 from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
@@ -162,6 +157,7 @@ __all__ = [
     "read_prompts",
     "select_prompts",
     "show_mask",
+    "stream_examples",
     "stream_prompts",
     "template_sha256",
     "tokenize_conversations",

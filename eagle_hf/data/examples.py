@@ -4,15 +4,20 @@ A target settles what rendering needs to know: how long a conversation may be, a
 end a turn. `prepare_examples` asks the target and leaves the rows that cannot be used out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from eagle_hf.data.masking import eos_token_ids, tokenize_conversations, usable_examples
+from eagle_hf.data.masking import (
+    conversation_reader,
+    eos_token_ids,
+    stream_conversations,
+)
 from eagle_hf.data.rows import Example, SkippedRow
 from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.tokenised_rows import stream_usable
 from eagle_hf.target import context_length, position_limit
 
 
@@ -24,12 +29,13 @@ def prepare_examples(
     max_length: int | None = None,
     train_on: str = "all",
     template_arguments: TemplateArguments | None = None,
+    num_proc: int | None = None,
     verbose: bool = False,
 ) -> tuple[list[Example], list[SkippedRow]]:
     """Turn conversations, or rows that are already tokenized, into training examples.
 
     The first row decides which of the two the rows are. Every row is read once, so `rows` may be
-    a streaming dataset.
+    a streaming dataset. All examples are kept in memory; `stream_examples` keeps none.
 
     Args:
         target: the model that wrote the conversations, with or without a PEFT adapter.
@@ -44,6 +50,7 @@ def prepare_examples(
         template_arguments: what the chat template is given beside the messages, such as
             `TemplateArguments({"enable_thinking": False})`; a row's own win. Conversations that
             `write_responses` wrote hold token ids, and are not rendered.
+        num_proc: processes to tokenise in. Default: this one.
         verbose: print how many examples there are and how many rows are skipped.
 
     Returns:
@@ -55,27 +62,68 @@ def prepare_examples(
         ValueError: no row is usable, conversations come without a tokenizer, the tokenizer has
             no chat template, or nothing names an end-of-turn token.
     """
+    skipped: list[SkippedRow] = []
+    stream = stream_examples(
+        target,
+        tokenizer,
+        rows,
+        skipped=skipped,
+        max_length=max_length,
+        train_on=train_on,
+        template_arguments=template_arguments,
+        num_proc=num_proc,
+    )
+    examples = list(stream)
+    if verbose:
+        print(_summary(examples, skipped))
+    return examples, skipped
+
+
+def stream_examples(
+    target: PreTrainedModel,
+    tokenizer: Any,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    skipped: list[SkippedRow],
+    max_length: int | None = None,
+    train_on: str = "all",
+    template_arguments: TemplateArguments | None = None,
+    num_proc: int | None = None,
+) -> Iterator[Example]:
+    """As `prepare_examples`, one example after the other, for more rows than fit into memory.
+
+    Args:
+        target: as there, and so are the others.
+        tokenizer: the target's.
+        rows: each is read when it is needed.
+        skipped: collects what is left out.
+        max_length: in tokens.
+        train_on: "all" or "last_turn".
+        template_arguments: of the chat template.
+        num_proc: processes to tokenise in.
+
+    Returns:
+        The examples in the order of their rows, each as soon as it is ready.
+
+    Raises:
+        ValueError: as there; that no row is usable shows behind the last one.
+    """
     # 1) What does the target say?
     limit = length_limit(target, max_length)
     # 2) Conversations, or tokens already?
     rows_are_tokenized, rows = _look_at_first(rows)
     if rows_are_tokenized:
-        examples, skipped = usable_examples(rows, limit)
-    elif tokenizer is None:
+        return stream_usable(rows, limit, skipped)
+    if tokenizer is None:
         raise ValueError("the rows are conversations and tokenizer is None; pass the target's own")
-    else:
-        stop = eos_token_ids(target, tokenizer)
-        examples, skipped = tokenize_conversations(
-            rows,
-            tokenizer,
-            eos_token_ids=stop,
-            max_length=limit,
-            train_on=train_on,
-            template_arguments=template_arguments,
-        )
-    if verbose:
-        print(_summary(examples, skipped))
-    return examples, skipped
+    reader = conversation_reader(
+        tokenizer,
+        eos_token_ids=eos_token_ids(target, tokenizer),
+        max_length=limit,
+        train_on=train_on,
+        template_arguments=template_arguments,
+    )
+    return stream_conversations(rows, reader, skipped, num_proc)
 
 
 def length_limit(target: PreTrainedModel, max_length: int | None) -> int | None:

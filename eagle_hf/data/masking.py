@@ -11,27 +11,24 @@ as much.
 S tokens of one conversation, V target vocabulary.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from eagle_hf.data.images import tokenizer_of
-from eagle_hf.data.reader import ConversationReader, check_train_on, too_long
+from eagle_hf.data.parallel import read_rows
+from eagle_hf.data.reader import ConversationReader, check_train_on
 from eagle_hf.data.rows import (
     Example,
     SkippedRow,
     check_tokenised,
-    describe_type,
     first_reasons,
 )
 from eagle_hf.data.template import chat_template
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.whole_text import WholeTokenizer
-
-# A conversation's first two tokens are never learnt: no slot of a draft head predicts them.
-FIRST_LEARNT = 2
 
 
 def eos_token_ids(target: PreTrainedModel, tokenizer: Any) -> set[int]:
@@ -85,6 +82,7 @@ def tokenize_conversations(
     max_length: int | None,
     train_on: str = "all",
     template_arguments: TemplateArguments | None = None,
+    num_proc: int | None = None,
 ) -> tuple[list[Example], list[SkippedRow]]:
     """Turn conversations into examples; `prepare_examples` does so with a target's limits.
 
@@ -96,6 +94,7 @@ def tokenize_conversations(
         max_length: longer examples are skipped, in tokens. None: no limit.
         train_on: "all" answers, or the one of the "last_turn".
         template_arguments: of every row; a row's own win. Default: none, and today's date.
+        num_proc: processes to tokenise in. Default: this one.
 
     Returns:
         `(examples, skipped)`: the examples in the order of their rows, and what is left out.
@@ -104,95 +103,106 @@ def tokenize_conversations(
         ValueError: no row is usable, the tokenizer has no chat template, or it does not read the
             template arguments.
     """
-    # Before any row is blamed: is there a template, and does it read the variables?
-    template = chat_template(tokenizer)
+    reader = conversation_reader(
+        tokenizer,
+        eos_token_ids=eos_token_ids,
+        max_length=max_length,
+        train_on=train_on,
+        template_arguments=template_arguments,
+    )
+    skipped: list[SkippedRow] = []
+    examples = list(stream_conversations(rows, reader, skipped, num_proc))
+    return examples, skipped
+
+
+def conversation_reader(
+    tokenizer: Any,
+    *,
+    eos_token_ids: Iterable[int],
+    max_length: int | None,
+    train_on: str,
+    template_arguments: TemplateArguments | None,
+) -> ConversationReader:
+    """Make what reads conversations, before any row is blamed for its settings.
+
+    Args:
+        tokenizer: as of `tokenize_conversations`, and so are the others.
+        eos_token_ids: tokens that end a turn.
+        max_length: in tokens; None for no limit.
+        train_on: "all" or "last_turn".
+        template_arguments: of every row.
+
+    Raises:
+        ValueError: as there.
+    """
     arguments = template_arguments or TemplateArguments()
-    arguments.check_read_by(template)
+    arguments.check_read_by(chat_template(tokenizer))
     check_train_on(train_on)
-    reader = ConversationReader(
+    return ConversationReader(
         tokenizer=WholeTokenizer(tokenizer),
         stop=frozenset(eos_token_ids),
         max_length=max_length,
         train_on=train_on,
         arguments=arguments,
     )
-    examples: list[Example] = []
-    skipped: list[SkippedRow] = []
-    for number, row in enumerate(rows):
-        name = f"row-{number}"
-        try:
-            if not isinstance(row, Mapping):
-                raise ValueError(
-                    f"the row is {describe_type(row)}; a mapping with 'messages' is needed"
-                )
-            # From here on the row is blamed by its own name.
-            name = str(row.get("id") or name)
-            of_row, left_out = reader.examples_of(name, row)
-        except ValueError as error:
-            skipped.append(SkippedRow(name, str(error)))
-        else:
-            examples += of_row
-            skipped += left_out
-    if not examples:
+
+
+def stream_conversations(
+    rows: Iterable[Mapping[str, Any]],
+    reader: ConversationReader,
+    skipped: list[SkippedRow],
+    num_proc: int | None,
+) -> Iterator[Example]:
+    """Turn conversations into examples while they are read.
+
+    Args:
+        rows: conversations.
+        reader: reads them.
+        skipped: collects what is left out.
+        num_proc: processes to tokenise in; None for this one.
+
+    Returns:
+        The examples in the order of their rows, each as soon as it is ready.
+
+    Raises:
+        ValueError: `num_proc` cannot be; or, behind the last row, no row is usable.
+    """
+    check_num_proc(num_proc, reader.tokenizer.processor)
+    return _examples_of(rows, reader, skipped, num_proc)
+
+
+def _examples_of(
+    rows: Iterable[Mapping[str, Any]],
+    reader: ConversationReader,
+    skipped: list[SkippedRow],
+    num_proc: int | None,
+) -> Iterator[Example]:
+    """The examples; what is left out goes to `skipped`."""
+    is_empty = True
+    for outcome in read_rows(reader, rows, num_proc):
+        skipped += outcome.skipped
+        for example in outcome.examples:
+            is_empty = False
+            yield example
+    if is_empty:
         reasons = first_reasons(skipped, "there were no rows")
         raise ValueError(
             f"none of {len(skipped)} conversations is usable ({reasons}); "
             "fix the data or the settings"
         )
-    return examples, skipped
 
 
-def usable_examples(
-    rows: Iterable[Mapping[str, Any]], max_length: int | None
-) -> tuple[list[Example], list[SkippedRow]]:
-    """Choose the already tokenized rows that can be learnt from.
-
-    Args:
-        rows: mappings with `input_ids` and `loss_mask`; other keys are kept.
-        max_length: longer conversations are skipped, in tokens. None: no limit.
-
-    Returns:
-        `(examples, skipped)`: copies of the usable rows in their order, and the others. A row is
-        skipped that is too long, has masks of another length, or has nothing to learn.
-
-    Raises:
-        ValueError: no row is usable.
-    """
-    examples: list[Any] = []
-    skipped: list[SkippedRow] = []
-    for number, row in enumerate(rows):
-        reason = _unusable_reason(row, max_length)
-        if reason is None:
-            examples.append(dict(row))
-        else:
-            name = str(row.get("id") or f"row-{number}")
-            skipped.append(SkippedRow(name, reason))
-    if not examples:
-        reasons = first_reasons(skipped, "there were no rows")
+def check_num_proc(num_proc: int | None, processor: Any) -> None:
+    """Refuse a number of processes that cannot be, or cannot help."""
+    if num_proc is None:
+        return
+    if num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}; give 1 or more processes, or None for this one")
+    if num_proc > 1 and isinstance(processor, ProcessorMixin):
         raise ValueError(
-            f"none of {len(skipped)} tokenised conversations is usable ({reasons}); fix the data"
+            f"num_proc is {num_proc} and {type(processor).__name__} prepares images, which would "
+            "be copied between the processes; leave num_proc out, or pass the tokenizer for text"
         )
-    return examples, skipped
-
-
-def _unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | None:
-    """Why a tokenized row cannot be learnt from; None where it can."""
-    ids = row.get("input_ids")
-    mask = row.get("loss_mask")
-    mismatch = f"{_count(ids)} input_ids and {_count(mask)} loss_mask values"
-    if ids is None or mask is None:
-        return f"{mismatch}; one for each is needed"
-    if len(ids) != len(mask):
-        return f"{mismatch}; one for each is needed"
-    if max_length is not None and len(ids) > max_length:
-        return too_long(len(ids), max_length)
-    if not any(mask[FIRST_LEARNT:]):
-        return "the loss mask is zero from the third token on; there is nothing to learn"
-    return None
-
-
-def _count(values: Sequence | None) -> str:
-    return "no" if values is None else str(len(values))
 
 
 def count_response_tokens(examples: Iterable[Example], vocab_size: int) -> torch.Tensor:

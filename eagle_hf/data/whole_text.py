@@ -17,6 +17,9 @@ from typing import Any
 
 from eagle_hf.data.images import tokenizer_of
 
+SHORT = 64  # characters
+MOST_SHORT = 1000
+
 
 class WholeTokenizer:
     """Tokenises rendered conversations.
@@ -37,6 +40,7 @@ class WholeTokenizer:
         self.tokenizer = tokenizer_of(processor)
         self.has_offsets = bool(getattr(self.tokenizer, "is_fast", False))
         self.special_tokens: dict[int, str] = {}
+        self._short: dict[str, list[int]] = {}  # ids of the ends of prompts, which repeat
         for token_id, token in self.tokenizer.added_tokens_decoder.items():
             if token.special:
                 self.special_tokens[token_id] = token.content
@@ -62,7 +66,13 @@ class WholeTokenizer:
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of a text alone."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        known = self._short.get(text)
+        if known is not None:
+            return known
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(text) <= SHORT and len(self._short) < MOST_SHORT:
+            self._short[text] = ids
+        return ids
 
     def spelled_special(self, ids: Iterable[int], texts: Iterable[str]) -> str | None:
         """Find a special token that somebody wrote as text.

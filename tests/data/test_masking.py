@@ -9,9 +9,9 @@ from eagle_hf.data.masking import (
     count_response_tokens,
     eos_token_ids,
     tokenize_conversations,
-    usable_examples,
 )
 from eagle_hf.data.rows import Message
+from eagle_hf.data.tokenised_rows import usable_examples
 from eagle_hf.data.viewer import show_mask
 
 START, END, NEWLINE = 256, 257, 10

@@ -82,7 +82,7 @@ def _cut_turn(
     if whole.text.startswith(answer.full):
         turn = _turn_inside(whole, answer, stop)
     if turn is None and answer.full != whole.text:
-        turn = _turn_inside(tokenizer.read(answer.full), answer, stop)
+        turn = _turn_inside(tokenizer.read(answer.full, whole), answer, stop)
     if turn is None:
         advice = "let the target answer the prompt, which keeps its ids"
         if opens_thought(answer.prompt):

@@ -45,10 +45,31 @@ class WholeTokenizer:
             if token.special:
                 self.special_tokens[token_id] = token.content
 
-    def read(self, text: str) -> "WholeText":
-        """Tokenise a rendered conversation."""
+    def read(self, text: str, known: "WholeText | None" = None) -> "WholeText":
+        """Tokenise a rendered conversation.
+
+        Args:
+            text: rendered.
+            known: a text that was read before. What both begin with is not tokenised again.
+
+        Returns:
+            The text in tokens.
+        """
         if not self.has_offsets:
             return WholeText(self, text, self.ids_of(text), [])
+        if known is None:
+            return WholeText(self, text, *self._tokenised(text))
+        shared = known.shared_restarts(text)
+        if not shared:
+            return WholeText(self, text, *self._tokenised(text))
+        character, position = shared[-1]
+        ids, restarts = self._tokenised(text[character:])
+        for own_character, own_position in restarts[1:]:  # the first is the shared one
+            shared.append((character + own_character, position + own_position))
+        return WholeText(self, text, known.ids[:position] + ids, shared)
+
+    def _tokenised(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and (character, position) of each special token."""
         encoded: Any = self.tokenizer(
             text,
             add_special_tokens=False,
@@ -62,7 +83,7 @@ class WholeTokenizer:
         for position, token in enumerate(ids):
             if token in self.special_tokens:
                 restarts.append((offsets[position][0], position))
-        return WholeText(self, text, ids, restarts)
+        return ids, restarts
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of a text alone."""
@@ -130,7 +151,34 @@ class WholeText:
         end = position + len(alone)
         return end if self.ids[position:end] == alone else None
 
+    def shared_restarts(self, text: str) -> list[tuple[int, int]]:
+        """The special tokens in what this text and another begin with, and each is whole in both.
+
+        Args:
+            text: the other.
+
+        Returns:
+            (character, position among the tokens) of each, in order.
+        """
+        common = _common_length(self.text, text)
+        count = bisect_left(self._restarts, (common, 0))
+        # The last of them may be cut, or go on otherwise: "<|im_start|>" and "<|im_sep|>".
+        return self._restarts[: max(0, count - 1)]
+
     def _last_restart(self, before: int) -> tuple[int, int]:
         """The last special token that begins before a character, or the text's own beginning."""
         count = bisect_left(self._restarts, (before, 0))
         return self._restarts[count - 1] if count else (0, 0)
+
+
+def _common_length(first: str, second: str) -> int:
+    """How many characters two texts begin with alike."""
+    low = 0
+    high = min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -28,7 +28,7 @@ import yaml
 from trl import TrlParser
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, load_target, new_head
-from eagle_hf.data import Features, load_suite, write_run
+from eagle_hf.data import Features, load_suite, with_template_variables, write_run
 from eagle_hf.evaluation import collect_stats, read_acceptance, write_acceptance
 from eagle_hf.measuring import tau_difference, tau_interval
 
@@ -151,6 +151,8 @@ def measure(arguments: AblationArguments, settings: dict, saved: str | Path, out
     target, tokenizer = open_target(settings)
     head = Eagle3DraftHead.from_pretrained(saved, dtype=target.dtype, tree="saved").eval()
     prompts = load_suite(arguments.categories, arguments.per_category)
+    variables = settings.get("chat_template_kwargs")
+    prompts = with_template_variables(prompts, tokenizer, variables)
     stats = collect_stats(
         target, tokenizer, head, prompts, max_new_tokens=arguments.max_new_tokens, progress=False
     )

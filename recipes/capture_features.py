@@ -76,6 +76,9 @@ class CaptureArguments(TargetArguments):
             "'{\"enable_thinking\": false}'."
         },
     )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes to tokenise in; default: one."}
+    )
     storage_dtype: str = field(
         default="bfloat16", metadata={"help": "Of the stored states: float32, bfloat16 or int8."}
     )
@@ -180,6 +183,7 @@ def main() -> None:
         max_length=arguments.max_length,
         train_on=arguments.train_on,
         template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
+        num_proc=arguments.num_proc,
         verbose=True,
     )
     if arguments.request_engine_states:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import TrlParser
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
-from eagle_hf.data import Prompt, load_suite, write_run
+from eagle_hf.data import Prompt, load_suite, with_template_variables, write_run
 from eagle_hf.evaluation import (
     EvaluationArguments,
     MeasuredSetting,
@@ -141,6 +141,7 @@ def main() -> None:
         target, tokenizer = open_target(
             arguments.target, arguments.adapter, tokenizer=arguments.tokenizer, dtype=dtype
         )
+        prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
         head = open_head(arguments.head, target, vocab_size=arguments.vocab_size)
         for (name, tree), temperature in product(trees.items(), arguments.temperatures):
             if progress.holds(dtype_name(target), name, temperature):

@@ -181,6 +181,7 @@ def tokenised(
         max_length=training.max_length,
         train_on=training.train_on,
         template_arguments=TemplateArguments.read(training.chat_template_kwargs),
+        num_proc=training.dataset_num_proc,
         verbose=True,
     )
     return examples

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.suites import load_suite
+from eagle_hf.data.suites import load_suite, with_template_variables
 from eagle_hf.evaluation import (
     Answer,
     SettingArguments,
@@ -57,6 +57,7 @@ def run(arguments: EvaluateArguments) -> None:
         tokenizer=arguments.tokenizer,
         dtype=arguments.dtype,
     )
+    prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
     head.to(target.device, target.dtype)
 
     # 2) answer every prompt with the head and without it

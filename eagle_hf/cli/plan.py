@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.cli.command import Command
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.decoding.assistants import SelfSpeculation
 from eagle_hf.decoding.checks import check_rope, check_target
 from eagle_hf.evaluation import (
@@ -138,6 +139,7 @@ def run(arguments: PlanArguments) -> None:
         arguments.categories,
         arguments.per_category,
         max(arguments.lengths),
+        arguments.chat_template_kwargs,
     )
     trace = record_answers(
         target,
@@ -165,6 +167,7 @@ def run(arguments: PlanArguments) -> None:
             arguments.max_new_tokens,
             arguments.repeats,
             progress=print,
+            template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
         )
         draw_speeds(arguments.folder / "plan.png", speeds)
     print_usage(arguments)

@@ -87,8 +87,9 @@ from eagle_hf.data.selection.selecting import (
     Selection,
     select_prompts,
 )
-from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
-from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
+from eagle_hf.data.state_sources import (Choice, StateSource, TargetSource,)
+from eagle_hf.data.suites import (first_turn_ids, load_suite, long_prompts, with_template_variables,)
+from eagle_hf.data.serving import (IdRecovery, ServedAnswerer, ServingSettings, TargetAnswerer, TurnStore, collect_answers, served_conversations, served_examples, write_served_responses,)
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.topics import TOPIC_SEEDS
@@ -162,6 +163,7 @@ __all__ = [
     "template_sha256",
     "tokenize_conversations",
     "with_categories",
+    "with_template_variables",
     "write_engine_request",
     "write_prompts",
     "write_responses",

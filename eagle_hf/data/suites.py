@@ -5,6 +5,7 @@ Their sources and licences are in data/bundled/SOURCES.md.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -12,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.prompts import evenly_spread, read_prompts
 from eagle_hf.data.rows import Message, Prompt
-from eagle_hf.data.template import SENTINEL, render_text
+from eagle_hf.data.template import SENTINEL, chat_template, render_text
 from eagle_hf.data.template_arguments import TemplateArguments
 
 SUITES = {
@@ -64,6 +65,31 @@ def load_suite(
     return prompts
 
 
+def with_template_variables(
+    prompts: Sequence[Prompt], tokenizer: Any, chat_template_kwargs: object
+) -> list[Prompt]:
+    """Give prompts the variables of the chat template that they are to be answered with.
+
+    Args:
+        prompts: those that have variables of their own keep them.
+        tokenizer: the target's, with a chat template.
+        chat_template_kwargs: a mapping, a JSON object as text, or None.
+
+    Returns:
+        Copies of the prompts.
+
+    Raises:
+        ValueError: they are no variables, or the template reads none of that name.
+    """
+    arguments = TemplateArguments.read(chat_template_kwargs)
+    arguments.check_read_by(chat_template(tokenizer))
+    given: list[Prompt] = []
+    for prompt in prompts:
+        variables = dict(arguments.for_row(prompt).variables)
+        given.append({**prompt, "chat_template_kwargs": variables} if variables else prompt)
+    return given
+
+
 def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchEncoding:
     """Render and tokenize a prompt's first user turn, up to where the answer begins.
 
@@ -88,7 +114,11 @@ def first_turn_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> BatchE
 
 
 def long_prompts(
-    tokenizer: PreTrainedTokenizerBase, length: int, count: int, names: Sequence[str] = DEFAULT
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    count: int,
+    names: Sequence[str] = DEFAULT,
+    template_arguments: TemplateArguments | None = None,
 ) -> torch.Tensor:
     """Make prompts of one length from the first turns of a suite, as one long user turn each.
 
@@ -100,6 +130,7 @@ def long_prompts(
         length: tokens of each prompt.
         count: how many prompts; each begins at another turn of the suite.
         names: of the suite, as in `load_suite`.
+        template_arguments: what the chat template is given. Default: nothing.
 
     Returns:
         Token ids of shape [count, length].
@@ -108,7 +139,7 @@ def long_prompts(
         ValueError: the length is too small for the template or too large for the suite.
     """
     turns = [prompt["turns"][0] for prompt in load_suite(names)]
-    before, after = _around_user_turn(tokenizer)
+    before, after = _around_user_turn(tokenizer, template_arguments)
     fixed = len(before) + len(after)
     room = length - fixed
     prompts = []
@@ -126,11 +157,12 @@ def long_prompts(
     return torch.tensor(prompts)
 
 
-def _around_user_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _around_user_turn(
+    tokenizer: PreTrainedTokenizerBase, arguments: TemplateArguments | None
+) -> tuple[list[int], list[int]]:
     """The tokens that the template puts before and after a user turn."""
-    text = render_text(
-        tokenizer, [{"role": "user", "content": SENTINEL}], add_generation_prompt=True
-    )
+    messages: list[Message] = [{"role": "user", "content": SENTINEL}]
+    text = render_text(tokenizer, messages, add_generation_prompt=True, arguments=arguments)
     before, after = text.split(SENTINEL)
     return (
         tokenizer.encode(before, add_special_tokens=False),

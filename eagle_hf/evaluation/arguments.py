@@ -48,6 +48,13 @@ class AnswerArguments(TargetArguments, VocabularyArguments):
         metadata={"help": "Bundled categories or .jsonl files."},
     )
     max_new_tokens: int = field(default=64, metadata={"help": "Tokens of each answer."})
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Variables of the chat template, a JSON object such as "
+            "'{\"enable_thinking\": false}'; a prompt's own win."
+        },
+    )
 
 
 @dataclass(kw_only=True)

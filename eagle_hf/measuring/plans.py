@@ -7,7 +7,14 @@ import numpy
 import torch
 from transformers.utils import logging
 
-from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts
+from eagle_hf.data.suites import (
+    first_turn_ids,
+    load_suite,
+    long_prompts,
+    with_template_variables,
+)
+from eagle_hf.data.template import chat_template
+from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.decoding.assistants import require_assistant
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.head.trees import TreeConfig
@@ -42,17 +49,26 @@ TREES = {
 
 
 def questions(
-    tokenizer, assistant, categories: Sequence[str], per_category: int, length: int
+    tokenizer,
+    assistant,
+    categories: Sequence[str],
+    per_category: int,
+    length: int,
+    chat_template_kwargs: dict | str | None = None,
 ) -> list[torch.Tensor]:
     """Ids [1, S] of what acceptance is measured on: first turns of each category.
 
     For a model behind a window they are as many texts of `length` tokens made of such turns: in
-    short ones it would see all there is.
+    short ones it would see all there is. `chat_template_kwargs` are the template's variables; one
+    that it never reads is refused with a ValueError.
     """
+    arguments = TemplateArguments.read(chat_template_kwargs)
+    arguments.check_read_by(chat_template(tokenizer))
     if require_assistant(assistant).reads_window_only:
         count = per_category * len(categories)
-        return list(long_prompts(tokenizer, length, count, categories).split(1))
+        return list(long_prompts(tokenizer, length, count, categories, arguments).split(1))
     prompts = load_suite(categories, per_category)
+    prompts = with_template_variables(prompts, tokenizer, chat_template_kwargs)
     return [first_turn_ids(tokenizer, prompt)["input_ids"] for prompt in prompts]
 
 
@@ -153,6 +169,7 @@ def measure_plan(
     new_tokens: int = 64,
     repeats: int = 3,
     progress: Callable[[str], None] = quiet,
+    template_arguments: TemplateArguments | None = None,
 ) -> list[Speed]:
     """How fast a plan's policies decode in each of its cells, beside what it predicts.
 
@@ -166,6 +183,7 @@ def measure_plan(
         new_tokens: decoded in each cell, of the longest row.
         repeats: of every method.
         progress: is told the table, line by line.
+        template_arguments: what the chat template of the prompts is given. Default: nothing.
 
     Returns:
         A row per cell and tree.
@@ -174,7 +192,8 @@ def measure_plan(
     progress(HEADER)
     speeds = []
     for batch, length in itertools.product(plan.costs.batches, plan.costs.lengths):
-        ids = long_prompts(tokenizer, length, batch).to(execution_device(target))
+        ids = long_prompts(tokenizer, length, batch, template_arguments=template_arguments)
+        ids = ids.to(execution_device(target))
         for speed in measure_cell(target, assistant, TREES, ids, new_tokens, repeats, plan.costs):
             progress(str(speed))
             speeds.append(speed)

@@ -132,6 +132,10 @@ class Eagle3TrainingArguments(TrainingArguments):
             "'{\"enable_thinking\": false}'; a row's own win."
         },
     )
+    dataset_num_proc: int | None = field(
+        default=None,
+        metadata={"help": "Processes that tokenise conversations; default: one. Of no stream."},
+    )
     max_minutes: float | None = field(
         default=None,
         metadata={

@@ -77,7 +77,7 @@ class ExampleMaker:
             self._check_stream(dataset)
             self._check_length(self._max_length() or UNLIMITED)
             return StreamedExamples(dataset, self._tokenize, self.skipped, endless)
-        examples, skipped = self._tokenize(list(dataset))
+        examples, skipped = self._tokenize(list(dataset), self.args.dataset_num_proc)
         self.skipped += skipped
         if skipped:
             logger.warning(f"{len(skipped)} conversations skipped, the first: {skipped[0]}")
@@ -87,10 +87,14 @@ class ExampleMaker:
             self._next_index += 1
         return examples
 
-    def _tokenize(self, rows: list[dict]) -> tuple[list[Example], list[SkippedRow]]:
+    def _tokenize(
+        self, rows: list[dict], num_proc: int | None = None
+    ) -> tuple[list[Example], list[SkippedRow]]:
         """(examples, skipped) of conversations or of tokenised rows."""
         if rows and "input_ids" not in rows[0]:
-            usable, skipped = tokenize_conversations(rows, **self._conversation_settings())
+            usable, skipped = tokenize_conversations(
+                rows, **self._conversation_settings(), num_proc=num_proc
+            )
         else:
             usable, skipped = usable_examples(rows, self._max_length())
         examples = [cast(Example, compact(example)) for example in usable]

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eagle_hf.data.conversation_rows import conversation_from_row
+from eagle_hf.data.presets import PRESETS, check_answers_allowed, describe_preset
 from eagle_hf.data.row_values import read_id
 from eagle_hf.data.rows import Conversation, Example, SkippedLine
 from eagle_hf.data.sources import (
+    RowSource,
     check_found,
     describe_skipped,
     distinct_names,
+    numbered,
     open_file,
     parsed_rows,
 )
@@ -47,7 +50,7 @@ def stream_conversation_files(files: Sequence[Path]) -> IterableDataset:
     from datasets import IterableDataset  # slow
 
     settings = {"files": [str(file) for file in files], "names": distinct_names(files)}
-    return IterableDataset.from_generator(_stream, gen_kwargs=settings)
+    return IterableDataset.from_generator(_stream_files, gen_kwargs=settings)
 
 
 def load_conversation_files(files: Sequence[Path]) -> Dataset:
@@ -62,20 +65,48 @@ def load_conversation_files(files: Sequence[Path]) -> Dataset:
     Raises:
         ValueError: a file holds no conversation.
     """
-    from datasets import Dataset, Features, Value  # slow
-
     names = distinct_names(files)
     columns: set[str] = set()
     for file, name in zip(files, names, strict=True):
-        columns.update(_columns_of(file, name))
-    features = Features({column: Value("large_string") for column in COLUMNS if column in columns})
-    rows = Dataset.from_generator(
-        _as_text,
-        features=features,
-        gen_kwargs={"files": [str(file) for file in files], "names": names},
-        fingerprint=_fingerprint(files, names),
-    )
-    return rows.with_transform(_from_text)
+        columns |= _columns_of(_file_source(str(file), name), str(file))
+    settings = {"files": [str(file) for file in files], "names": names}
+    return _text_dataset(_files_as_text, columns, settings, _fingerprint(files, names))
+
+
+def load_hub_conversations(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
+    """Open the conversations of a data set of the Hub.
+
+    Args:
+        name: of a preset, or owner/name.
+        split: of a data set that is no preset.
+        streaming: read the rows as they come, and keep nothing on disk.
+
+    Returns:
+        The data set as it is, where it has `messages` or is tokenised. Otherwise its rows are read
+        as those of a file, and how many were skipped is printed.
+
+    Raises:
+        ValueError: a preset whose answers may not be used for training, or no row holds a
+            conversation.
+    """
+    from datasets import IterableDataset, load_dataset  # slow
+
+    path = name
+    data_files = None
+    if name in PRESETS:
+        check_answers_allowed(name)
+        print(describe_preset(name))
+        path = PRESETS[name].dataset
+        split = PRESETS[name].split
+        data_files = PRESETS[name].data_file
+    rows = load_dataset(path, split=split, streaming=streaming, data_files=data_files)
+    columns = rows.column_names or []
+    if "messages" in columns or TOKENISED[0] in columns:
+        return rows
+    if streaming:
+        return IterableDataset.from_generator(_stream_hub, gen_kwargs={"rows": rows, "name": name})
+    found = _columns_of(_hub_source(rows, name), name)
+    return _text_dataset(_hub_as_text, found, {"rows": rows, "name": name})
 
 
 def loaded_row(row: object, *, default_id: str, source: str) -> dict[str, Any]:
@@ -106,40 +137,83 @@ def loaded_row(row: object, *, default_id: str, source: str) -> dict[str, Any]:
     return kept
 
 
-def _rows(file: str, name: str, skipped: list[SkippedLine]) -> Iterator[dict[str, Any]]:
-    """The usable rows of a file."""
-    source = replace(open_file(Path(file)), name=name)
-    return parsed_rows(source, loaded_row, skipped)
+def _file_source(file: str, name: str) -> RowSource:
+    """The rows of a file under a name of its own."""
+    return replace(open_file(Path(file)), name=name)
 
 
-def _stream(files: list[str], names: list[str]) -> Iterator[dict[str, Any]]:
+def _hub_source(rows: Iterable[Any], name: str) -> RowSource:
+    """The rows of a data set of the Hub."""
+    return RowSource(name, f"rows of {name}", numbered(rows))
+
+
+def _usable(source: RowSource, called: str) -> Iterator[dict[str, Any]]:
+    """The usable rows of a source; how many were skipped is printed behind the last."""
+    skipped: list[SkippedLine] = []
+    yield from parsed_rows(source, loaded_row, skipped)
+    if skipped:
+        print(describe_skipped(called, skipped))
+
+
+def _stream_files(files: list[str], names: list[str]) -> Iterator[dict[str, Any]]:
     """The usable rows of several files."""
     for file, name in zip(files, names, strict=True):
-        skipped: list[SkippedLine] = []
-        yield from _rows(file, name, skipped)
-        if skipped:
-            print(describe_skipped(file, skipped))
+        yield from _usable(_file_source(file, name), file)
 
 
-def _columns_of(file: Path, name: str) -> set[str]:
-    """The columns of a file's usable rows; what is skipped is printed."""
+def _stream_hub(rows: Iterable[Any], name: str) -> Iterator[dict[str, Any]]:
+    """The usable rows of a data set of the Hub."""
+    yield from _usable(_hub_source(rows, name), name)
+
+
+def _columns_of(source: RowSource, called: str) -> set[str]:
+    """The columns of the usable rows; ValueError where there is none."""
     columns: set[str] = set()
     skipped: list[SkippedLine] = []
     found = 0
-    for row in _rows(str(file), name, skipped):
+    for row in parsed_rows(source, loaded_row, skipped):
         columns.update(row)
         found += 1
-    check_found(found, skipped, f"lines of {file.name}", "a conversation", "see the data page")
+    check_found(found, skipped, source.unit, "a conversation", "see docs/data.md for the columns")
     if skipped:
-        print(describe_skipped(file, skipped))
+        print(describe_skipped(called, skipped))
     return columns
 
 
-def _as_text(files: list[str], names: list[str]) -> Iterator[dict[str, str]]:
+def _text_dataset(
+    generator: Callable[..., Iterator[dict[str, str]]],
+    columns: set[str],
+    settings: dict[str, Any],
+    fingerprint: str | None = None,
+) -> Dataset:
+    """A data set of columns of JSON, which are decoded when they are asked for."""
+    from datasets import Dataset, Features, Value  # slow
+
+    rows = Dataset.from_generator(
+        generator,
+        features=Features({name: Value("large_string") for name in COLUMNS if name in columns}),
+        gen_kwargs=settings,
+        fingerprint=fingerprint,
+    )
+    return rows.with_transform(_from_text)
+
+
+def _files_as_text(files: list[str], names: list[str]) -> Iterator[dict[str, str]]:
     """The usable rows of several files, each column as JSON."""
     for file, name in zip(files, names, strict=True):
-        for row in _rows(file, name, []):
-            yield {column: json.dumps(value) for column, value in row.items()}
+        for row in parsed_rows(_file_source(file, name), loaded_row, []):
+            yield _as_text(row)
+
+
+def _hub_as_text(rows: Iterable[Any], name: str) -> Iterator[dict[str, str]]:
+    """The usable rows of a data set of the Hub, each column as JSON."""
+    for row in parsed_rows(_hub_source(rows, name), loaded_row, []):
+        yield _as_text(row)
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, str]:
+    """The columns of a row as JSON."""
+    return {column: json.dumps(value) for column, value in row.items()}
 
 
 def _from_text(columns: dict[str, list[str | None]]) -> dict[str, list[Any]]:

@@ -14,7 +14,11 @@ from eagle_hf.data.conversation_rows import (
     PROMPT_COLUMNS,
     conversation_from_row,
 )
-from eagle_hf.data.conversation_sets import load_conversation_files, stream_conversation_files
+from eagle_hf.data.conversation_sets import (
+    load_conversation_files,
+    load_hub_conversations,
+    stream_conversation_files,
+)
 from eagle_hf.data.presets import PRESETS, check_answers_allowed
 from eagle_hf.data.rows import Conversation, SkippedLine
 from eagle_hf.data.sources import FILE_READERS, check_found, open_rows, parsed_rows
@@ -71,14 +75,14 @@ def load_conversations(
     """Load conversations as a dataset. No more than a few rows of files are in memory.
 
     A bad row of a file is skipped, by the rules of `read_conversations`, and counted. Rows that are
-    already tokenised (see `Example`) stay as they are. The rows of a data set on the Hub come as
-    they are there.
+    already tokenised (see `Example`) stay as they are. The rows of a data set on the Hub that has
+    `messages` come as they are there; those of others are read as those of a file.
 
     Args:
         name: a file (.jsonl, .json, .parquet, .csv), a folder that `write_responses` or
-            `write_served_responses` wrote, or a dataset on the Hub. Several names: one after the
-            other.
-        split: of a dataset on the Hub.
+            `write_served_responses` wrote, a preset, or a dataset on the Hub. Several names: one
+            after the other.
+        split: of a dataset on the Hub that is no preset.
         streaming: read the rows as they come, and keep nothing on disk.
 
     Returns:
@@ -86,8 +90,8 @@ def load_conversations(
         for its rows; a column that a row lacks is missing or None.
 
     Raises:
-        ValueError: no name, a file that does not exist or holds no conversation, or files beside
-            data sets of the Hub.
+        ValueError: no name, a file that does not exist or holds no conversation, a preset whose
+            answers may not be used for training, or files beside data sets of the Hub.
     """
     names = [name] if isinstance(name, str | Path) else list(name)
     if not names:
@@ -128,11 +132,11 @@ def _local_file(name: str | Path) -> Path | None:
 
 def _other_part(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
     """The conversations of a store of answers, or of a data set of the Hub."""
-    from datasets import Dataset, IterableDataset, load_dataset  # slow
+    from datasets import Dataset, IterableDataset  # slow
 
     if (Path(name) / TURNS).is_file():
         if streaming:
             return IterableDataset.from_generator(stored_conversations, gen_kwargs={"folder": name})
         # Not `from_generator`, which would find an older state of the folder in its cache.
         return Dataset.from_list([dict(row) for row in stored_conversations(name)])
-    return load_dataset(name, split=split, streaming=streaming)
+    return load_hub_conversations(name, split, streaming)

@@ -144,3 +144,42 @@ def test_files_and_data_sets_of_the_hub_are_not_mixed(tmp_path):
     path = write(tmp_path / "mine.jsonl", GOOD)
     with pytest.raises(ValueError, match=r"mine.jsonl and data sets of the Hub .* one by one"):
         load_conversations([path, "owner/name"])
+
+
+@doors
+def test_rows_of_the_hub_are_read_as_those_of_a_file(monkeypatch, streaming, capsys):
+    import datasets
+
+    asked = []
+    row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "x"}]}
+    bad = {"conversations": [{"from": "gpt", "value": "x"}]}
+
+    def load_dataset(*names, **settings):
+        asked.append((names, settings))
+        rows = datasets.Dataset.from_list([row, bad, row])
+        return rows.to_iterable_dataset() if settings["streaming"] else rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = load_conversations("openthoughts", streaming=streaming)
+    assert [one["id"] for one in found] == ["openthoughts-0", "openthoughts-2"]
+    assert [one["messages"] for one in found] == [[QUESTION, ANSWER]] * 2
+    assert asked[0][0] == ("open-thoughts/OpenThoughts-114k",)
+    assert "openthoughts: 1 lines skipped, the first: line 1" in capsys.readouterr().out
+
+
+@doors
+def test_data_sets_of_the_hub_with_messages_come_as_they_are(monkeypatch, streaming):
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"messages": [QUESTION, ANSWER], "other": 1}])
+
+    def load_dataset(*names, **settings):
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_conversations("owner/name", streaming=streaming) is rows
+
+
+def test_answers_that_may_not_be_used_are_refused():
+    with pytest.raises(ValueError, match=r"ultrachat: .* not for training"):
+        load_conversations("ultrachat")

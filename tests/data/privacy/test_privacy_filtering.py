@@ -125,7 +125,7 @@ def test_names_that_end_with_ids_are_no_token_ids():
 class Letters:
     """A tokenizer whose ids are code points."""
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         return "".join(map(chr, token_ids))
 
 
@@ -136,6 +136,13 @@ def test_a_value_that_only_the_token_ids_of_an_answer_hold_leaves_the_conversati
     assert kept == []
     assert report.dropped == {"a redaction in the token ids (email)": 1}
     assert report.kinds["email"].found == {"token ids": 1}
+
+
+def test_an_answer_whose_message_holds_all_of_it_is_read_once():
+    said = list(map(ord, f"Ask {MAIL}."))
+    row = conversation("Who?", f"Ask {MAIL}.", served_turns=[{"response_ids": said}])
+    _, report = filter_conversations([row], PrivacySettings(action="report"), Letters())
+    assert report.kinds["email"].found == {"answer": 1}
 
 
 @pytest.mark.parametrize("served", [3, [None], [{"response_ids": "12"}], [{"response_ids": [-1]}]])

@@ -210,10 +210,21 @@ def test_every_rule_reads_long_lines_in_linear_time(scanner):
     assert slow == []
 
 
-@pytest.mark.parametrize("module", ["phonenumbers", "stdnum.iban", "detect_secrets.plugins.aws"])
-def test_a_missing_library_is_refused_by_name(libraries, monkeypatch, module):
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [
+        ("phonenumbers", "phonenumbers"),
+        ("stdnum", "python-stdnum"),
+        ("stdnum.iban", "python-stdnum"),
+        ("detect_secrets.plugins.aws", "detect-secrets"),
+    ],
+)
+def test_a_missing_library_is_refused_by_name(libraries, monkeypatch, module, package):
+    for name in list(sys.modules):
+        if name.startswith("stdnum"):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=f"{module} is not installed.*extra 'privacy'"):
+    with pytest.raises(ValueError, match=rf"needs {package}, .*eagle_hf\[privacy\]"):
         PrivacyScanner()
 
 

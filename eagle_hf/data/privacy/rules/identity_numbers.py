@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding, Words
-from eagle_hf.data.privacy.libraries import import_library
 
 
 @dataclass(frozen=True)
@@ -207,5 +207,5 @@ class IdentityNumberRule:
         """Import what checks a form."""
         if form.module is not None:
             name = f"stdnum.{form.module}"
-            library = import_library(name, "python-stdnum", "privacy")
+            library = require(name, "python-stdnum", "finding identity numbers", "privacy")
             self._checks[form.module] = library.is_valid

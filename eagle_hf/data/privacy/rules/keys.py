@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding, holds_any
-from eagle_hf.data.privacy.libraries import import_library
 
 # Every key is a part of such a run; most texts have none with letters and digits.
 SHORTEST_RUN = 20
@@ -99,7 +99,8 @@ class KeyRule:
     def __init__(self) -> None:
         self._patterns = [PREFIXED_KEY]
         for module, name in DETECTORS:
-            plugin = import_library(f"detect_secrets.plugins.{module}", "detect-secrets", "privacy")
+            path = f"detect_secrets.plugins.{module}"
+            plugin = require(path, "detect-secrets", "finding keys", "privacy")
             for pattern in getattr(plugin, name).denylist:
                 bounded = rf"(?<![A-Za-z0-9])(?:{pattern.pattern})(?![A-Za-z0-9])"
                 self._patterns.append(re.compile(bounded, pattern.flags))

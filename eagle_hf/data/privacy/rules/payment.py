@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
+from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding
-from eagle_hf.data.privacy.libraries import import_library
 
 IBAN = re.compile(
     r"[A-Z](?<!\w[A-Z])[A-Z]\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)", re.ASCII
@@ -25,9 +26,9 @@ class PaymentRule:
     """Finds IBANs, payment cards and Bitcoin addresses."""
 
     def __init__(self) -> None:
-        self._iban = import_library("stdnum.iban", "python-stdnum", "privacy")
-        self._luhn = import_library("stdnum.luhn", "python-stdnum", "privacy")
-        self._bitcoin = import_library("stdnum.bitcoin", "python-stdnum", "privacy")
+        self._iban = _stdnum("iban")
+        self._luhn = _stdnum("luhn")
+        self._bitcoin = _stdnum("bitcoin")
 
     def __call__(self, text: str) -> Iterator[Finding]:
         """Find them in a text."""
@@ -60,3 +61,9 @@ class PaymentRule:
         is_filler = len(set(digits)) <= 2
         is_network = CARD_NETWORK.fullmatch(digits) is not None
         return is_network and not is_filler and self._luhn.is_valid(digits)
+
+
+def _stdnum(module: str) -> Any:
+    """What checks the digits of one kind of numbers."""
+    purpose = "finding payment cards and accounts"
+    return require(f"stdnum.{module}", "python-stdnum", purpose, "privacy")

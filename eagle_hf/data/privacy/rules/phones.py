@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding, Words
-from eagle_hf.data.privacy.libraries import import_library
 
 INTERNATIONAL_BEGINNING = re.compile(r"[+\uff0b]\s?\(?\d")
 NATIONAL = re.compile(
@@ -67,7 +67,7 @@ class PhoneRule:
     """
 
     def __init__(self, regions: Sequence[str]):
-        self._library = import_library("phonenumbers", "phonenumbers", "privacy")
+        self._library = require("phonenumbers", "phonenumbers", "finding phone numbers", "privacy")
         unknown = sorted(set(regions) - self._library.SUPPORTED_REGIONS)
         if unknown:
             raise ValueError(

@@ -2,7 +2,8 @@
 
 It runs in vLLM's own environment and needs nothing else. The request is a folder of
 `capture_features.py --request_engine_states FOLDER`; `--engine_states FOLDER` then makes features
-of the states. Interrupted, the same command reads what is missing.
+of the states. Interrupted, the same command reads what is missing. One vLLM works on a folder; for
+several, make a request for each.
 
 Hardware: any that vLLM runs on; on a CPU with connectors/vllm_cpu.py in the place of vLLM's own.
           Disk: 8 H bytes a token in bfloat16 (SmolLM2-135M: 4.6 kB).
@@ -205,7 +206,12 @@ def main() -> None:
     import vllm
 
     folder = arguments.folder.resolve()
-    metrics = run(folder, arguments)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(f"another run works on {folder}; wait for its end") from error
+        metrics = run(folder, arguments)
     made_by = {
         "engine": "vllm",
         "version": vllm.__version__,

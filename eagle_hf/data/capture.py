@@ -29,7 +29,7 @@ from eagle_hf.data.folder import FORMAT, Folder
 from eagle_hf.data.manifest import library_versions, only_one_run
 from eagle_hf.data.rows import Example, SkippedRow, check_lengths, first_reasons
 from eagle_hf.data.shards import Layout, measure_spread
-from eagle_hf.data.state_sources import StateSource, TargetSource
+from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
 from eagle_hf.data.target_features import stack_states, store_features
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (
@@ -123,14 +123,8 @@ def capture_features(
     lengths = {conversation.id: conversation.length for conversation in conversations}
     check_lengths(lengths, position_limit(target))
     source = source or TargetSource()
-    with evaluating(target):
-        chosen, left_out = source.choose(target, examples, conversations, list(layer_ids))
+    chosen, left_out = _choose(source, target, examples, conversations, layer_ids, progress)
     planned = plan_shards(chosen, layout, batch_tokens, shard_bytes)
-    if left_out and progress:
-        print(
-            f"{len(left_out)} of {len(conversations)} conversations are left out, the first: "
-            f"{first_reasons(left_out, 'none')}"
-        )
     # 2) Say what makes the folder, so that another run can tell whether it may go on.
     settings = _describe_target(target) | {
         "template_sha256": template_sha256,
@@ -152,6 +146,25 @@ def capture_features(
         report = run.run()
     report.left_out = left_out
     return report
+
+
+def _choose(
+    source: StateSource,
+    target: PreTrainedModel,
+    examples: Sequence[Example],
+    conversations: list[PlannedConversation],
+    layer_ids: Sequence[int],
+    progress: bool,
+) -> Choice:
+    """Choose what is captured, and print what is not."""
+    with evaluating(target):
+        choice = source.choose(target, examples, conversations, layer_ids)
+    if choice.left_out and progress:
+        print(
+            f"{len(choice.left_out)} of {len(conversations)} conversations are left out, the "
+            f"first: {first_reasons(choice.left_out, 'none')}"
+        )
+    return choice
 
 
 def _describe_target(target: PreTrainedModel) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from eagle_hf.data.capture_plan import PlannedConversation
 from eagle_hf.target import decoder_layers, read_layer_states, unwrap
 
 # Largest difference to the target's own states, the mean over tokens, as a share of their norm.
@@ -21,6 +22,17 @@ TOLERANCE = 0.01
 WORST_TOKEN = 0.5  # of any one token; 0.11 was seen in bfloat16
 TINY = 1e-30  # keeps divisions by a state of zeros finite
 SEARCHED_TOKENS = 64  # of a text whose states differ, to find out which states they are
+
+
+def shortest_and_longest(
+    conversations: Sequence[PlannedConversation],
+) -> tuple[PlannedConversation, PlannedConversation]:
+    """Choose the texts that are compared: the longest is what an engine may read in chunks."""
+    return min(conversations, key=_length_of), max(conversations, key=_length_of)
+
+
+def _length_of(conversation: PlannedConversation) -> int:
+    return conversation.length
 
 
 def check_form(

@@ -20,7 +20,11 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.capture_plan import PlannedConversation
-from eagle_hf.data.engine_states.comparison import check_form, check_states
+from eagle_hf.data.engine_states.comparison import (
+    check_form,
+    check_states,
+    shortest_and_longest,
+)
 from eagle_hf.data.engine_states.files import load_states
 from eagle_hf.data.engine_states.needed import needed_states, states_to_features
 from eagle_hf.data.rows import Example, SkippedRow, TargetFeatures
@@ -99,7 +103,7 @@ class EngineServer:
                 f"{left_out[0].reason}"
             )
         state_ids = needed_states(target, layer_ids)
-        for conversation in (min(chosen, key=_length_of), max(chosen, key=_length_of)):
+        for conversation in shortest_and_longest(chosen):
             tokens = torch.as_tensor(examples[conversation.number]["input_ids"]).long()
             states = self._ask_states(tokens)
             form = (states.shape[1], states.shape[2], states.dtype)
@@ -236,7 +240,3 @@ def _is_free(lock: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _length_of(conversation: PlannedConversation) -> int:
-    return conversation.length

@@ -14,7 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.data.capture_plan import PlannedConversation, key_of_tokens
-from eagle_hf.data.engine_states.comparison import check_form, check_states
+from eagle_hf.data.engine_states.comparison import (
+    check_form,
+    check_states,
+    shortest_and_longest,
+)
 from eagle_hf.data.engine_states.files import SUFFIX, load_states, scan_folder
 from eagle_hf.data.engine_states.needed import needed_states, states_to_features
 from eagle_hf.data.engine_states.request import STATES_FOLDER, check_request
@@ -154,12 +158,8 @@ class EngineStates:
         state_ids: list[int],
     ) -> None:
         """Refuse states that are not the target's, by the shortest text and the longest."""
-        for conversation in (min(chosen, key=_length_of), max(chosen, key=_length_of)):
+        for conversation in shortest_and_longest(chosen):
             tokens = torch.as_tensor(examples[conversation.number]["input_ids"]).long()
             name = self._names[conversation.tokens_key]
             states = load_states(self.states_folder, name, tokens)
             check_states(str(self.states_folder / name), target, tokens, states, state_ids)
-
-
-def _length_of(conversation: PlannedConversation) -> int:
-    return conversation.length

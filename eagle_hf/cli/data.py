@@ -10,9 +10,11 @@ from eagle_hf.data import write_run
 from eagle_hf.pipeline import (
     DataConfig,
     Executor,
+    Inputs,
     LocalExecutor,
     RunTarget,
     Shard,
+    describe_steps,
     merge_shards,
     read_config,
     run_data,
@@ -29,9 +31,7 @@ class DataArguments:
     only: list[str] = field(
         default_factory=list, metadata={"help": "Run these steps alone.", "metavar": "STEP"}
     )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Say what would run, measure a sample, and plan the rest."}
-    )
+    dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why."})
     shard: str | None = field(
         default=None,
         metadata={"help": "Make this part alone, as 0/4: the answers, or --only features."},
@@ -65,12 +65,17 @@ def run(read: tuple[DataArguments, DataConfig]) -> None:
     """Make what is missing of the data."""
     arguments, config = read
     target = RunTarget(config)
+    if arguments.dry_run:
+        for line in describe_steps(Inputs(config, target)):
+            print(line)
+        return
     executor = _open_executor(config, target)
     shard = None if arguments.shard is None else Shard.read(arguments.shard)
-    if arguments.merge:
-        merge_shards(config, target)
     try:
-        metrics = run_data(config, target, executor, only=arguments.only, shard=shard)
+        if arguments.merge:
+            metrics = merge_shards(config, target, executor)
+        else:
+            metrics = run_data(config, target, executor, only=arguments.only, shard=shard)
     finally:
         executor.close()
     folder = config.output_dir if shard is None else shard.folder(config.output_dir)

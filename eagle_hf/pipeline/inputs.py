@@ -116,16 +116,10 @@ class Inputs:
         elif step.name == "features":
             _choose(self.output_of("examples"), self.read_examples(), self._chosen_examples)
 
-    def features_url(self, folder: Path) -> str:
-        """Where features go.
-
-        Args:
-            folder: of the step.
-        """
-        url = self.config.features.output
-        if url is None:
-            return str(folder)
-        if self.shard is None:
+    def features_url(self) -> str:
+        """Where features go; those of a shard into a folder there, so that they can be joined."""
+        url = self.config.features.output or str(Path(self.config.output_dir, "features"))
+        if "features" not in self.in_parts or self.shard is None:
             return url
         return f"{url.rstrip('/')}/{self.shard.name}"
 

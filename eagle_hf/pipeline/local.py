@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 from eagle_hf.data import (
+    AnswerReport,
+    EngineStates,
     IdRecovery,
     PrivacyFilter,
     PrivacySettings,
@@ -74,22 +77,15 @@ class LocalExecutor:
             max_length=settings.max_length,
             template_arguments=TemplateArguments.read(config.chat_template_kwargs),
         )
-        _print_reasons("skipped", report.skipped)
-        return {
-            "prompts": len(asked),
-            "finished": report.written,
-            "already_there": report.already_there,
-            "skipped": len(report.skipped),
-            "failed": 0,
-            "sampled_tokens": report.tokens,
-            "cut": report.cut,
-            "seconds": report.seconds,
-        }
+        return _counted(report)
 
     def capture_features(self, config: DataConfig, examples: Path, url: str) -> Metrics:
         """Write the target's states; see `Executor`."""
         settings = config.features
         target = self.target.model("prefill")
+        source = None
+        if settings.engine_states is not None:
+            source = EngineStates(settings.engine_states)
         layer_ids = None
         if settings.head is not None:
             layer_ids = Eagle3DraftHead.from_pretrained(settings.head).config.aux_layer_ids
@@ -102,8 +98,9 @@ class LocalExecutor:
             template_sha256=template_sha256(self.target.tokenizer),
             dtype=settings.storage_dtype,
             batch_tokens=settings.batch_tokens,
+            source=source,
         )
-        return dict(vars(report))
+        return asdict(report) | {"left_out": len(report.left_out)}
 
     def close(self) -> None:
         """Nothing is held but the target, which is the caller's."""
@@ -118,22 +115,9 @@ class LocalExecutor:
             folder,
             serving_settings(config),
             recovery=recovery,
-            api_key=_api_key(settings),
+            api_key=api_key(settings),
         )
-        _print_reasons("skipped", report.skipped)
-        _print_reasons("not answered", report.failed)
-        return {
-            "prompts": report.prompts,
-            "finished": report.finished,
-            "already_there": report.already_there,
-            "skipped": len(report.skipped),
-            "failed": len(report.failed),
-            "sampled_tokens": report.sampled_tokens,
-            "cut": report.cut,
-            "recovered": report.recovered,
-            "without_ids": report.without_ids,
-            "seconds": report.seconds,
-        }
+        return _counted(report)
 
 
 def privacy_settings(config: DataConfig) -> PrivacySettings:
@@ -150,9 +134,6 @@ def privacy_settings(config: DataConfig) -> PrivacySettings:
 def serving_settings(config: DataConfig) -> ServingSettings:
     """How servers are asked."""
     settings = config.answers
-    fields = dict(settings.request_fields)
-    if config.chat_template_kwargs:
-        fields.setdefault("chat_template_kwargs", config.chat_template_kwargs)
     return ServingSettings(
         model=settings.model or config.target,
         max_new_tokens=settings.max_new_tokens,
@@ -162,12 +143,13 @@ def serving_settings(config: DataConfig) -> ServingSettings:
         timeout_s=settings.timeout_s,
         attempts=settings.attempts,
         patience_s=settings.patience_s,
-        request_fields=fields,
+        request_fields=settings.request_fields,
+        template_arguments=TemplateArguments.read(config.chat_template_kwargs),
     )
 
 
-def _api_key(settings: AnswerStepSettings) -> str | None:
-    """The servers' key, from the environment."""
+def api_key(settings: AnswerStepSettings) -> str | None:
+    """The servers' key, from the environment; ValueError where it is not there."""
     variable = settings.api_key_variable
     if variable is None:
         return None
@@ -198,6 +180,13 @@ def _cleaned(clean: Callable[[Any], Any], source: Path) -> Iterator[dict[str, An
         cleaned = clean(row)
         if cleaned is not None:
             yield cleaned
+
+
+def _counted(report: AnswerReport) -> Metrics:
+    """A report as the counts of a stage; the first reasons are printed."""
+    _print_reasons("skipped", report.skipped)
+    _print_reasons("not answered", report.failed)
+    return {"prompts": report.prompts, **report.counts()}
 
 
 def _print_reasons(what: str, rows: Any) -> None:

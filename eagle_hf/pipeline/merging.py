@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,55 +10,84 @@ from typing import Any
 
 from eagle_hf.data import TurnStore
 from eagle_hf.data.manifest import MANIFEST, only_one_run, read_manifest
-from eagle_hf.pipeline.answers import TURNS, copy_turns
-from eagle_hf.pipeline.executor import Metrics
+from eagle_hf.pipeline.answers import TURNS, copy_turns, keep_matching_answers
+from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
 from eagle_hf.pipeline.looking import look_at_step
 from eagle_hf.pipeline.records import AGAIN, DONE, IS_DONE, StepRecord, file_fingerprint, set_aside
 from eagle_hf.pipeline.rows import read_rows, write_rows
+from eagle_hf.pipeline.running import run_data
 from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.pipeline.sharding import SHARDS, Shard
-from eagle_hf.pipeline.steps import BY_NAME, settings_of
+from eagle_hf.pipeline.steps import BY_NAME, Step, settings_of
 from eagle_hf.pipeline.target import RunTarget
 
 FOLDER = re.compile(r"(\d+)-of-(\d+)")
 ANSWERS = BY_NAME["answers"]
 # Of the manifests of all shards these must be equal: who answered.
 SAME = ("step", "target_weights", "template_sha256", "model")
-COUNTED = ("prompts", "finished", "already_there", "skipped", "failed", "sampled_tokens", "cut")
 
 
-def merge_shards(config: DataConfig, target: RunTarget) -> Metrics:
-    """Join the answers of all shards in the run's own folder of answers, where they are kept too.
+def merge_shards(config: DataConfig, target: RunTarget, executor: Executor) -> dict[str, Metrics]:
+    """Join the answers of all shards, and make the steps behind them.
 
     Args:
         config: of the run.
         target: of the run.
+        executor: makes the steps that are not made in shards.
 
     Returns:
-        The sums of what the shards counted.
+        The counts of every step that is done, by its name.
 
     Raises:
         ValueError: shards of several divisions, an unfinished one, or shards of two targets.
     """
     shards = find_shards(config)
     with only_one_run(config.output_dir):
-        folders = [_finished_folder(config, target, shard) for shard in shards]
-        _check_same_answerer(folders)
-        inputs = Inputs(config, target)
-        inputs.choose(ANSWERS)
-        folder = inputs.folder(ANSWERS)
-        if look_at_step(ANSWERS, inputs).verdict.action == AGAIN:
-            print(f"answers of other settings: kept in {set_aside(folder)}")
-        folder.mkdir(parents=True, exist_ok=True)
-        record = StepRecord("answers", settings_of(ANSWERS, config), inputs.fingerprints(ANSWERS))
-        record.write(folder)
-        _join(folders, folder)
-        record.metrics = _sums(folders)
-        record.output = file_fingerprint(folder / CONVERSATIONS)
-        record.state = DONE
-        record.write(folder)
-    print(f"{len(shards)} shards joined in {folder}")
+        _merge_answers(config, target, shards)
+    return run_data(config, target, executor)
+
+
+def _merge_answers(config: DataConfig, target: RunTarget, shards: list[Shard]) -> None:
+    """Join the answers of all shards in the run's own folder; the shards keep theirs."""
+    folders = [_finished_folder(ANSWERS, config, target, shard) for shard in shards]
+    _check_same_answerer(folders)
+    inputs = Inputs(config, target)
+    inputs.choose(ANSWERS)
+    folder = inputs.folder(ANSWERS)
+    if look_at_step(ANSWERS, inputs).verdict.action == AGAIN:
+        print(f"answers of other settings: kept in {set_aside(folder)}")
+    keep_matching_answers(inputs.asked(), folder)
+    record = _begin(ANSWERS, inputs)
+    _join(folders, folder)
+    record.output = file_fingerprint(folder / CONVERSATIONS)
+    _finish(record, folder, folders)
+    print(f"answers of {len(shards)} shards: joined in {folder}")
+
+
+def _begin(step: Step, inputs: Inputs) -> StepRecord:
+    """Write the record of a step that is about to be joined."""
+    folder = inputs.folder(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = StepRecord(step.name, settings_of(step, inputs.config), inputs.fingerprints(step))
+    record.write(folder)
+    return record
+
+
+def _finish(record: StepRecord, folder: Path, shards: list[Path]) -> None:
+    """Write the record of a step that is joined, with what the shards counted together."""
+    sums: Counter[str] = Counter()
+    for shard in shards:
+        sums.update(_counts(shard))
+    record.metrics = dict(sums)
+    record.state = DONE
+    record.write(folder)
+
+
+def _counts(folder: Path) -> dict[str, float]:
+    """What a finished step counted."""
+    record = StepRecord.read(folder)
+    assert record is not None, "the step is finished"
     return record.metrics
 
 
@@ -90,16 +120,18 @@ def find_shards(config: DataConfig) -> list[Shard]:
     return [Shard(number, count) for number in range(count)]
 
 
-def _finished_folder(config: DataConfig, target: RunTarget, shard: Shard) -> Path:
-    """The folder of a shard's answers; ValueError where they are not all there."""
-    inputs = Inputs(config, target, shard, in_parts=(ANSWERS.name,))
-    inputs.choose(ANSWERS)
-    verdict = look_at_step(ANSWERS, inputs).verdict
+def _finished_folder(step: Step, config: DataConfig, target: RunTarget, shard: Shard) -> Path:
+    """The folder of a shard's step; ValueError where it is not finished."""
+    inputs = Inputs(config, target, shard, in_parts=(step.name,))
+    inputs.choose(step)
+    verdict = look_at_step(step, inputs).verdict
     if verdict.action != IS_DONE:
+        only = "" if step is ANSWERS else f" --only {step.name}"
         raise ValueError(
-            f"shard {shard} is not finished, its answers step {verdict}; run it: --shard {shard}"
+            f"shard {shard} is not finished, its {step.name} step {verdict}; run it: "
+            f"--shard {shard}{only}"
         )
-    return inputs.folder(ANSWERS)
+    return inputs.folder(step)
 
 
 def _check_same_answerer(folders: list[Path]) -> None:
@@ -141,14 +173,3 @@ def _conversations(folders: list[Path]) -> Iterator[dict[str, Any]]:
             if row["id"] not in known:
                 known.add(row["id"])
                 yield row
-
-
-def _sums(folders: list[Path]) -> Metrics:
-    """What the shards counted, together."""
-    sums = dict.fromkeys(COUNTED, 0)
-    for folder in folders:
-        record = StepRecord.read(folder)
-        assert record is not None, "the shard is finished"
-        for name in COUNTED:
-            sums[name] += record.metrics.get(name, 0)
-    return sums

@@ -44,10 +44,20 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_line(row))
             count += 1
     temporary.replace(path)
     return count
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row as a line that UTF-8 can write: half a surrogate pair is escaped."""
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(row) + "\n"
+    return line
 
 
 def count_lines(path: Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.pipeline.answers import keep_matching_answers
+from eagle_hf.pipeline.checking import check_run
 from eagle_hf.pipeline.examples import make_conversations, make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
@@ -81,6 +82,7 @@ class _Run:
         self.inputs = inputs
         self.executor = executor
         self.only = only
+        self._is_checked = False
         self._left: dict[str, Verdict] = {}  # steps that this run does not make, though it should
 
     def run(self) -> dict[str, Metrics]:
@@ -103,9 +105,20 @@ class _Run:
             print(f"{step.name:<{NAME_WIDTH}}{found.verdict}", flush=True)
             if is_done and found.record is not None:
                 metrics[step.name] = found.record.metrics
-            else:
-                metrics[step.name] = self._make(step, found.verdict)
+                continue
+            self._check(step)
+            metrics[step.name] = self._make(step, found.verdict)
         return metrics
+
+    def _check(self, step: Step) -> None:
+        """Refuse what this or a later step would refuse, once."""
+        if self._is_checked:
+            return
+        names = [one.name for one in self._steps()]
+        left = names[names.index(step.name) :]
+        wanted = [name for name in left if not self.only or name in self.only]
+        check_run(self.config, self.inputs.target, wanted)
+        self._is_checked = True
 
     def _steps(self) -> list[Step]:
         """All steps up to the last that is wanted."""
@@ -148,6 +161,7 @@ class _Run:
         """Rename what a step made before, as far as it cannot be used."""
         if verdict.action == AGAIN:
             old = set_aside(folder)
+            self._move_captured(step, folder)
             what = "what it made before"
         elif step.name == "answers":
             old = keep_matching_answers(self.inputs.asked(), folder)
@@ -156,6 +170,16 @@ class _Run:
             return
         if old is not None:
             print(f"{'':<{NAME_WIDTH}}{what}: kept in {old}")
+
+    def _move_captured(self, step: Step, folder: Path) -> None:
+        """Rename features that lie outside the step's folder; on remote ones capture refuses."""
+        if step.name != "features":
+            return
+        url = self.inputs.features_url()
+        path = Path(url)
+        is_elsewhere = "://" not in url and path != folder and path.is_dir()
+        if is_elsewhere:
+            print(f"{'':<{NAME_WIDTH}}what it captured before: kept in {set_aside(path)}")
 
     def _compute(self, step: Step, folder: Path) -> Metrics:
         """Do what a step is for; its counts."""
@@ -175,8 +199,7 @@ class _Run:
             conversations = inputs.output_of("conversations")
             return make_examples(config, inputs.target, conversations, folder)
         assert step.name == "features", "every step is made"
-        url = inputs.features_url(folder)
-        return executor.capture_features(config, inputs.read_examples(), url)
+        return self._capture()
 
     def _answer(self, folder: Path) -> Metrics:
         """Let the target answer; a shard may have nothing to ask."""
@@ -185,3 +208,11 @@ class _Run:
             write_rows(folder / CONVERSATIONS, [])
             return {"prompts": 0}
         return self.executor.answer_prompts(self.config, asked, folder)
+
+    def _capture(self) -> Metrics:
+        """Write the target's states; a shard may have nothing to read."""
+        examples = self.inputs.read_examples()
+        if self.inputs.shard is not None and count_lines(examples) == 0:
+            return {"written": 0}
+        url = self.inputs.features_url()
+        return self.executor.capture_features(self.config, examples, url)

@@ -10,8 +10,11 @@ from eagle_hf.data.sources import open_rows
 from eagle_hf.pipeline.examples import make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
-from eagle_hf.pipeline.rows import count_lines
+from eagle_hf.pipeline.looking import look_at_step
+from eagle_hf.pipeline.records import GOES_ON, IS_DONE
+from eagle_hf.pipeline.rows import count_lines, read_rows
 from eagle_hf.pipeline.settings import DataConfig
+from eagle_hf.pipeline.steps import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,30 @@ def count_prompts(inputs: Inputs) -> int:
     else:
         count = _expected_prompts(inputs.config)
     return count if most is None else min(count, most)
+
+
+def prompts_left(inputs: Inputs) -> int:
+    """How many prompts of a run have no answer yet.
+
+    Args:
+        inputs: of the run.
+
+    Returns:
+        The number; all of `count_prompts` where the answers would be made again.
+
+    Raises:
+        ValueError: as there.
+    """
+    count = count_prompts(inputs)
+    answered = inputs.output_of("answers")
+    action = look_at_step(BY_NAME["answers"], inputs).verdict.action
+    can_be_used = action in (IS_DONE, GOES_ON) and answered.is_file()
+    if not can_be_used:
+        return count
+    asked = {row["id"] for row in read_rows(inputs.asked())}
+    for row in read_rows(answered):
+        asked.discard(row["id"])
+    return len(asked)
 
 
 def sample_prompts(inputs: Inputs, count: int) -> list[Prompt]:

@@ -72,6 +72,12 @@ class PromptSettings:
     seed: int = field(default=0, metadata={"help": "Of all sampling of prompts."})
 
     def __post_init__(self) -> None:
+        _check_at_least(0, "prompts.magpie", self.magpie)
+        _check_at_least(1, "prompts.per_source", self.per_source)
+        _check_at_least(1, "prompts.num_prompts", self.num_prompts)
+        _check_at_least(1, "prompts.max_characters", self.max_characters)
+        _check_at_least(1, "prompts.magpie_max_new_tokens", self.magpie_max_new_tokens)
+        _check_at_least(1, "prompts.magpie_batch_size", self.magpie_batch_size)
         if not self.sources and self.magpie < 1:
             raise ValueError(
                 "prompts.sources is empty and prompts.magpie 0, so nothing is asked; name files or "
@@ -154,6 +160,10 @@ class AnswerStepSettings:
     )
 
     def __post_init__(self) -> None:
+        _check_at_least(1, "answers.max_new_tokens", self.max_new_tokens)
+        _check_at_least(0, "answers.temperature", self.temperature)
+        _check_at_least(1, "answers.max_length", self.max_length)
+        _check_at_least(1, "answers.batch_size", self.batch_size)
         if self.servers:
             return
         for name in ("model", "request_fields", "api_key_variable"):
@@ -176,6 +186,9 @@ class ExampleSettings:
         default="all", metadata={"help": "Answers that are learnt.", "choices": TRAIN_ON}
     )
 
+    def __post_init__(self) -> None:
+        _check_at_least(1, "examples.max_length", self.max_length)
+
 
 @dataclass(kw_only=True)
 class FeatureSettings:
@@ -190,10 +203,19 @@ class FeatureSettings:
     head: str | None = field(
         default=None, metadata={"help": "Keep the layers that this head reads; default: EAGLE-3's."}
     )
+    engine_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Take the states that an engine left in this folder (recipes/engine_states.py)."
+        },
+    )
     output: str | None = field(
         default=None,
         metadata={"help": "Folder or fsspec URL; default: features in the output folder."},
     )
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, "features.batch_tokens", self.batch_tokens)
 
 
 @dataclass(kw_only=True)
@@ -245,6 +267,11 @@ class DataConfig(TargetArguments):
             )
         if "features" in self.steps and "examples" not in self.steps:
             raise ValueError("steps has features and not examples, which they are made from")
-        if self.max_prompts is not None and self.max_prompts < 1:
-            raise ValueError(f"max_prompts is {self.max_prompts}; it must be at least 1")
+        _check_at_least(1, "max_prompts", self.max_prompts)
         TemplateArguments.read(self.chat_template_kwargs)
+
+
+def _check_at_least(least: int, name: str, value: float | None) -> None:
+    """Refuse a number that is too small; None is no number."""
+    if value is not None and value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")

@@ -32,9 +32,8 @@ def test_a_run_goes_from_prompts_to_features(workplace, capsys):
     assert verdicts(capsys.readouterr().out) == dict.fromkeys(STEPS, "begins")
 
 
-def test_a_rerun_finds_everything_done_and_opens_no_target(workplace, capsys, monkeypatch):
-    first = workplace.run()
-    capsys.readouterr()
+def test_a_rerun_finds_everything_done_and_opens_no_target(finished, capsys, monkeypatch):
+    workplace, first = finished
     monkeypatch.setattr("eagle_hf.pipeline.target.open_target", None)
     assert workplace.run() == first
     assert verdicts(capsys.readouterr().out) == dict.fromkeys(STEPS, "done")
@@ -54,9 +53,8 @@ def test_a_rerun_finds_everything_done_and_opens_no_target(workplace, capsys, mo
         ({"prompts__max_characters": 900}, ["prompts"], "prompts.max_characters was null and is"),
     ],
 )
-def test_a_changed_setting_runs_its_dependants_again(workplace, capsys, change, again, reason):
-    workplace.run()
-    capsys.readouterr()
+def test_a_changed_setting_runs_its_dependants_again(finished, capsys, change, again, reason):
+    workplace, _ = finished
     workplace.run(**change)
     found = verdicts(capsys.readouterr().out)
     assert [name for name in STEPS if found[name] != "done"] == again
@@ -64,8 +62,8 @@ def test_a_changed_setting_runs_its_dependants_again(workplace, capsys, change, 
         assert found[again[0]].startswith(f"runs again because {reason}")
 
 
-def test_what_a_step_made_before_is_kept_beside(workplace):
-    workplace.run()
+def test_what_a_step_made_before_is_kept_beside(finished):
+    workplace, _ = finished
     before = (workplace.output / "answers" / "conversations.jsonl").read_text()
     workplace.run(answers__max_new_tokens=9)
     workplace.run(answers__max_new_tokens=8)
@@ -84,8 +82,8 @@ def test_more_prompts_are_answered_without_asking_the_old_ones_again(workplace, 
     assert second["conversations"]["conversations"] > first["conversations"]["conversations"]
 
 
-def test_answers_to_other_prompts_are_not_used(workplace):
-    everything = workplace.run()
+def test_answers_to_other_prompts_are_not_used(finished):
+    workplace, everything = finished
     fewer = workplace.run(max_prompts=3)
     assert fewer["conversations"]["conversations"] <= 3
     assert fewer["conversations"]["of_other_prompts"] > 0
@@ -95,8 +93,8 @@ def test_answers_to_other_prompts_are_not_used(workplace):
     assert again["conversations"]["conversations"] == everything["conversations"]["conversations"]
 
 
-def test_only_one_step_and_never_on_stale_ones(workplace):
-    workplace.run()
+def test_only_one_step_and_never_on_stale_ones(finished):
+    workplace, _ = finished
     with pytest.raises(ValueError, match="examples is made from conversations, which"):
         workplace.run(only=["examples"], privacy__action="drop")
     with pytest.raises(ValueError, match="'feature' is no step"):
@@ -148,3 +146,13 @@ def test_two_runs_at_once_are_refused(workplace):
         pytest.raises(ValueError, match="another run is writing"),
     ):
         workplace.run()
+
+
+def test_half_a_surrogate_in_an_edited_file_skips_its_row(workplace):
+    workplace.run(only=["prompts"])
+    path = workplace.output / "prompts" / "prompts.jsonl"
+    with path.open("a") as file:
+        file.write('{"id": "half", "turns": ["w5 \\ud83d"], "category": "c", "source": "s"}\n')
+    metrics = workplace.run()
+    assert metrics["privacy"]["rows"] == 9
+    assert "half" not in {row["id"] for row in workplace.rows("examples/examples.jsonl")}

@@ -1,15 +1,17 @@
 """Shards by id: together they are the whole run, whoever made them and in whatever order."""
 
+import shutil
+
 import pytest
 
-from eagle_hf.pipeline import LocalExecutor, RunTarget, Shard, merge_shards, run_data
+from eagle_hf.data import Features
+from eagle_hf.pipeline import LocalExecutor, RunTarget, Shard, merge_shards
 
 
 def merge(workplace, **changes):
     config = workplace.config(**changes)
     target = RunTarget(config)
-    merge_shards(config, target)
-    return run_data(config, target, LocalExecutor(target))
+    return merge_shards(config, target, LocalExecutor(target))
 
 
 def by_id(rows):
@@ -70,13 +72,11 @@ def test_more_shards_than_prompts(workplace):
     assert merge(workplace, steps=steps, max_prompts=1)["answers"]["prompts"] == 1
 
 
-def test_features_are_captured_in_shards_too(workplace):
-    from eagle_hf.data import Features
-
-    workplace.run(only=["prompts", "privacy", "answers", "conversations", "examples"])
-    ids = []
-    for number in range(2):
-        workplace.run(shard=Shard(number, 2), only=["features"])
-        folder = workplace.output / "shards" / f"{number}-of-2" / "features"
-        ids += Features(folder).ids
-    assert sorted(ids) == sorted(row["id"] for row in workplace.rows("examples/examples.jsonl"))
+def test_features_of_other_settings_are_kept_beside(workplace, finished_run):
+    shutil.copytree(finished_run[0].output, workplace.output)
+    workplace.flags["prompts.sources"] = finished_run[0].flags["prompts.sources"]
+    workplace.run(shard=Shard(0, 2), only=["features"])
+    workplace.run(shard=Shard(0, 2), only=["features"], features__storage_dtype="bfloat16")
+    features = workplace.output / "features"
+    assert Features(features / "0-of-2").manifest["dtype"] == "bfloat16"
+    assert Features(features / "0-of-2.old-1").manifest["dtype"] == "float32"

@@ -6,11 +6,11 @@ from eagle_hf.pipeline import LocalExecutor, RunTarget, read_config, run_data
 
 
 def prompt_rows(count=8, first=5):
-    """Prompts of two words; the third has two turns."""
+    """Prompts of two words; the seventh has two turns."""
     rows = []
     for number in range(count):
         turns = [f"w{first + number} w{6 + number % 7}"]
-        if number == 2:
+        if number == 6:
             turns.append("w9 w9")
         rows.append({"id": f"q{number}", "turns": turns, "category": "words"})
     return rows
@@ -24,6 +24,7 @@ class Workplace:
     """An output folder, and runs into it."""
 
     def __init__(self, folder, target_folder):
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.output = folder / "out"
         self.file = folder / "mine.jsonl"

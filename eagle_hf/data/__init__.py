@@ -25,17 +25,18 @@ from eagle_hf.data.answers import (
 from eagle_hf.data.bundled_sets import bundled_prompts
 from eagle_hf.data.capture import capture_features
 from eagle_hf.data.conversations import load_conversations, read_conversations
-from eagle_hf.data.engine_states import (EngineRequest, EngineServer, EngineStates, write_engine_request,)
-from eagle_hf.data.examples import (prepare_examples, stream_examples,)
+from eagle_hf.data.engine_states import (
+    EngineRequest,
+    EngineServer,
+    EngineStates,
+    write_engine_request,
+)
+from eagle_hf.data.examples import prepare_examples, stream_examples
 from eagle_hf.data.features import Features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.presets import (
-    PRESETS,
-    Preset,
-    describe_preset,
-)
+from eagle_hf.data.presets import PRESETS, Preset, describe_preset
 from eagle_hf.data.privacy import (
     PrivacyFilter,
     PrivacyReport,
@@ -63,33 +64,15 @@ from eagle_hf.data.rows import (
     SkippedRow,
     TargetFeatures,
 )
-from eagle_hf.data.selection.categories import (
-    estimate_category,
-    with_categories,
-)
+from eagle_hf.data.selection.categories import estimate_category, with_categories
 from eagle_hf.data.selection.contamination import ContaminationRule
-from eagle_hf.data.selection.languages import (
-    LanguageDetector,
-    LanguageRule,
-)
-from eagle_hf.data.selection.lengths import (
-    LengthRule,
-    SpecialTokenRule,
-)
-from eagle_hf.data.selection.mixtures import (
-    MixtureEstimate,
-    estimate_mixture,
-    mix_prompts,
-)
+from eagle_hf.data.selection.languages import LanguageDetector, LanguageRule
+from eagle_hf.data.selection.lengths import LengthRule, SpecialTokenRule
+from eagle_hf.data.selection.mixtures import MixtureEstimate, estimate_mixture, mix_prompts
 from eagle_hf.data.selection.near_duplicates import NearDuplicateRule
-from eagle_hf.data.selection.selecting import (
-    PromptRule,
-    Selection,
-    select_prompts,
-)
-from eagle_hf.data.state_sources import (Choice, StateSource, TargetSource,)
-from eagle_hf.data.suites import (first_turn_ids, load_suite, long_prompts, with_template_variables,)
-from eagle_hf.data.serving import (IdRecovery, ServedAnswerer, ServingSettings, TargetAnswerer, TurnStore, collect_answers, served_conversations, served_examples, write_served_responses,)
+from eagle_hf.data.selection.selecting import PromptRule, Selection, select_prompts
+from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
+from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts, with_template_variables
 from eagle_hf.data.template import template_sha256
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.topics import TOPIC_SEEDS

@@ -44,7 +44,17 @@ ROOT_NAMES = {
     "load_target",
     "new_head",
 }
-PUBLIC = ("data", "evaluation", "head", "hub", "measuring", "pipeline", "target", "training")
+PUBLIC = (
+    "cluster",
+    "data",
+    "evaluation",
+    "head",
+    "hub",
+    "measuring",
+    "pipeline",
+    "target",
+    "training",
+)
 
 
 def name_of(path):

@@ -3,10 +3,11 @@
 A sample is answered by one server and read once by one copy of the target. Everything else is
 multiplication:
 
-    tokens           = prompts * tokens of a prompt in the sample
-    server hours     = prompts * seconds of a prompt in the sample / 3600
-    hours            = server hours / (servers * efficiency)
-    bytes of rows    = prompts * bytes of a row in the sample
+    factor           = wanted prompts / prompts of the sample
+    tokens           = factor * tokens of the sample
+    server hours     = factor * seconds * servers of the sample / 3600 / efficiency
+    hours            = server hours / wanted servers
+    bytes of rows    = factor * bytes of the sample's rows
     bytes of states  = read tokens * bytes of a token's states
 
 `efficiency` is the share of the time in which a server is kept busy: it loads, restarts, and waits
@@ -33,30 +34,32 @@ ROW_BYTES_A_TOKEN = 12
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """What one server took for a sample of the prompts, and one target to read the answers.
+    """What answering and reading a few prompts took.
 
     Attributes:
         prompts: that were answered.
-        prompt_tokens: of all their turns, as the target was given them.
-        response_tokens: that were sampled.
-        answer_seconds: until all were answered, without loading the target.
-        row_bytes: of the conversations on disk.
-        read_tokens: of the examples, which training and capture read.
-        read_seconds: that reading them took; 0 where it was not measured.
-        basis: where the figures come from, as a word behind "from".
+        prompt_tokens: of all their turns together, as the target was given them.
+        response_tokens: of all answers together.
+        answer_seconds: of wall-clock time until all were answered, without loading the target.
+        servers: that answered at once; 1 in process.
+        conversation_bytes: on disk, of all of them together.
+        read_tokens: that one copy of the target read for training or capture; 0: not measured.
+        read_seconds: that it took.
+        feature_bytes_per_token: of the states that are kept; 0 where none are.
     """
 
     prompts: int
     prompt_tokens: int
     response_tokens: int
     answer_seconds: float
-    row_bytes: int
-    read_tokens: int
+    servers: int = 1
+    conversation_bytes: int = 0
+    read_tokens: int = 0
     read_seconds: float = 0.0
-    basis: str = "a measured sample"
+    feature_bytes_per_token: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "prompt_tokens", "response_tokens", "read_tokens", "row_bytes"):
+        for name in ("prompts", "prompt_tokens", "response_tokens", "servers"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"the sample has {name} {getattr(self, name)}; answer at least one prompt first"
@@ -76,14 +79,12 @@ class WantedScale:
         prompts: to be answered.
         servers: that answer at once. Default: as many as `hours` needs.
         hours: in which all must be answered. Default: as long as `servers` take.
-        feature_bytes: of a token's states on disk (`feature_bytes_a_token`); 0: none are kept.
         efficiency: share of the time in which a server answers, in (0, 1].
     """
 
     prompts: int
     servers: int | None = None
     hours: float | None = None
-    feature_bytes: int = 0
     efficiency: float = 0.9
 
     def __post_init__(self) -> None:
@@ -91,11 +92,8 @@ class WantedScale:
             raise ValueError(
                 f"servers is {self.servers} and hours {self.hours}; give one of the two"
             )
-        if self.prompts < 1 or self.feature_bytes < 0:
-            raise ValueError(
-                f"prompts is {self.prompts} and feature_bytes {self.feature_bytes}; the first must "
-                "be at least 1, the second at least 0"
-            )
+        if self.prompts < 1:
+            raise ValueError(f"prompts is {self.prompts}; it must be at least 1")
         if self.servers is not None and self.servers < 1:
             raise ValueError(f"servers is {self.servers}; it must be at least 1")
         if self.hours is not None and not self.hours > 0:
@@ -113,11 +111,11 @@ class ScalePlan:
         servers: that answer, and afterwards copies of the target that read.
         prompt_tokens: that the servers read.
         response_tokens: that they sample.
-        read_tokens: of the examples.
+        read_tokens: that training or capture read once, all answers with their prompts.
         answer_hours: until everything is answered, by the clock.
         read_hours: until everything is read once; 0 where the sample does not say.
         server_hours: of all servers together, for both.
-        row_bytes: of the conversations.
+        conversation_bytes: of the conversations on disk.
         feature_bytes: of the stored states; 0 where none are kept.
         basis: where the figures come from.
     """
@@ -130,7 +128,7 @@ class ScalePlan:
     answer_hours: float
     read_hours: float
     server_hours: float
-    row_bytes: int
+    conversation_bytes: int
     feature_bytes: int
     basis: str
 
@@ -145,42 +143,50 @@ class ScalePlan:
         if self.read_hours:
             lines.append(f"  reading   {self.read_hours:,.1f} h on as many copies of the target")
         lines.append(f"  machines  {self.server_hours:,.1f} server hours")
-        lines.append(f"  disk      {in_units(self.row_bytes)} of conversations")
+        lines.append(f"  disk      {in_units(self.conversation_bytes)} of conversations")
         if self.feature_bytes:
             lines.append(f"            {in_units(self.feature_bytes)} of features")
         return "\n".join(lines)
 
 
-def plan_scale(sample: MeasuredSample, wanted: WantedScale) -> ScalePlan:
+def plan_scale(
+    sample: MeasuredSample, wanted: WantedScale, basis: str = "a measured sample"
+) -> ScalePlan:
     """Say what a plan takes, from what a sample of it took.
 
     Args:
-        sample: of prompts of the same kind, with the settings of the plan, on one server.
+        sample: of prompts of the same kind, with the settings of the plan.
         wanted: how many prompts, and on how many servers or in how many hours.
+        basis: where the sample comes from, as words behind "from".
 
     Returns:
         Servers, hours, tokens and bytes.
     """
     factor = wanted.prompts / sample.prompts
-    busy_hours = factor * sample.answer_seconds / SECONDS_AN_HOUR / wanted.efficiency
-    read_hours = factor * sample.read_seconds / SECONDS_AN_HOUR / wanted.efficiency
+    answering = factor * sample.answer_seconds * sample.servers
+    busy_hours = answering / SECONDS_AN_HOUR / wanted.efficiency
     servers = wanted.servers
     if servers is None:
         assert wanted.hours is not None, "one of the two is given"
         servers = math.ceil(busy_hours / wanted.hours)
-    read_tokens = round(factor * sample.read_tokens)
+    prompt_tokens = round(factor * sample.prompt_tokens)
+    response_tokens = round(factor * sample.response_tokens)
+    read_tokens = prompt_tokens + response_tokens
+    # The sample that was read may be a part of the one that was answered.
+    reading = sample.read_seconds / sample.read_tokens * read_tokens if sample.read_tokens else 0.0
+    read_hours = reading / SECONDS_AN_HOUR / wanted.efficiency
     return ScalePlan(
         prompts=wanted.prompts,
         servers=servers,
-        prompt_tokens=round(factor * sample.prompt_tokens),
-        response_tokens=round(factor * sample.response_tokens),
+        prompt_tokens=prompt_tokens,
+        response_tokens=response_tokens,
         read_tokens=read_tokens,
         answer_hours=busy_hours / servers,
         read_hours=read_hours / servers,
         server_hours=busy_hours + read_hours,
-        row_bytes=round(factor * sample.row_bytes),
-        feature_bytes=read_tokens * wanted.feature_bytes,
-        basis=sample.basis,
+        conversation_bytes=round(factor * sample.conversation_bytes),
+        feature_bytes=round(read_tokens * sample.feature_bytes_per_token),
+        basis=basis,
     )
 
 
@@ -215,8 +221,8 @@ def simulated_sample(
 ) -> MeasuredSample:
     """Simulate one server that answers a batch of prompts, on a machine that is not here.
 
-    Prompts are read alone; answers grow together, so the caches are on average half grown. An
-    engine that fills every gap with the next prompt keeps this batch full.
+    Prompts are read alone. Answers grow together, so the caches are on average half grown: an
+    engine that fills every gap with the next prompt keeps such a batch.
 
     Args:
         target: the shape of the target.
@@ -228,20 +234,21 @@ def simulated_sample(
         response_tokens: of each answer.
 
     Returns:
-        The sample. Its basis says that it is simulated.
+        The sample, with states kept in bfloat16. Nothing of it is measured: say so as the plan's
+        `basis`.
 
     Raises:
         ValueError: weights and caches do not fit into the memory.
     """
     length = prompt_tokens + response_tokens
+    # All caches at their longest must fit.
+    forward_seconds(target, machine, efficiency, batch, length, tokens=1, gpus=gpus)
     reading = forward_seconds(
         target, machine, efficiency, batch=1, length=prompt_tokens, tokens=prompt_tokens, gpus=gpus
     )
-    # All caches at their longest must fit as well.
-    forward_seconds(target, machine, efficiency, batch, length, tokens=1, gpus=gpus)
     half_grown = prompt_tokens + response_tokens // 2
     step = forward_seconds(target, machine, efficiency, batch, half_grown, tokens=1, gpus=gpus)
-    reading_again = forward_seconds(
+    reading_all = forward_seconds(
         target, machine, efficiency, batch=1, length=length, tokens=length, gpus=gpus
     )
     return MeasuredSample(
@@ -249,10 +256,10 @@ def simulated_sample(
         prompt_tokens=batch * prompt_tokens,
         response_tokens=batch * response_tokens,
         answer_seconds=batch * reading + response_tokens * step,
-        row_bytes=batch * length * ROW_BYTES_A_TOKEN,
+        conversation_bytes=batch * length * ROW_BYTES_A_TOKEN,
         read_tokens=batch * length,
-        read_seconds=batch * reading_again,
-        basis=f"a simulated server of {gpus} {machine.name}, {batch} prompts at once",
+        read_seconds=batch * reading_all,
+        feature_bytes_per_token=feature_bytes_a_token(target.hidden),
     )
 
 

@@ -20,26 +20,27 @@ SAMPLE = MeasuredSample(
     prompt_tokens=20_000,
     response_tokens=60_000,
     answer_seconds=36.0,
-    row_bytes=1_000_000,
-    read_tokens=80_000,
-    read_seconds=18.0,
+    conversation_bytes=1_000_000,
+    read_tokens=40_000,
+    read_seconds=9.0,
+    feature_bytes_per_token=10.0,
 )
 
 
 def test_ten_thousand_times_the_prompts_take_ten_thousand_times_as_much():
-    plan = plan_scale(SAMPLE, WantedScale(1_000_000, servers=1, feature_bytes=10, efficiency=1.0))
+    plan = plan_scale(SAMPLE, WantedScale(1_000_000, servers=1, efficiency=1.0))
     assert plan.prompt_tokens == 200_000_000
     assert plan.response_tokens == 600_000_000
     assert plan.answer_hours == pytest.approx(100.0)
     assert plan.read_hours == pytest.approx(50.0)
     assert plan.server_hours == pytest.approx(150.0)
-    assert plan.row_bytes == 10_000_000_000
+    assert plan.conversation_bytes == 10_000_000_000
     assert plan.feature_bytes == 8_000_000_000
 
 
 def test_servers_share_the_hours_and_not_the_bytes():
-    one = plan_scale(SAMPLE, WantedScale(1_000_000, servers=1, feature_bytes=10))
-    eight = plan_scale(SAMPLE, WantedScale(1_000_000, servers=8, feature_bytes=10))
+    one = plan_scale(SAMPLE, WantedScale(1_000_000, servers=1))
+    eight = plan_scale(SAMPLE, WantedScale(1_000_000, servers=8))
     assert eight.answer_hours == pytest.approx(one.answer_hours / 8)
     assert eight.read_hours == pytest.approx(one.read_hours / 8)
     assert eight.server_hours == one.server_hours
@@ -52,6 +53,11 @@ def test_hours_say_how_many_servers_and_one_less_takes_longer():
     assert plan.answer_hours <= 10.0
     fewer = plan_scale(SAMPLE, WantedScale(1_000_000, servers=plan.servers - 1))
     assert fewer.answer_hours > 10.0
+
+
+def test_a_sample_of_two_servers_is_one_of_each():
+    two = plan_scale(replace(SAMPLE, servers=2), WantedScale(1000, servers=1))
+    assert two.answer_hours == 2 * plan_scale(SAMPLE, WantedScale(1000, servers=1)).answer_hours
 
 
 def test_idle_servers_take_longer():
@@ -72,7 +78,7 @@ def test_an_unknown_storage_dtype_is_refused():
 
 
 def test_the_terminal_sees_what_was_computed():
-    shown = str(plan_scale(SAMPLE, WantedScale(1_000_000, servers=2, feature_bytes=10)))
+    shown = str(plan_scale(SAMPLE, WantedScale(1_000_000, servers=2)))
     for text in ("1,000,000 prompts", "55.6 h on 2 servers", "10.0 GB", "8.0 GB of features"):
         assert text in shown
 
@@ -85,7 +91,6 @@ def test_the_terminal_sees_what_was_computed():
         ({"servers": 0}, "servers is 0"),
         ({"hours": 0.0}, "hours is 0.0"),
         ({"servers": 1, "efficiency": 1.5}, "efficiency is 1.5"),
-        ({"servers": 1, "feature_bytes": -1}, "feature_bytes -1"),
     ],
 )
 def test_impossible_plans_are_refused(settings, needed):
@@ -114,9 +119,10 @@ def test_the_plan_of_the_documentation_is_simulated_and_has_its_figures():
     """docs/scale.md prints these."""
     plan = plan_scale(
         simulated_seventy_billion(256),
-        WantedScale(5_000_000, servers=10, feature_bytes=feature_bytes_a_token(8192)),
+        WantedScale(5_000_000, servers=10),
+        basis="a simulated server",
     )
-    assert "simulated" in str(plan)
+    assert "from a simulated server" in str(plan)
     assert plan.answer_hours == pytest.approx(15.1, abs=0.05)
     assert plan.read_hours == pytest.approx(11.2, abs=0.05)
     assert plan.feature_bytes == pytest.approx(262.2e12, rel=1e-3)

@@ -4,7 +4,6 @@ plan    plan_scale, simulated_sample, feature_bytes_a_token
 """
 
 from eagle_hf.cluster.scale import (
-    MeasuredSample,
     ScalePlan,
     WantedScale,
     feature_bytes_a_token,
@@ -13,7 +12,6 @@ from eagle_hf.cluster.scale import (
 )
 
 __all__ = [
-    "MeasuredSample",
     "ScalePlan",
     "WantedScale",
     "feature_bytes_a_token",

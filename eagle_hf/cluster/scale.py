@@ -20,6 +20,7 @@ simulated and says so.
 import math
 from dataclasses import dataclass
 
+from eagle_hf.pipeline import MeasuredSample
 from eagle_hf.planning.roofline import Efficiency, Machine, ModelShape, forward_seconds
 
 SECONDS_AN_HOUR = 3600
@@ -30,45 +31,6 @@ SCALE_BYTES = 4  # of each state of a token, with int8 only
 NUM_STATES = 4  # the three aux hidden states and the final one
 # Ids as JSON: digits and a comma. A text beside them has about 4 characters a token.
 ROW_BYTES_A_TOKEN = 12
-
-
-@dataclass(frozen=True)
-class MeasuredSample:
-    """What answering and reading a few prompts took.
-
-    Attributes:
-        prompts: that were answered.
-        prompt_tokens: of all their turns together, as the target was given them.
-        response_tokens: of all answers together.
-        answer_seconds: of wall-clock time until all were answered, without loading the target.
-        servers: that answered at once; 1 in process.
-        conversation_bytes: on disk, of all of them together.
-        read_tokens: that one copy of the target read for training or capture; 0: not measured.
-        read_seconds: that it took.
-        feature_bytes_per_token: of the states that are kept; 0 where none are.
-    """
-
-    prompts: int
-    prompt_tokens: int
-    response_tokens: int
-    answer_seconds: float
-    servers: int = 1
-    conversation_bytes: int = 0
-    read_tokens: int = 0
-    read_seconds: float = 0.0
-    feature_bytes_per_token: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "prompt_tokens", "response_tokens", "servers"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"the sample has {name} {getattr(self, name)}; answer at least one prompt first"
-                )
-        if self.answer_seconds <= 0 or self.read_seconds < 0:
-            raise ValueError(
-                f"the sample took {self.answer_seconds} s to answer and {self.read_seconds} s to "
-                "read; the first must be above 0, the second at least 0"
-            )
 
 
 @dataclass(frozen=True)
@@ -161,7 +123,11 @@ def plan_scale(
 
     Returns:
         Servers, hours, tokens and bytes.
+
+    Raises:
+        ValueError: a sample in which nothing was answered.
     """
+    _check_sample(sample)
     factor = wanted.prompts / sample.prompts
     answering = factor * sample.answer_seconds * sample.servers
     busy_hours = answering / SECONDS_AN_HOUR / wanted.efficiency
@@ -256,11 +222,23 @@ def simulated_sample(
         prompt_tokens=batch * prompt_tokens,
         response_tokens=batch * response_tokens,
         answer_seconds=batch * reading + response_tokens * step,
+        servers=1,
         conversation_bytes=batch * length * ROW_BYTES_A_TOKEN,
         read_tokens=batch * length,
         read_seconds=batch * reading_all,
         feature_bytes_per_token=feature_bytes_a_token(target.hidden),
     )
+
+
+def _check_sample(sample: MeasuredSample) -> None:
+    """Refuse a sample from which nothing can be told."""
+    for name in ("prompts", "prompt_tokens", "response_tokens", "servers"):
+        if getattr(sample, name) < 1:
+            raise ValueError(
+                f"the sample has {name} {getattr(sample, name)}; answer at least one prompt first"
+            )
+    if sample.answer_seconds <= 0:
+        raise ValueError(f"the sample took {sample.answer_seconds} s; measure it again")
 
 
 def in_units(size: int) -> str:

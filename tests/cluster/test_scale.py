@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from eagle_hf.cluster import (
-    MeasuredSample,
     WantedScale,
     feature_bytes_a_token,
     plan_scale,
     simulated_sample,
 )
 from eagle_hf.data.shards import Layout
+from eagle_hf.pipeline import MeasuredSample
 from eagle_hf.planning.roofline import MAGICDEC_H100, machine_named, model_named
 
 # 100 prompts of 200 + 600 tokens in 36 s.
@@ -20,6 +20,7 @@ SAMPLE = MeasuredSample(
     prompt_tokens=20_000,
     response_tokens=60_000,
     answer_seconds=36.0,
+    servers=1,
     conversation_bytes=1_000_000,
     read_tokens=40_000,
     read_seconds=9.0,
@@ -100,9 +101,9 @@ def test_impossible_plans_are_refused(settings, needed):
 
 def test_a_sample_without_an_answer_is_refused():
     with pytest.raises(ValueError, match="response_tokens 0; answer at least one prompt"):
-        replace(SAMPLE, response_tokens=0)
-    with pytest.raises(ValueError, match="above 0"):
-        replace(SAMPLE, answer_seconds=0.0)
+        plan_scale(replace(SAMPLE, response_tokens=0), WantedScale(1000, servers=1))
+    with pytest.raises(ValueError, match="took 0.0 s"):
+        plan_scale(replace(SAMPLE, answer_seconds=0.0), WantedScale(1000, servers=1))
 
 
 def test_a_larger_batch_answers_more_tokens_a_second_until_memory_ends():

@@ -7,7 +7,7 @@ conversations   write_responses, write_served_responses, collect_answers, read_c
                 load_conversations
 examples        prepare_examples, stream_examples, tokenize_conversations, show_mask
 privacy         filter_prompts, filter_conversations
-features        capture_features, Features; from vLLM: EngineStates, EngineServer
+features        capture_features, join_features, Features; from vLLM: EngineStates, EngineServer
 evaluation      load_suite
 """
 
@@ -33,6 +33,7 @@ from eagle_hf.data.engine_states import (
 )
 from eagle_hf.data.examples import prepare_examples, stream_examples
 from eagle_hf.data.features import Features
+from eagle_hf.data.joining import join_features
 from eagle_hf.data.magpie import magpie_prompts
 from eagle_hf.data.manifest import write_run
 from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
@@ -129,6 +130,7 @@ __all__ = [
     "filter_prompts",
     "first_turn_ids",
     "gather_prompts",
+    "join_features",
     "load_conversations",
     "load_prompts",
     "load_suite",

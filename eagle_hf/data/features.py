@@ -187,7 +187,7 @@ class Features(torch.utils.data.Dataset):
 
     def _check_sizes(self) -> None:
         """Refuse a folder with a shard missing or truncated."""
-        found = self.folder.sizes()
+        found = self.folder.sizes(nested=any("/" in shard.name for shard in self._shards))
         for shard in self._shards:
             if shard.name not in found:
                 state = "is missing"

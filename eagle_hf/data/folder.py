@@ -83,19 +83,25 @@ class Folder:
         """The path of a file of the folder, as its file system wants it."""
         return f"{self.path}/{name}"
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every file in the folder, by name; none where there is no folder."""
+    def sizes(self, nested: bool = False) -> dict[str, int]:
+        """Bytes of every file in the folder, by name; none where there is no folder.
+
+        Args:
+            nested: also those in folders within it, named with the folder.
+        """
         # fsspec remembers listings, and another process may have written since.
         self.fs.invalidate_cache(self.path)
         try:
             entries = self.fs.ls(self.path, detail=True)
+            if nested:
+                entries = self.fs.find(self.path, detail=True).values()
         except FileNotFoundError:
             return {}
         sizes = {}
         for entry in entries:
             if entry["type"] != "file":
                 continue
-            name = entry["name"].rsplit("/", 1)[-1]
+            name = entry["name"].removeprefix(f"{self.path}/")
             # Some file systems list no sizes.
             size = entry["size"]
             sizes[name] = self.fs.size(entry["name"]) if size is None else size

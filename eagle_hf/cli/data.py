@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.cli.command import Command, add_settings, read_settings
+from eagle_hf.cluster import WantedScale, plan_scale
 from eagle_hf.data import write_run
 from eagle_hf.pipeline import (
     DataConfig,
@@ -15,9 +16,13 @@ from eagle_hf.pipeline import (
     RunTarget,
     Shard,
     describe_steps,
+    measure_sample,
     merge_shards,
+    prompts_left,
     read_config,
     run_data,
+    sample_prompts,
+    sample_size,
 )
 
 
@@ -31,7 +36,17 @@ class DataArguments:
     only: list[str] = field(
         default_factory=list, metadata={"help": "Run these steps alone.", "metavar": "STEP"}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Say what would run, measure a sample, and plan the rest."}
+    )
+    hours: float | None = field(
+        default=None,
+        metadata={"help": "With --dry-run: plan as many servers as answer all in this time."},
+    )
+    sample: int | None = field(
+        default=None,
+        metadata={"help": "With --dry-run: prompts that are answered; default: a full batch."},
+    )
     shard: str | None = field(
         default=None,
         metadata={"help": "Make this part alone, as 0/4: the answers, or --only features."},
@@ -44,6 +59,11 @@ class DataArguments:
         chosen = [name for name in ("dry_run", "shard", "merge") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} arrived together; give one of them")
+        is_planned = self.hours is not None or self.sample is not None
+        if is_planned and not self.dry_run:
+            raise ValueError("hours and sample are settings of a plan; add --dry-run")
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"sample is {self.sample}; at least 1 prompt is measured")
 
 
 @dataclass(frozen=True)
@@ -66,8 +86,7 @@ def run(read: tuple[DataArguments, DataConfig]) -> None:
     arguments, config = read
     target = RunTarget(config)
     if arguments.dry_run:
-        for line in describe_steps(Inputs(config, target)):
-            print(line)
+        _plan(arguments, config, target)
         return
     executor = _open_executor(config, target)
     shard = None if arguments.shard is None else Shard.read(arguments.shard)
@@ -80,6 +99,23 @@ def run(read: tuple[DataArguments, DataConfig]) -> None:
         executor.close()
     folder = config.output_dir if shard is None else shard.folder(config.output_dir)
     write_run(folder, asdict(config), metrics)
+
+
+def _plan(arguments: DataArguments, config: DataConfig, target: RunTarget) -> None:
+    """Say what a run would do, and what the answers that are missing take."""
+    inputs = Inputs(config, target)
+    for line in describe_steps(inputs):
+        print(line)
+    left = prompts_left(inputs)
+    if left == 0:
+        print("every prompt has its answer")
+        return
+    count = min(left, arguments.sample or sample_size(config))
+    # Measured in this process, or on the servers; a cluster has many of the same.
+    sample = measure_sample(inputs, LocalExecutor(target), sample_prompts(inputs, count))
+    servers = None if arguments.hours is not None else sample.servers
+    wanted = WantedScale(prompts=left, servers=servers, hours=arguments.hours)
+    print(plan_scale(sample, wanted, basis=f"{sample.prompts} of them answered here"))
 
 
 def _open_executor(config: DataConfig, target: RunTarget) -> Executor:

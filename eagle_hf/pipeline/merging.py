@@ -1,4 +1,4 @@
-"""The answers of all shards as those of one run; nothing is asked for it."""
+"""What all shards made as that of one run; nothing is asked or captured for it."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from eagle_hf.data import TurnStore
+from eagle_hf.data import TurnStore, join_features
 from eagle_hf.data.manifest import MANIFEST, only_one_run, read_manifest
 from eagle_hf.pipeline.answers import TURNS, copy_turns, keep_matching_answers
 from eagle_hf.pipeline.executor import Executor, Metrics
@@ -24,12 +24,13 @@ from eagle_hf.pipeline.target import RunTarget
 
 FOLDER = re.compile(r"(\d+)-of-(\d+)")
 ANSWERS = BY_NAME["answers"]
+FEATURES = BY_NAME["features"]
 # Of the manifests of all shards these must be equal: who answered.
 SAME = ("step", "target_weights", "template_sha256", "model")
 
 
 def merge_shards(config: DataConfig, target: RunTarget, executor: Executor) -> dict[str, Metrics]:
-    """Join the answers of all shards, and make the steps behind them.
+    """Join the answers of all shards, make the steps behind them, and join the features.
 
     Args:
         config: of the run.
@@ -45,6 +46,15 @@ def merge_shards(config: DataConfig, target: RunTarget, executor: Executor) -> d
     shards = find_shards(config)
     with only_one_run(config.output_dir):
         _merge_answers(config, target, shards)
+    behind = [step for step in config.steps if step != FEATURES.name]
+    metrics = run_data(config, target, executor, only=behind)
+    if FEATURES.name not in config.steps:
+        return metrics
+    if not any(_record_folder(config, shard).is_dir() for shard in shards):
+        print("features are left: --shard 0/N --only features for each shard, or no --shard")
+        return metrics
+    with only_one_run(config.output_dir):
+        _merge_features(config, target, shards)
     return run_data(config, target, executor)
 
 
@@ -63,6 +73,21 @@ def _merge_answers(config: DataConfig, target: RunTarget, shards: list[Shard]) -
     record.output = file_fingerprint(folder / CONVERSATIONS)
     _finish(record, folder, folders)
     print(f"answers of {len(shards)} shards: joined in {folder}")
+
+
+def _merge_features(config: DataConfig, target: RunTarget, shards: list[Shard]) -> None:
+    """Make one folder of the features of all shards, which stay where they are."""
+    folders = [_finished_folder(FEATURES, config, target, shard) for shard in shards]
+    parts = []
+    for shard, folder in zip(shards, folders, strict=True):
+        if _counts(folder).get("tokens"):
+            parts.append(shard.name)
+    inputs = Inputs(config, target)
+    record = _begin(FEATURES, inputs)
+    url = inputs.features_url()
+    join_features(url, parts)
+    _finish(record, inputs.folder(FEATURES), folders)
+    print(f"features of {len(shards)} shards: joined in {url}")
 
 
 def _begin(step: Step, inputs: Inputs) -> StepRecord:
@@ -118,6 +143,11 @@ def find_shards(config: DataConfig) -> list[Shard]:
         )
     count = counts.pop()
     return [Shard(number, count) for number in range(count)]
+
+
+def _record_folder(config: DataConfig, shard: Shard) -> Path:
+    """Where a shard's features have their record."""
+    return shard.folder(config.output_dir) / FEATURES.name
 
 
 def _finished_folder(step: Step, config: DataConfig, target: RunTarget, shard: Shard) -> Path:

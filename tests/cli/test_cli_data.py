@@ -61,6 +61,8 @@ def test_wrong_settings_are_one_line_and_nothing_is_written(config, tmp_path, ca
     ("flags", "message"),
     [
         (["--dry-run", "--merge"], "dry_run and merge arrived together"),
+        (["--hours", "3"], "add --dry-run"),
+        (["--dry-run", "--sample", "0"], "sample is 0"),
         (["--shard", "4/4"], "counts from 0"),
         (["--executor", "dask"], "executor is 'dask'"),
         (["--only", "exampels"], "'exampels' is no step"),
@@ -71,12 +73,30 @@ def test_flags_that_do_not_fit_are_refused(config, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_would_run_and_leaves_nothing(config, tmp_path, capsys):
-    assert run(config, "--dry-run") == 0
+def test_a_dry_run_plans_from_a_sample_and_leaves_nothing(config, tmp_path, capsys):
+    assert run(config, "--dry-run", "--hours", "0.001") == 0
     out = capsys.readouterr().out
     assert "prompts       begins" in out
     assert "answers       follows privacy" in out
+    assert "6 prompts, from 4 of them answered here" in out
+    assert "of conversations" in out
+    assert "of features" not in out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_plans_what_is_left_with_the_bytes_of_features(config, capsys):
+    steps = ["--steps", "prompts", "answers", "conversations", "examples", "features"]
+    assert run(config, *steps, "--only", "prompts", "answers", "--max_prompts", "2") == 0
+    capsys.readouterr()
+    assert run(config, *steps, "--dry-run", "--sample", "3") == 0
+    out = capsys.readouterr().out
+    assert "answers       goes on: the output of prompts changed" in out
+    assert "4 prompts, from 3 of them answered here" in out
+    assert "of features" in out
+    assert run(config, *steps) == 0
+    capsys.readouterr()
+    assert run(config, *steps, "--dry-run") == 0
+    assert "every prompt has its answer" in capsys.readouterr().out
 
 
 def test_shards_and_their_merge_from_the_command_line(config, tmp_path, capsys):

@@ -72,6 +72,27 @@ def test_more_shards_than_prompts(workplace):
     assert merge(workplace, steps=steps, max_prompts=1)["answers"]["prompts"] == 1
 
 
+def test_features_are_captured_in_shards_and_joined(workplace, finished_run, capsys):
+    workplace.run(only=["prompts", "privacy"])
+    for number in range(2):
+        workplace.run(shard=Shard(number, 2))
+    merge(workplace)
+    assert "features are left" in capsys.readouterr().out
+    for number in range(2):
+        workplace.run(shard=Shard(number, 2), only=["features"])
+    metrics = merge(workplace)
+    joined = Features(workplace.output / "features")
+    whole = Features(finished_run[0].output / "features")
+    assert sorted(joined.ids) == sorted(whole.ids)
+    assert metrics["features"]["tokens"] == sum(joined.lengths) == sum(whole.lengths)
+    mine = joined[joined.ids.index("q0")]
+    theirs = whole[whole.ids.index("q0")]
+    assert mine["input_ids"].tolist() == theirs["input_ids"].tolist()
+    capsys.readouterr()
+    workplace.run()
+    assert "features      done" in capsys.readouterr().out
+
+
 def test_features_of_other_settings_are_kept_beside(workplace, finished_run):
     shutil.copytree(finished_run[0].output, workplace.output)
     workplace.flags["prompts.sources"] = finished_run[0].flags["prompts.sources"]

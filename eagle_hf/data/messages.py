@@ -18,13 +18,15 @@ from eagle_hf.data.rows import Message, describe_type
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
 
-def check_messages(messages: object) -> None:
+def check_messages(messages: object, *, are_rendered: bool = True) -> None:
     """Refuse anything that is not a list of messages ending with the assistant.
 
     The assistant's are text. Others may be lists of text and image parts.
 
     Args:
         messages: the `messages` of a `Conversation`, as found in a file or dataset.
+        are_rendered: whether a template reads them. Where token ids are learned instead, a target
+            may have called a tool with arguments that are no JSON.
 
     Raises:
         ValueError: names the first thing that is wrong.
@@ -39,6 +41,8 @@ def check_messages(messages: object) -> None:
                 f"message {index} is {describe_type(message)}; a {{'role', 'content'}} is needed"
             )
         _check_message(message, index)
+        if are_rendered:
+            _check_arguments(message, index)
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise ValueError(f"no assistant turn among the roles {roles}; there is nothing to learn")
@@ -87,7 +91,7 @@ def _check_parts(parts: list, index: int, role: str) -> None:
 
 
 def _check_calls(calls: object, index: int) -> None:
-    """Refuse tool calls of message `index` without a name, or with arguments that are no object."""
+    """Refuse tool calls of message `index` without a name."""
     if not isinstance(calls, list):
         raise ValueError(f"tool_calls of message {index} is {describe_type(calls)}; give a list")
     for call in calls:
@@ -97,6 +101,12 @@ def _check_calls(calls: object, index: int) -> None:
                 f"a tool call of message {index} is {call!r:.80}; give it "
                 '{"function": {"name": ..., "arguments": {...}}}'
             )
+
+
+def _check_arguments(message: Mapping[str, Any], index: int) -> None:
+    """Refuse tool calls of message `index` with arguments that are no object."""
+    for call in message.get("tool_calls") or ():
+        function = _function_of(call)
         if not isinstance(_arguments_of(function), Mapping):
             raise ValueError(
                 f"message {index} calls {function['name']!r} with the arguments "

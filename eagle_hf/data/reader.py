@@ -74,7 +74,7 @@ class ConversationReader:
             ValueError: the row is no conversation, or none of its answers can be learnt.
         """
         messages: Any = row.get("messages")
-        check_messages(messages)
+        check_messages(messages, are_rendered=row.get("served_turns") is None)
         turns, left_out, image_inputs = self._turns_of(name, row)
         groups = merge_turns(turns)
         examples: list[Example] = []

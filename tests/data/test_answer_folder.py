@@ -223,6 +223,26 @@ def test_reasoning_and_tool_calls_stand_beside_the_text(target, tokenizer, tmp_p
     assert skipped == []
 
 
+@pytest.mark.parametrize("arguments", ["", "not JSON", "[1]", '{"a": 1', {"a": None, "b": [{}]}])
+def test_a_call_is_learnt_whatever_its_arguments_are(arguments, target, tokenizer, tmp_path):
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    ids = [*b"call weather", END]
+    collect(tmp_path, [prompt()], turn("", tool_calls=[call], response_ids=ids))
+    assert learnt(target, tokenizer, tmp_path) == ({"p0": ids}, [])
+
+
+@pytest.mark.parametrize("reasoning", ["", " hm \n"])
+@pytest.mark.parametrize(
+    "text", ["  a  ", "\n\n4\n", "a\u2028b", "\x00a", "a\r\nb", "\ufeffa", "null", "<|im_end|>"]
+)
+def test_a_text_is_kept_to_the_letter(text, reasoning, target, tokenizer, tmp_path):
+    ids = [*(reasoning + text).encode(), END]
+    collect(tmp_path, [prompt()], turn(text, reasoning=reasoning, response_ids=ids))
+    [row] = load_conversations(tmp_path)
+    assert row["messages"][1]["content"] == text
+    assert learnt(target, tokenizer, tmp_path) == ({"p0": ids}, [])
+
+
 def test_arguments_that_were_parsed_are_kept_as_text(tmp_path):
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Tromsø"}}}
     collect(tmp_path, [prompt()], turn("", tool_calls=[call], response_ids=[*b"weather", END]))

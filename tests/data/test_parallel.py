@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,14 +89,20 @@ def test_what_no_number_of_processes_can_do_is_refused_before_a_row_is_read(targ
 MEASURED = """
 import json, sys
 from pathlib import Path
-from eagle_hf.data import load_conversations, stream_examples
-sys.path.insert(0, {tests!r})
-from chat_templates import family_tokenizer
 from tiny import tiny_target
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from eagle_hf.data import load_conversations, stream_examples
 
-target = tiny_target()
-tokenizer = family_tokenizer("qwen2_5")
-target.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+words = {word: number for number, word in enumerate(sys.argv[1].split())}
+backend = Tokenizer(models.WordLevel(words, unk_token="the"))
+backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+backend.add_special_tokens(["<start>", "<end>"])
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+tokenizer.chat_template = (
+    "{% for m in messages %}<start>{{ m.role }} {{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<start>assistant {% endif %}"
+)
 
 
 def peak():
@@ -104,41 +112,51 @@ def peak():
 
 
 counts = []
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     rows = load_conversations(name, streaming=True)
+    skipped = []
     stream = stream_examples(
-        target, tokenizer, rows, skipped=[], max_length=10**6, num_proc=2
+        tiny_target(), tokenizer, rows, skipped=skipped, max_length=10**6, num_proc=2
     )
-    counts.append([sum(1 for _ in stream), peak()])
+    counts.append([sum(1 for _ in stream), len(skipped), peak()])
 print(json.dumps(counts))
 """
+WORDS = "the user assistant again and quick brown fox jumps over lazy dogs"
+
+
+def write_conversations(path: Path, megabytes: int) -> int:
+    """Write conversations of two turns, and say how many."""
+    generator = random.Random(0)
+    number = 0
+    with open(path, "w") as file:
+        while file.tell() < megabytes * 2**20:
+            messages = []
+            for _ in range(2):
+                answer = " ".join(generator.choices(WORDS.split(), k=600))
+                messages += [ask("quick fox again"), say(answer)]
+            file.write(json.dumps({"id": str(number), "messages": messages}) + "\n")
+            number += 1
+    return number
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peaks are read from /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    paragraph = "The quick brown fox jumps over the lazy dog, again and again. " * 60
-    files = []
-    for name, megabytes in (("small", 20), ("large", 200)):
-        files.append(tmp_path / f"{name}.jsonl")
-        with open(files[-1], "w") as file:
-            number = 0
-            while file.tell() < megabytes * 2**20:
-                messages = [ask(f"{number}?"), say(paragraph), ask("more?"), say(paragraph)]
-                file.write(json.dumps({"id": str(number), "messages": messages}) + "\n")
-                number += 1
-    tests = os.path.dirname(os.path.dirname(__file__))
-    script = MEASURED.format(tests=os.path.dirname(__file__)).replace(
-        "sys.path.insert(0, ", f"sys.path.insert(0, {tests!r}); sys.path.insert(0, ", 1
-    )
+    files = [tmp_path / "small.jsonl", tmp_path / "large.jsonl"]
+    written = [write_conversations(files[0], 20), write_conversations(files[1], 200)]
+    tests = Path(__file__).parents[1]
     ran = subprocess.run(
-        [sys.executable, "-c", script, *map(str, files)],
+        [sys.executable, "-c", MEASURED, WORDS, *map(str, files)],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "HF_HOME": str(tmp_path / "cache")},
+        env={
+            **os.environ,
+            "HF_HOME": str(tmp_path / "cache"),
+            "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]),
+        },
     )
     small, large = json.loads(ran.stdout.splitlines()[-1])
-    assert large[0] > 9 * small[0]
-    # Ten times the file: the peak grows by what buffers and the allocator hold, not by examples.
-    assert large[1] - small[1] < 100
+    assert [small[:2], large[:2]] == [[written[0], 0], [written[1], 0]]
+    # Ten times the file: the peak grows by what buffers and the allocator hold, in MiB.
+    assert large[2] - small[2] < 100

@@ -55,10 +55,7 @@ def test_a_real_tokenizer_reads_on_as_it_reads_alone(name):
         pytest.skip(f"the tokenizer of {name} is not at hand; {ADVICE}")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZERS / name)
     if name != "qwen3":
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]},
-            replace_additional_special_tokens=False,
-        )
+        tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
     check_continued(WholeTokenizer(tokenizer))
 
 

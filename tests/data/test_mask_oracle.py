@@ -1,7 +1,6 @@
 """Masks against `renderers`, which writes each family's conversations token by token by hand.
 
-It says of each token whether the target samples it. `python tests/data/template_archives.py`
-fetches it.
+It says of each token whether the target samples it. `make templates` fetches it.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """Real tokenizers with their families' templates: the ids of service, to the token.
 
-`python tests/data/template_archives.py` fetches them.
+`make templates` fetches them.
 """
 
 from typing import Any

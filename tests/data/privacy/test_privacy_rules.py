@@ -181,7 +181,21 @@ def seconds_of(rule, text) -> float:
 def repeated_beginnings() -> list[str]:
     """Lines that begin like personal data and go on with repetitions."""
     lines = []
-    pieces = [" ", "/", "1 ", "a.", "Aa-", "sk-", "eyJ", "1.", "2a02:", "A b ", "://a", "[dot]a"]
+    pieces = [
+        " ",
+        "/",
+        "1 ",
+        "a.",
+        "Aa-",
+        "sk-",
+        "eyJ",
+        "1.",
+        "2a02:",
+        "A b ",
+        "://a",
+        "[dot]a",
+        "a'",
+    ]
     for beginning in ("", "12 Calle A", "token", "a@", "BEGIN PRIVATE KEY", "tel ", "x://"):
         lines += [beginning + piece * (20_000 // len(piece)) for piece in pieces]
     # One of each kind, alone and with its own end again and again.

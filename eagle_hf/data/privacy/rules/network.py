@@ -9,7 +9,9 @@ from eagle_hf.data.privacy.findings import Finding, has_word_beside
 # Not every letter: Chinese and Japanese sentences run on without a space before the address.
 LATIN = r"A-Za-z0-9_À-ɏ"
 EMAIL = re.compile(
-    rf"(?<![{LATIN}.+%-])[{LATIN}.+%-]{{1,64}}@"
+    # also o'neil@ and "jane roe"@
+    rf"(?<![{LATIN}.+%-])(?:(?:[{LATIN}.+%-]|(?<=[{LATIN}])'(?=[{LATIN}])){{1,64}}"
+    r"|\"[\w.+ -]{1,62}\")@"
     r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+([A-Za-z]{2,24}|[А-Яа-я]{2,8})(?![A-Za-z0-9_@-])"
 )
 # jane (at) firm (dot) com

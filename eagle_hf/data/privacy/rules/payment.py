@@ -8,7 +8,9 @@ from eagle_hf.data.optional import require
 from eagle_hf.data.privacy.findings import Finding
 
 IBAN = re.compile(
-    r"[A-Z](?<!\w[A-Z])[A-Z]\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)", re.ASCII
+    r"[A-Z](?:(?<!\w[A-Z])|(?<=IBAN[A-Z]))[A-Z]\d{2}"
+    r"(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?!\w)",
+    re.ASCII,
 )
 CARD = re.compile(r"\d(?<![\w.]\d)(?<!\d-\d)(?:[ -]?\d){13,18}(?!\w|-\w|\.\d)", re.ASCII)
 # First digits and lengths of Visa, Mastercard, Amex, Discover, JCB, Diners Club and UnionPay

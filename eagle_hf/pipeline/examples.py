@@ -1,19 +1,15 @@
 """The steps `conversations` and `examples`: which answers are kept, and what is learnt of them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from eagle_hf.data import (
-    Example,
-    SkippedRow,
-    TemplateArguments,
-    load_conversations,
-    tokenize_conversations,
-)
+from eagle_hf.data import Example, SkippedRow, TemplateArguments, load_conversations
+from eagle_hf.data.masking import conversation_reader, stream_conversations
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
 from eagle_hf.pipeline.settings import DataConfig
@@ -81,18 +77,58 @@ def make_examples(
     """
     total = count_lines(conversations)
     rows: Any = load_conversations(conversations, streaming=True)
-    examples, skipped = tokenize_conversations(
-        tqdm(rows, total=total, desc="examples", unit="conversation"),
+    reader = conversation_reader(
         target.tokenizer,
         eos_token_ids=target.eos_token_ids(),
         max_length=target.length_limit(config.examples.max_length),
         train_on=config.examples.train_on,
         template_arguments=TemplateArguments.read(config.chat_template_kwargs),
     )
-    write_rows(folder / "examples.jsonl", map(_as_row, examples))
-    metrics = _count(examples, skipped)
-    _print_statistics(metrics, skipped)
+    skipped: list[SkippedRow] = []
+    examples = stream_conversations(
+        tqdm(rows, total=total, desc="examples", unit="conversation"),
+        reader,
+        skipped,
+        config.examples.num_proc,
+    )
+    counts = ExampleCounts()
+    write_rows(folder / "examples.jsonl", _counted_rows(examples, counts))
+    metrics = asdict(counts) | {"skipped": len(skipped)}
+    _print_statistics(counts, skipped)
     return metrics
+
+
+@dataclass
+class ExampleCounts:
+    """What the masks say.
+
+    Attributes:
+        examples: how many there are.
+        tokens: of all of them.
+        learnt_tokens: of these, those that are learnt.
+        longest: tokens of the longest example.
+    """
+
+    examples: int = 0
+    tokens: int = 0
+    learnt_tokens: int = 0
+    longest: int = 0
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Add an example."""
+        length = len(row["input_ids"])
+        self.examples += 1
+        self.tokens += length
+        self.learnt_tokens += sum(row["loss_mask"])
+        self.longest = max(self.longest, length)
+
+
+def _counted_rows(examples: Iterable[Example], counts: ExampleCounts) -> Iterator[dict[str, Any]]:
+    """Examples as JSON holds them, counted as they pass."""
+    for example in examples:
+        row = _as_row(example)
+        counts.count(row)
+        yield row
 
 
 def _as_row(example: Example) -> dict[str, Any]:
@@ -104,26 +140,12 @@ def _as_row(example: Example) -> dict[str, Any]:
     }
 
 
-def _count(examples: list[Example], skipped: list[SkippedRow]) -> Metrics:
-    """What the masks say."""
-    tokens = sum(len(example["input_ids"]) for example in examples)
-    learnt = sum(int(sum(example["loss_mask"])) for example in examples)
-    longest = max(len(example["input_ids"]) for example in examples)
-    return {
-        "examples": len(examples),
-        "skipped": len(skipped),
-        "tokens": tokens,
-        "learnt_tokens": learnt,
-        "longest": longest,
-    }
-
-
-def _print_statistics(metrics: Metrics, skipped: list[SkippedRow]) -> None:
+def _print_statistics(counts: ExampleCounts, skipped: list[SkippedRow]) -> None:
     """Print what is learnt, and the first rows that are not."""
-    share = metrics["learnt_tokens"] / metrics["tokens"]
+    share = counts.learnt_tokens / counts.tokens
     print(
-        f"{metrics['examples']:,} examples, {metrics['tokens']:,} tokens, "
-        f"{metrics['learnt_tokens']:,} ({share:.0%}) learnt; the longest has {metrics['longest']:,}"
+        f"{counts.examples:,} examples, {counts.tokens:,} tokens, {counts.learnt_tokens:,} "
+        f"({share:.0%}) learnt; the longest has {counts.longest:,}"
     )
     for row in skipped[:SHOWN_REASONS]:
         print(f"skipped {row.id}: {row.reason}")

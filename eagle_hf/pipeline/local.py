@@ -122,13 +122,10 @@ class LocalExecutor:
 
 def privacy_settings(config: DataConfig) -> PrivacySettings:
     """What the privacy room is told."""
-    settings = config.privacy
-    options: dict[str, Any] = {}
-    if settings.phone_regions:
-        options["phone_regions"] = tuple(settings.phone_regions)
-    return PrivacySettings(
-        action=settings.action, actions=settings.actions, names=settings.names, **options
-    )
+    values = asdict(config.privacy)
+    if not config.privacy.phone_regions:
+        del values["phone_regions"]
+    return PrivacySettings.read(values)
 
 
 def serving_settings(config: DataConfig) -> ServingSettings:

@@ -17,6 +17,7 @@ from eagle_hf.data import (
     Prompt,
     PromptRule,
     SpecialTokenRule,
+    TemplateArguments,
     estimate_mixture,
     evenly_spread,
     gather_prompts,
@@ -29,18 +30,18 @@ from eagle_hf.data import (
 )
 from eagle_hf.data.magpie import normalize
 from eagle_hf.pipeline.executor import Metrics
-from eagle_hf.pipeline.settings import PromptSettings
+from eagle_hf.pipeline.settings import DataConfig, PromptSettings
 from eagle_hf.pipeline.target import RunTarget
 
 PART = 2000  # turns that the target writes between two savings
 PART_SEEDS = 1_000_003  # between the seeds of two parts
 
 
-def make_prompts(settings: PromptSettings, target: RunTarget, folder: Path) -> Metrics:
+def make_prompts(config: DataConfig, target: RunTarget, folder: Path) -> Metrics:
     """Collect the prompts of a run into folder/prompts.jsonl.
 
     Args:
-        settings: of the step.
+        config: of the run.
         target: writes prompts where it is asked to; its tokenizer knows the special tokens.
         folder: exists. Parts of earlier runs are used.
 
@@ -50,13 +51,14 @@ def make_prompts(settings: PromptSettings, target: RunTarget, folder: Path) -> M
     Raises:
         ValueError: what cannot work, before anything is sampled; or no prompt is left.
     """
+    settings = config.prompts
     # 1) What cannot be served is refused before anything is sampled.
     rules = _rules(settings, target.tokenizer)
     shares = _wanted_shares(settings)
     # 2) Gather, and let the target write.
     prompts = _gathered(settings)
     if settings.magpie:
-        prompts += _sampled(settings, target, folder)
+        prompts += _sampled(config, target, folder)
     # 3) Choose.
     selection = select_prompts(prompts, rules)
     print(selection.summary())
@@ -112,8 +114,9 @@ def _length(prompt: Prompt) -> int:
     return len(prompt["turns"][0])
 
 
-def _sampled(settings: PromptSettings, target: RunTarget, folder: Path) -> list[Prompt]:
+def _sampled(config: DataConfig, target: RunTarget, folder: Path) -> list[Prompt]:
     """User turns that the target writes, part by part."""
+    settings = config.prompts
     topics: Any = settings.magpie_topics or None
     if topics == ["seeds"]:
         topics = TOPIC_SEEDS
@@ -129,6 +132,7 @@ def _sampled(settings: PromptSettings, target: RunTarget, folder: Path) -> list[
                 max_new_tokens=settings.magpie_max_new_tokens,
                 batch_size=settings.magpie_batch_size,
                 topics=topics,
+                template_arguments=TemplateArguments.read(config.chat_template_kwargs),
             )
             write_prompts(path, part)
         kept, _ = read_prompts(path)

@@ -187,7 +187,7 @@ class _Run:
         inputs = self.inputs
         executor = self.executor
         if step.name == "prompts":
-            return make_prompts(config.prompts, inputs.target, folder)
+            return make_prompts(config, inputs.target, folder)
         if step.name == "privacy":
             return executor.filter_prompts(config, inputs.output_of("prompts"), folder)
         if step.name == "answers":

@@ -119,6 +119,10 @@ class PrivacyStepSettings:
         default=None,
         metadata={"help": "Model that finds names of persons and places: rampart."},
     )
+    max_characters: int = field(
+        default=1_000_000,
+        metadata={"help": "Leave rows with more text out, so that none takes minutes."},
+    )
 
 
 @dataclass(kw_only=True)
@@ -185,9 +189,13 @@ class ExampleSettings:
     train_on: str = field(
         default="all", metadata={"help": "Answers that are learnt.", "choices": TRAIN_ON}
     )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "Processes to tokenise in; default: one."}
+    )
 
     def __post_init__(self) -> None:
         _check_at_least(1, "examples.max_length", self.max_length)
+        _check_at_least(1, "examples.num_proc", self.num_proc)
 
 
 @dataclass(kw_only=True)

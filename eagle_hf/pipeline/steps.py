@@ -63,7 +63,7 @@ STEPS = (
     Step(
         "examples",
         "examples.jsonl",
-        (*TARGET, "chat_template_kwargs", "examples"),
+        (*TARGET, "chat_template_kwargs", "examples.max_length", "examples.train_on"),
         reads_target=True,
     ),
     Step(

@@ -11,15 +11,11 @@ from eagle_hf.pipeline.settings import PromptSettings
 BUNDLED = ["train_code_codeio", "train_math_reasoning_gym"]
 
 
-def target_of(tmp_path):
-    config = read_config(
-        None, {"target": "t", "output_dir": str(tmp_path), "prompts.sources": ["a.jsonl"]}
-    )
-    return RunTarget(config, opened=(object(), word_tokenizer()))
-
-
 def made(tmp_path, **settings):
-    metrics = make_prompts(PromptSettings(**settings), target_of(tmp_path), tmp_path)
+    flags = {f"prompts.{name}": value for name, value in settings.items()}
+    config = read_config(None, {"target": "t", "output_dir": str(tmp_path), **flags})
+    target = RunTarget(config, opened=(object(), word_tokenizer()))
+    metrics = make_prompts(config, target, tmp_path)
     rows = list(read_rows(tmp_path / "prompts.jsonl"))
     assert metrics["prompts"] == len(rows)
     return rows

@@ -112,7 +112,8 @@ setup(
     },
     install_requires=requirements,
     extras_require={
-        "quickstart": quickstart,
+        # `eagle-hf data` filters by the rules of privacy unless it is told not to
+        "quickstart": quickstart + privacy,
         "privacy": privacy,
         "pii": privacy + pii,
         "serving": serving,

@@ -39,7 +39,8 @@ class ServingSettings:
         request_fields: other fields of every request, such as top_p. Settings that are not given
             are the server's.
         template_arguments: what the chat template is given beside the messages; a prompt's own
-            win. Its date is that of templates that read `date_string`; others write the server's.
+            win. Its date reaches templates that read `date_string`, where a recovery knows the
+            template; others write the server's.
     """
 
     model: str

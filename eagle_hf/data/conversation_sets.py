@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eagle_hf.data.answers.store import TURNS
 from eagle_hf.data.conversation_rows import conversation_from_row
 from eagle_hf.data.presets import PRESETS, check_answers_allowed, describe_preset
 from eagle_hf.data.row_values import read_id
@@ -42,7 +43,7 @@ def stream_conversation_files(files: Sequence[Path]) -> IterableDataset:
     """Read conversations as they come.
 
     Args:
-        files: of any format that `open_file` knows.
+        files: of any format that `open_file` knows, or folders of answers.
 
     Returns:
         Their rows, one file after the other. How many were skipped is printed when a file ends.
@@ -57,7 +58,7 @@ def load_conversation_files(files: Sequence[Path]) -> Dataset:
     """Open conversations so that each can be asked for.
 
     Args:
-        files: of any format that `open_file` knows.
+        files: of any format that `open_file` knows, or folders of answers.
 
     Returns:
         Their rows, one file after the other. How many were skipped is printed.
@@ -228,6 +229,9 @@ def _fingerprint(files: Sequence[Path], names: Sequence[str]) -> str:
     """A name for the rows in the cache: another one where a file has changed."""
     states: list[Any] = [CACHE_FORMAT]
     for file, name in zip(files, names, strict=True):
-        status = file.stat()
-        states.append([str(file.resolve()), name, status.st_size, status.st_mtime_ns])
+        # A store that is being written keeps its newest turns in the file beside it.
+        parts = sorted(file.glob(f"{TURNS}*")) if file.is_dir() else [file]
+        for part in parts:
+            status = part.stat()
+            states.append([str(part.resolve()), name, status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:32]

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eagle_hf.data.answers import CONVERSATIONS, TURNS, stored_conversations
+from eagle_hf.data.answers import CONVERSATIONS, TURNS
 from eagle_hf.data.conversation_rows import (
     ANSWER_COLUMNS,
     MESSAGE_COLUMNS,
@@ -98,7 +98,7 @@ def load_conversations(
         raise ValueError(
             "no dataset was named; give a JSON-lines file, its folder, or a hub dataset"
         )
-    files = [file for file in map(_local_file, names) if file is not None]
+    files = [path for path in map(_local_path, names) if path is not None]
     if len(files) == len(names):
         return stream_conversation_files(files) if streaming else load_conversation_files(files)
     if files:
@@ -108,18 +108,18 @@ def load_conversations(
         )
     from datasets import concatenate_datasets  # slow
 
-    parts: list[Any] = [_other_part(str(one), split, streaming) for one in names]
+    parts: list[Any] = [load_hub_conversations(str(one), split, streaming) for one in names]
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
-def _local_file(name: str | Path) -> Path | None:
-    """The file that a name stands for; None where it is a store of answers or of the Hub."""
+def _local_path(name: str | Path) -> Path | None:
+    """The file or folder that a name stands for; None where it is of the Hub."""
     path = Path(name)
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
         return file
     if (path / TURNS).is_file():
-        return None
+        return path
     # A typing error in a file name must not become a request to the Hub.
     is_local = path.is_dir() or path.suffix in FILE_READERS or path.is_absolute()
     if is_local:
@@ -128,15 +128,3 @@ def _local_file(name: str | Path) -> Path | None:
             "or a hub dataset"
         )
     return None
-
-
-def _other_part(name: str, split: str, streaming: bool) -> Dataset | IterableDataset:
-    """The conversations of a store of answers, or of a data set of the Hub."""
-    from datasets import Dataset, IterableDataset  # slow
-
-    if (Path(name) / TURNS).is_file():
-        if streaming:
-            return IterableDataset.from_generator(stored_conversations, gen_kwargs={"folder": name})
-        # Not `from_generator`, which would find an older state of the folder in its cache.
-        return Dataset.from_list([dict(row) for row in stored_conversations(name)])
-    return load_hub_conversations(name, split, streaming)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from eagle_hf.data.answers.conversation_file import CONVERSATIONS
+from eagle_hf.data.answers.conversation_file import CONVERSATIONS, stored_conversations
+from eagle_hf.data.answers.store import TURNS
 from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
 from eagle_hf.data.json_lists import read_json_list
 from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
@@ -140,7 +141,8 @@ def open_file(path: Path) -> RowSource:
     """Open a file, or the conversations of a folder.
 
     Args:
-        path: of the file or folder.
+        path: of the file or folder. Of a folder whose answers are still being written, those that
+            are finished are read.
 
     Returns:
         Its rows.
@@ -149,6 +151,9 @@ def open_file(path: Path) -> RowSource:
         ValueError: it does not exist, or its ending says nothing about its format.
     """
     file = path / CONVERSATIONS if path.is_dir() else path
+    if not file.is_file() and (path / TURNS).is_file():
+        rows = numbered(stored_conversations(path))
+        return RowSource(file.stem, f"conversations of {path / TURNS}", rows)
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give a file, or a folder with {CONVERSATIONS}")
     if file.suffix not in FILE_READERS:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eagle_hf.data import prepare_examples
+from eagle_hf.data import prepare_examples, write_responses
 from eagle_hf.data.conversations import load_conversations
 
 pytest.importorskip("datasets")
@@ -144,6 +144,19 @@ def test_files_and_data_sets_of_the_hub_are_not_mixed(tmp_path):
     path = write(tmp_path / "mine.jsonl", GOOD)
     with pytest.raises(ValueError, match=r"mine.jsonl and data sets of the Hub .* one by one"):
         load_conversations([path, "owner/name"])
+
+
+@doors
+def test_a_store_of_answers_is_read_anew_when_it_grew(
+    tmp_path, scripted, tokenizer, make_prompts, streaming
+):
+    for turns in (["a"], ["a", "b|c"]):
+        prompts = make_prompts(*turns)
+        write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=16)
+        (tmp_path / "conversations.jsonl").unlink()
+        rows = list(load_conversations(tmp_path, streaming=streaming))
+        assert [row["id"] for row in rows] == [prompt["id"] for prompt in prompts]
+        assert len(rows[-1]["served_turns"]) == len(prompts[-1]["turns"])
 
 
 @doors

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,13 @@ def _usable(source: RowSource, called: str) -> Iterator[dict[str, Any]]:
     skipped: list[SkippedLine] = []
     yield from parsed_rows(source, loaded_row, skipped)
     if skipped:
-        print(describe_skipped(called, skipped))
+        _print_once(describe_skipped(called, skipped))
+
+
+@lru_cache(maxsize=64)
+def _print_once(line: str) -> None:
+    """Print a line that was not printed lately: every epoch of a stream skips the same rows."""
+    print(line)
 
 
 def _stream_files(files: list[str], names: list[str]) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,12 @@ def test_bad_rows_are_counted_with_file_and_line_and_the_others_are_used(
     assert f"{path}: 4 lines skipped, the first: line 1, not UTF-8" in shown
 
 
+def test_a_stream_that_begins_again_says_once_what_it_skips(tmp_path, capsys):
+    rows = load_conversations(write(tmp_path / "mine.jsonl", GOOD, b"{"), streaming=True)
+    assert [row["id"] for _ in range(3) for row in rows] == ["good"] * 3
+    assert capsys.readouterr().out.count("1 lines skipped") == 1
+
+
 @doors
 def test_rows_come_back_exactly_as_they_were(tmp_path, streaming):
     calls = {"role": "assistant", "content": None, "tool_calls": [CALL, OTHER_CALL]}

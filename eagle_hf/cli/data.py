@@ -59,6 +59,8 @@ class DataArguments:
         chosen = [name for name in ("dry_run", "shard", "merge") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} arrived together; give one of them")
+        if self.only and (self.merge or self.dry_run):
+            raise ValueError("only arrived with merge or dry_run, which look at all steps")
         is_planned = self.hours is not None or self.sample is not None
         if is_planned and not self.dry_run:
             raise ValueError("hours and sample are settings of a plan; add --dry-run")

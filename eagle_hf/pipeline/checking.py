@@ -1,6 +1,6 @@
 """What would stop a later step is refused before the first one computes anything."""
 
-from eagle_hf.data import PrivacyFilter, TemplateArguments
+from eagle_hf.data import PrivacyFilter, ServedAnswerer, TemplateArguments
 from eagle_hf.data.template import chat_template
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline.local import api_key, privacy_settings, serving_settings
@@ -23,7 +23,7 @@ def check_run(config: DataConfig, target: RunTarget, steps: list[str]) -> None:
     if "privacy" in steps or ("conversations" in steps and "privacy" in config.steps):
         PrivacyFilter(privacy_settings(config))
     if "answers" in steps and config.answers.servers:
-        serving_settings(config)
+        ServedAnswerer(config.answers.servers, serving_settings(config))
         api_key(config.answers)
     if "answers" in steps or "examples" in steps:
         template = chat_template(target.tokenizer)

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from yaml.constructor import ConstructorError
 
-from eagle_hf.pipeline.settings import DataConfig
+from eagle_hf.pipeline.settings import STEPS, DataConfig
 
 KINDS: dict[type, str] = {
     str: "text",
@@ -47,7 +47,14 @@ def read_config(path: str | Path | None, flags: Mapping[str, Any] | None = None)
         if not isinstance(own, dict):
             raise ValueError(f"{section} is {own!r}; a mapping of its keys is needed")
         own[key] = value
-    return from_mapping(DataConfig, settings)
+    config = from_mapping(DataConfig, settings)
+    for name in STEPS:
+        if name in settings and name not in config.steps:
+            raise ValueError(
+                f"{name} has settings and is none of the steps ({', '.join(config.steps)}); add "
+                "it to steps, or leave its settings out (--only runs a part)"
+            )
+    return config
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,14 @@ def changed_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def file_fingerprint(path: Path) -> str:
-    """The SHA-256 of a file's content."""
+    """The SHA-256 of a file's content; a file that this process has read is not read again."""
+    status = path.stat()
+    return _file_digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, inode: int, size: int, changed_ns: int) -> str:
+    """The SHA-256 of a file that is this one, of this size, last changed at this time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -90,6 +90,10 @@ def settings_of(step: Step, config: DataConfig) -> dict[str, Any]:
             chosen[name] = value
     if step.name == "answers":
         chosen["answers.in_process"] = not config.answers.servers
+        if config.answers.servers:
+            # Servers have a dtype and a limit of their own.
+            del chosen["target_dtype"]
+            del chosen["answers.max_length"]
     if step.name == "conversations":
         is_filtered = "privacy" in config.steps
         chosen = chosen if is_filtered else {}

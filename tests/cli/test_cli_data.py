@@ -61,6 +61,7 @@ def test_wrong_settings_are_one_line_and_nothing_is_written(config, tmp_path, ca
     ("flags", "message"),
     [
         (["--dry-run", "--merge"], "dry_run and merge arrived together"),
+        (["--merge", "--only", "answers"], "only arrived with merge"),
         (["--hours", "3"], "add --dry-run"),
         (["--dry-run", "--sample", "0"], "sample is 0"),
         (["--shard", "4/4"], "counts from 0"),

@@ -9,6 +9,7 @@ import pytest
         ({"privacy__actions": {"e-mail": "drop"}}, "'e-mail'"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "reads no enable_thinking"),
         ({"features__head": "no/such/head"}, "no/such/head"),
+        ({"answers__servers": ["gpu-1:8000"]}, "is no address; write http://gpu-1:8000"),
         ({"answers__servers": ["http://a"], "answers__attempts": 0}, "attempts is 0"),
         ({"answers__servers": ["http://a"], "answers__api_key_variable": "NO_KEY"}, "NO_KEY"),
     ],

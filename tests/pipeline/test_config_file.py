@@ -42,6 +42,10 @@ def test_flags_are_enough():
         (GOOD + "examples: {train_on: first}", "train_on is 'first'; take one of all, last_turn"),
         (GOOD + "steps: [prompts, answer]", "steps is 'answer'; take one of"),
         (GOOD + "steps: [prompts]", "steps lacks answers, conversations"),
+        (
+            GOOD + "features: {storage_dtype: int8}",
+            "features has settings and is none",
+        ),
         (GOOD + "target: u", "the key 'target' stands twice"),
         ("output_dir: o\nprompts: {magpie: 3}", "incomplete .*'target'"),
         ("target: t\noutput_dir: o", "so nothing is asked"),

@@ -42,7 +42,10 @@ class Workplace:
 
     def config(self, **changes):
         named = {name.replace("__", "."): value for name, value in changes.items()}
-        return read_config(None, self.flags | named)
+        flags = self.flags | named
+        if "features" not in flags["steps"]:
+            del flags["features.storage_dtype"]
+        return read_config(None, flags)
 
     def run(self, only=(), shard=None, **changes):
         config = self.config(**changes)

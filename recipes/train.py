@@ -2,7 +2,8 @@
 
 The head is written to OUTPUT_DIR in the layout that vLLM, SGLang and `from_pretrained` read.
 `--resume_from_checkpoint last` goes on from the newest whole checkpoint, to the same bits on the
-same machine.
+same machine. `auto` also starts where there is none yet: for runs that torchrun or a cluster
+restarts (recipes/cluster).
 
 Hardware: any that holds the target; the head needs about 16 bytes a parameter on top (10 M
           parameters for SmolLM2).

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
@@ -24,6 +25,7 @@ from eagle_hf.training.clock import TimeBudget, clocked_factor
 # Fields of the manifest that a resumed run may change: a target may have moved, libraries may be
 # newer. Whether it is the same target shows in the fingerprint of its weights.
 MAY_DIFFER = ("target", "versions")
+AUTO = "auto"  # resume where there is a checkpoint
 
 
 class ResumableTrainer(Trainer):
@@ -65,8 +67,9 @@ class ResumableTrainer(Trainer):
         """Train, in a folder that no other run writes to.
 
         Args:
-            resume_from_checkpoint: True goes on from the newest checkpoint that is whole; or the
-                folder of a checkpoint.
+            resume_from_checkpoint: True goes on from the newest checkpoint that is whole. "auto"
+                does so too, and starts anew where there is none: for runs that are restarted by
+                machines. Or the folder of a checkpoint.
             trial: as the parent's.
             ignore_keys_for_eval: as the parent's.
 
@@ -78,13 +81,14 @@ class ResumableTrainer(Trainer):
                 and none is resumed, or it was made for another target or layer set.
         """
         folder = Path(str(self.args.output_dir))
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(folder)
-            if resume_from_checkpoint is None:
+        if resume_from_checkpoint is True or resume_from_checkpoint == AUTO:
+            found = _agree_on(last_checkpoint(folder))
+            if found is None and resume_from_checkpoint is True:
                 raise ValueError(
                     f"{folder} holds no whole checkpoint to resume from; start without "
                     "resume_from_checkpoint"
                 )
+            resume_from_checkpoint = found
         if not self.is_world_process_zero():
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if not resume_from_checkpoint:
@@ -140,3 +144,8 @@ class ResumableTrainer(Trainer):
             # The saved layout keeps the older RoPE schema, which engines read.
             warnings.filterwarnings("ignore", ".rope_scaling. is deprecated", FutureWarning)
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def _agree_on(checkpoint: str | None) -> str | None:
+    """The checkpoint that the main process sees: shared storage may show others an older one."""
+    return broadcast_object_list([checkpoint])[0]

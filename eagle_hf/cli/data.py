@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.cli.command import Command, add_settings, read_settings
-from eagle_hf.cluster import WantedScale, plan_scale
+from eagle_hf.cluster import RayExecutor, WantedScale, is_ray, plan_scale
 from eagle_hf.data import write_run
 from eagle_hf.pipeline import (
     DataConfig,
@@ -124,7 +124,9 @@ def _open_executor(config: DataConfig, target: RunTarget) -> Executor:
     """Where the long steps run."""
     if config.executor == "local":
         return LocalExecutor(target)
-    raise ValueError(f"executor is {config.executor!r}; there is local")
+    if is_ray(config.executor):
+        return RayExecutor(config, target)
+    raise ValueError(f"executor is {config.executor!r}; there are local, ray, and ray://host:10001")
 
 
 COMMAND = DataCommand(

@@ -232,7 +232,7 @@ def simulated_sample(
 
 def _check_sample(sample: MeasuredSample) -> None:
     """Refuse a sample from which nothing can be told."""
-    for name in ("prompts", "prompt_tokens", "response_tokens", "servers"):
+    for name in ("prompts", "response_tokens", "servers"):
         if getattr(sample, name) < 1:
             raise ValueError(
                 f"the sample has {name} {getattr(sample, name)}; answer at least one prompt first"

@@ -77,7 +77,7 @@ class LocalExecutor:
             max_length=settings.max_length,
             template_arguments=TemplateArguments.read(config.chat_template_kwargs),
         )
-        return _counted(report)
+        return counted(report)
 
     def capture_features(self, config: DataConfig, examples: Path, url: str) -> Metrics:
         """Write the target's states; see `Executor`."""
@@ -117,7 +117,7 @@ class LocalExecutor:
             recovery=recovery,
             api_key=api_key(settings),
         )
-        return _counted(report)
+        return counted(report)
 
 
 def privacy_settings(config: DataConfig) -> PrivacySettings:
@@ -179,7 +179,7 @@ def _cleaned(clean: Callable[[Any], Any], source: Path) -> Iterator[dict[str, An
             yield cleaned
 
 
-def _counted(report: AnswerReport) -> Metrics:
+def counted(report: AnswerReport) -> Metrics:
     """A report as the counts of a stage; the first reasons are printed."""
     _print_reasons("skipped", report.skipped)
     _print_reasons("not answered", report.failed)

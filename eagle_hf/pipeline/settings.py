@@ -9,6 +9,7 @@ from typing import Any
 
 from eagle_hf.data import TemplateArguments
 from eagle_hf.evaluation.arguments import DTYPES, TargetArguments
+from eagle_hf.pipeline.cluster_settings import ClusterSettings
 
 STEPS = ("prompts", "privacy", "answers", "conversations", "examples", "features")
 # Steps that nothing can be made without.
@@ -262,6 +263,7 @@ class DataConfig(TargetArguments):
     answers: AnswerStepSettings = field(default_factory=AnswerStepSettings)
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
         for step in self.steps:

@@ -1,6 +1,7 @@
 """Every command of README and docs is one that exists: parsed by its own parser, never run."""
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -14,7 +15,8 @@ from eagle_hf.cli import parser
 SHELL = ("sh", "bash", "console")
 RECIPE = re.compile(r"\w+\.py --")  # a code span such as `train.py --config ...`
 COMMANDS = ("eagle-hf ", "python recipes/", "python docs/", "accelerate launch ", "make ")
-FOREIGN = ("cd", "git", "hf", "mkdocs", "vllm")  # programs of others: nothing to parse them with
+# programs of others: nothing to parse them with
+FOREIGN = ("cd", "git", "hf", "kubectl", "mkdocs", "sky", "vllm")
 VARIABLE = re.compile(r"[A-Z_]+=\S*")
 
 
@@ -110,6 +112,14 @@ def check_pip(words: list[str]) -> None:
                 assert re.search(rf"\b{extra}\b", declared), f"there is no extra {extra}"
 
 
+def check_script(words: list[str]) -> None:
+    """A script of ours: it can be run, and the files exist that it is given."""
+    assert os.access(ROOT / words[0], os.X_OK)
+    for word in words[1:]:
+        if word.startswith("recipes/"):
+            assert (ROOT / word).is_file(), f"{word} does not exist"
+
+
 def check_make(words: list[str]) -> None:
     """make: the target is in the Makefile, and so are variables that are set."""
     makefile = (ROOT / "Makefile").read_text()
@@ -143,5 +153,7 @@ def test_documented_commands_are_understood(words, monkeypatch):
         check_pip(rest)
     elif program == "make":
         check_make(rest)
+    elif program.startswith("recipes/"):
+        check_script(words)
     else:
         assert program in FOREIGN, f"{program} is a program that no test knows"

@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from eagle_hf.data import load_conversations, prepare_examples
+from eagle_hf import load_target
+from eagle_hf.data import load_conversations, load_prompts, prepare_examples
 from eagle_hf.data.answers import (
     SERVED,
     TURNS,
@@ -176,3 +177,17 @@ def test_another_target_is_refused_in_the_same_store(
 def test_settings_out_of_range_are_refused(setting, scripted, tokenizer):
     with pytest.raises(ValueError, match="must be at least"):
         TargetAnswerer(scripted, tokenizer, **setting)
+
+
+@pytest.mark.slow
+def test_batches_by_length_are_three_times_as_fast_as_one_at_a_time(tmp_path):
+    target, tokenizer = load_target("smollm2", work="batch")
+    prompts, _ = load_prompts("train_math_reasoning_gym", limit=64)
+
+    def speed(batch_size, count):
+        answerer = TargetAnswerer(target, tokenizer, max_new_tokens=32, batch_size=batch_size)
+        started = time.process_time()
+        report, _ = collect(answerer, prompts[:count], tmp_path / str(batch_size))
+        return report.sampled_tokens / (time.process_time() - started)
+
+    assert speed(32, 64) > 3 * speed(1, 3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 
 import pytest
@@ -100,6 +101,34 @@ def test_a_finished_turn_is_on_the_disk_itself_while_the_next_ones_are_answered(
     collect(answerer, make_prompts("a", "b"), tmp_path)
     with TurnStore(copy) as store:
         assert len(list(store.prompts())) == 1
+
+
+def test_a_run_that_is_interrupted_ends_at_the_next_token(
+    scripted, tokenizer, make_prompts, tmp_path, monkeypatch
+):
+    begun = threading.Event()
+
+    def endless(self, input_ids, stopping_criteria, **settings):
+        begun.set()
+        until = time.monotonic() + 20
+        while not stopping_criteria(input_ids, None).all():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return torch.cat([input_ids, input_ids[:, :1]], dim=1)
+
+    async def interrupted(answerer, store):
+        run = asyncio.create_task(collect_answers(answerer, make_prompts("a"), store))
+        await asyncio.to_thread(begun.wait)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    monkeypatch.setattr(type(scripted), "generate", endless)
+    started = time.monotonic()
+    with TurnStore(tmp_path) as store:
+        asyncio.run(interrupted(TargetAnswerer(scripted, tokenizer, max_new_tokens=9), store))
+        assert store.turns("p0") == []
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("finished", [1, 2, 3, 4, 5])

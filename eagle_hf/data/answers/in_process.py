@@ -13,7 +13,12 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from eagle_hf.data.answers.parsing import AnswerParser
 from eagle_hf.data.answers.sampling import batch_seed, generate_batch
@@ -41,6 +46,23 @@ class _Question(NamedTuple):
     request: TurnRequest
     tools: list[dict[str, Any]] | None
     ids: list[int]  # of the prompt
+
+
+class _Interrupt(StoppingCriteria):
+    """Ends all responses once the run is interrupted: nothing else ends a thread."""
+
+    def __init__(self) -> None:
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """End them at the next token."""
+        self._is_stopped = True
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        rows = len(input_ids)
+        return torch.full((rows,), self._is_stopped, dtype=torch.bool, device=input_ids.device)
 
 
 class TargetAnswerer:
@@ -135,8 +157,7 @@ class TargetAnswerer:
                 questions.sort(key=_length_and_id)
                 for start in range(0, len(questions), self.batch_size):
                     batch = questions[start : start + self.batch_size]
-                    # In a thread, so that what is kept reaches the disk meanwhile.
-                    turns = await asyncio.to_thread(self._generate, batch)
+                    turns = await self._generated(batch)
                     for question, answer in zip(batch, turns, strict=True):
                         question.conversation.hear(answer)
                         yield answer
@@ -185,8 +206,18 @@ class TargetAnswerer:
                 )
         return None
 
-    def _generate(self, batch: Sequence[_Question]) -> list[FinishedTurn]:
+    async def _generated(self, batch: Sequence[_Question]) -> list[FinishedTurn]:
         """The answers to a batch, in its order."""
+        interrupt = _Interrupt()
+        try:
+            # In a thread, so that what is kept reaches the disk meanwhile.
+            return await asyncio.to_thread(self._generate, batch, interrupt)
+        except asyncio.CancelledError:
+            interrupt.stop()
+            raise
+
+    def _generate(self, batch: Sequence[_Question], interrupt: _Interrupt) -> list[FinishedTurn]:
+        """The answers to a batch, or their beginnings where the run is interrupted."""
         names = [question.request.id for question in batch]
         with _current_device(execution_device(self.target)):
             responses = generate_batch(
@@ -197,6 +228,7 @@ class TargetAnswerer:
                 temperature=self.temperature,
                 # Seeded by the ids: whatever ran before, this batch samples the same.
                 seed=batch_seed(self.seed, batch[0].request.turn, *names),
+                stopping_criteria=StoppingCriteriaList([interrupt]),
             )
         turns = []
         for question, ids in zip(batch, responses, strict=True):

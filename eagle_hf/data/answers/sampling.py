@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteriaList
 
 from eagle_hf.data.turns import until_end_of_turn
 from eagle_hf.target import evaluating, execution_device, prepared_images
@@ -43,6 +43,7 @@ def generate_batch(
     seed: int = 0,
     assistant_model: Any = None,
     image_inputs: Mapping[str, torch.Tensor] | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
 ) -> list[list[int]]:
     """Continue every prompt to the end of its turn.
 
@@ -60,6 +61,7 @@ def generate_batch(
         seed: of the sampling in this batch.
         assistant_model: draft head or other assistant of `generate`.
         image_inputs: the images of a batch of one prompt, as the target's processor prepares them.
+        stopping_criteria: what else ends a response.
 
     Returns:
         B lists of the tokens that follow, up to and including the end-of-turn token. A response
@@ -91,6 +93,7 @@ def generate_batch(
             assistant_model=assistant_model,
             eos_token_id=stop,
             pad_token_id=stop[0],
+            stopping_criteria=stopping_criteria,
             **sampling,
             **images,
         )

@@ -111,12 +111,14 @@ def peak():
             return int(line.split()[1]) / 1024
 
 
+target = tiny_target()
+target.generation_config.eos_token_id = None  # a word here
 counts = []
 for name in sys.argv[2:]:
     rows = load_conversations(name, streaming=True)
     skipped = []
     stream = stream_examples(
-        tiny_target(), tokenizer, rows, skipped=skipped, max_length=10**6, num_proc=2
+        target, tokenizer, rows, skipped=skipped, max_length=10**6, num_proc=2
     )
     counts.append([sum(1 for _ in stream), len(skipped), peak()])
 print(json.dumps(counts))
@@ -143,7 +145,7 @@ def write_conversations(path: Path, megabytes: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path):
     files = [tmp_path / "small.jsonl", tmp_path / "large.jsonl"]
-    written = [write_conversations(files[0], 20), write_conversations(files[1], 200)]
+    written = [write_conversations(files[0], 10), write_conversations(files[1], 150)]
     tests = Path(__file__).parents[1]
     ran = subprocess.run(
         [sys.executable, "-c", MEASURED, WORDS, *map(str, files)],
@@ -158,5 +160,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     )
     small, large = json.loads(ran.stdout.splitlines()[-1])
     assert [small[:2], large[:2]] == [[written[0], 0], [written[1], 0]]
-    # Ten times the file: the peak grows by what buffers and the allocator hold, in MiB.
-    assert large[2] - small[2] < 100
+    # Fifteen times the file: the peak grows by what buffers and the allocator hold, in MiB.
+    assert large[2] - small[2] < 100, (small, large)

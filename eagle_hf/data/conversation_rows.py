@@ -21,6 +21,7 @@ from eagle_hf.data.row_values import (
     check_encodable,
     check_message_list,
     check_text,
+    is_text_part,
     read_content,
     read_id,
     read_word,
@@ -137,12 +138,15 @@ def _with_system(messages: list[dict[str, Any]], row: Row) -> list[dict[str, Any
 def _check_content(message: dict[str, Any], number: int) -> None:
     """Refuse a message that says nothing, or that no tokenizer can read."""
     content = message["content"]
-    # Lists of text and image parts are checked where they are rendered.
-    if isinstance(content, list):
-        return
     has_other_words = any(message.get(name) for name in OTHER_WORDS)
     if message["role"] == "assistant" and has_other_words and not content:
         return
+    # Parts that are no text are checked where they are rendered.
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if is_text_part(part)]
+        if len(texts) < len(content):
+            return
+        content = "".join(texts)
     # What a tool answers may be empty.
     if message["role"] == "tool" and content == "":
         return

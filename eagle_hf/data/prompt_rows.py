@@ -21,6 +21,7 @@ from eagle_hf.data.row_values import (
     check_encodable,
     check_message_list,
     check_text,
+    is_text_part,
     read_content,
     read_id,
     read_word,
@@ -150,8 +151,8 @@ def _joined_parts(content: Any) -> Any:
         return content
     texts = []
     for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
+        if not is_text_part(part):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise ValueError(f"a part of a message is of type {kind!r}; prompts are text")
         texts.append(part["text"])
     return "".join(texts)

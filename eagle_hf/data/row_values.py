@@ -118,3 +118,16 @@ def read_content(message: Row) -> Any:
     # Rows of a table have all columns of all rows: one that is empty here may be filled there.
     content = message.get("content")
     return message.get("value") if content is None else content
+
+
+def is_text_part(part: object) -> bool:
+    """Whether a part of a content is text.
+
+    Args:
+        part: of a content that is a list.
+
+    Returns:
+        True where it is {"type": "text", "text": ...}.
+    """
+    is_text = isinstance(part, Mapping) and part.get("type") == "text"
+    return is_text and isinstance(part.get("text"), str)

@@ -33,6 +33,11 @@ BAD_ROWS = {
     "system last": ({"messages": [USER, {"role": "system", "content": "s"}]}, "follows 'user'"),
     "unknown role": ({"messages": [{"role": "wizard", "content": "a"}, ANSWER]}, "'wizard'"),
     "empty content": ({"messages": [USER | {"content": " "}, ANSWER]}, "is empty"),
+    "no parts": ({"messages": [USER | {"content": []}, ANSWER]}, "is empty"),
+    "empty parts": (
+        {"messages": [USER | {"content": [{"type": "text", "text": " "}]}, ANSWER]},
+        "is empty",
+    ),
     "content null": ({"messages": [USER | {"content": None}, ANSWER]}, "of type NoneType"),
     "content a number": ({"messages": [USER | {"content": 3}, ANSWER]}, "of type int"),
     "half a surrogate": ({"messages": [USER | {"content": "a\ud800"}, ANSWER]}, "surrogate"),
@@ -78,7 +83,10 @@ FINE_IN_LOGS = (
 )
 
 # What the types of a table exclude.
-NOT_IN_TABLES = ("no mapping", "content a number", "half a surrogate", "tools no list")
+NOT_IN_TABLES = (
+    *("no mapping", "content a number", "half a surrogate", "tools no list"),
+    *("no parts", "empty parts"),
+)
 
 
 def lines_of(*rows):

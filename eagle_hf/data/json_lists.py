@@ -15,6 +15,7 @@ from eagle_hf.data.lines import LONGEST_LINE, NOT_UTF8, NumberedRow, refuse_cons
 
 CHUNK = 2**20  # bytes read at once
 ADVICE = "write one row a line into a .jsonl file, where a bad row does not spoil the others"
+NUMBER_SIGNS = "0123456789.eE+-"
 BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -78,14 +79,20 @@ class _GrowingText:
                     return self._why(error, longest)
                 self._read_more()
                 continue
-            is_number = not isinstance(value, dict | list | str)
-            if is_number and end == len(self._text) and not self._is_whole:
-                # More of its digits may come.
+            if self._may_go_on(value, end):
                 self._read_more()
                 continue
             is_encodable = NOT_UTF8.search(self._text, self._place, end) is None
             self._place = end
             return value if is_encodable else ValueError("not UTF-8")
+
+    def _may_go_on(self, value: object, end: int) -> bool:
+        """Whether a value may be the beginning of a longer number: 0 of 0.25, 1 of 1e-3."""
+        is_number = not isinstance(value, dict | list | str)
+        is_at_end = len(self._text) - end <= len("e-")
+        if self._is_whole or not (is_number and is_at_end):
+            return False
+        return all(letter in NUMBER_SIGNS for letter in self._text[end:])
 
     def _skip_between(self) -> None:
         """Go past white space and commas."""

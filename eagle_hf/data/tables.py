@@ -41,19 +41,19 @@ def read_csv(path: Path, longest: int = LONGEST_LINE) -> Iterator[NumberedRow]:
         reader = csv.reader(lines, strict=True)
         names: list[str] | None = None
         while True:
-            first_line = lines.number + 1
+            lines.begin_row()
             try:
                 fields = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
-                yield NumberedRow(first_line, ValueError(f"not CSV: {error}"))
+                yield NumberedRow(lines.first, ValueError(f"not CSV: {error}"))
                 continue
             yield from lines.take_skipped()
             if names is None:
                 names = fields
             elif fields:
-                yield NumberedRow(first_line, _row_or_error(names, fields))
+                yield NumberedRow(lines.first, _row_or_error(names, fields))
         yield from lines.take_skipped()
 
 
@@ -97,11 +97,12 @@ class _TextLines:
     """The lines of a file as text. Bytes that are not UTF-8 stay in it as half surrogates.
 
     Attributes:
-        number: of the line that was given last.
+        first: number of the first line of the row that is read.
     """
 
     def __init__(self, file: BinaryIO, longest: int):
-        self.number = 0
+        self.first = 0
+        self._is_first = True
         self._lines = numbered_lines(file, longest)
         self._longest = longest
         self._skipped: list[NumberedRow] = []
@@ -111,14 +112,20 @@ class _TextLines:
 
     def __next__(self) -> str:
         for number, line, is_cut in self._lines:
-            self.number = number
             if is_cut:
                 self._skipped.append(NumberedRow(number, too_long(self._longest)))
                 continue
+            if self._is_first:
+                self.first = number
+                self._is_first = False
             # Some editors begin a file with a byte-order mark.
             encoding = "utf-8-sig" if number == 1 else "utf-8"
             return line.decode(encoding, errors="surrogateescape")
         raise StopIteration
+
+    def begin_row(self) -> None:
+        """Take the next line for the first one of a row."""
+        self._is_first = True
 
     def take_skipped(self) -> list[NumberedRow]:
         """The lines that were too long, since they were asked for last."""

@@ -176,6 +176,7 @@ def test_a_bad_row_of_csv_costs_that_row(tmp_path, line, reason):
     path.write_bytes(b'prompt,answer\r\n"a,\nb",c\n' + line + b"\na,b\n")
     found, skipped = load_prompts(path)
     assert [prompt["turns"] for prompt in found] == [["a,\nb"], ["a"]]
+    assert [prompt["id"] for prompt in found] == ["mine-2", "mine-5"]
     assert [row.line for row in skipped] == [4]
     assert reason in skipped[0].reason
 

@@ -73,11 +73,25 @@ class RowCleaner:
         self.redacted_places: set[str] = set()
         self.reason_to_drop: str | None = None
 
-    def clean_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy a row with placeholders.
+    def clean_prompt(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy a prompt with placeholders.
 
         Args:
-            row: a prompt or a conversation; it is not changed.
+            row: the prompt; it is not changed.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UnreadableRow: it has more text, or is nested deeper, than a row may.
+        """
+        return {column: self._clean_column(column, value) for column, value in row.items()}
+
+    def clean_conversation(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy a conversation with placeholders.
+
+        Args:
+            row: the conversation; it is not changed.
 
         Returns:
             The copy. Token ids are the row's own.
@@ -87,15 +101,10 @@ class RowCleaner:
         """
         cleaned = {}
         for column, value in row.items():
-            if column in TOKEN_COLUMNS:
-                cleaned[column] = value
-            elif column == "messages":
+            if column == "messages":
                 cleaned[column] = [self._clean_message(message) for message in value]
-            elif column == "id":
-                cleaned[column] = self._clean(value, Where(ID))
             else:
-                place = PROMPT if column in PROMPT_COLUMNS else OTHER
-                cleaned[column] = self._clean(value, Where(place, explaining_name(column)))
+                cleaned[column] = self._clean_column(column, value)
         return cleaned
 
     def read_answer_ids(self, text: str) -> None:
@@ -105,6 +114,15 @@ class RowCleaner:
             text: of all its tokens; the messages may hold less.
         """
         self._clean_text(text, Where(TOKEN_IDS))
+
+    def _clean_column(self, column: str, value: Any) -> Any:
+        """A copy of what one column holds."""
+        if column in TOKEN_COLUMNS:
+            return value
+        if column == "id":
+            return self._clean(value, Where(ID))
+        place = PROMPT if column in PROMPT_COLUMNS else OTHER
+        return self._clean(value, Where(place, explaining_name(column)))
 
     def _clean_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of one message."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 
 from eagle_hf.data.privacy.cleaning import PROMPT, TOKEN_COLUMNS, RowCleaner
 from eagle_hf.data.privacy.readable import (
+    UNKNOWN_TOKEN_IDS,
     UNREADABLE,
     UnreadableRow,
     answer_ids,
@@ -20,6 +21,7 @@ from eagle_hf.data.privacy.readable import (
 from eagle_hf.data.privacy.report import PrivacyReport
 from eagle_hf.data.privacy.scanner import PrivacyScanner
 from eagle_hf.data.privacy.settings import PrivacySettings
+from eagle_hf.data.roles import read_role
 from eagle_hf.data.rows import Conversation, Prompt
 
 SERVED_PROMPT = "a redaction in a prompt that was answered by token; filter prompts first"
@@ -71,7 +73,9 @@ class PrivacyFilter:
         """
         try:
             check_prompt_row(prompt)
-            return cast("Prompt | None", self._filter(cast("dict[str, Any]", prompt)))
+            cleaner = self._new_cleaner()
+            cleaned = cleaner.clean_prompt(cast("dict[str, Any]", prompt))
+            return cast("Prompt | None", self._decide(prompt, cleaned, cleaner))
         except UnreadableRow as unreadable:
             self.report.count_drop(str(unreadable))
             return None
@@ -89,7 +93,12 @@ class PrivacyFilter:
         """
         try:
             check_conversation_row(conversation)
-            return cast("Conversation | None", self._filter(cast("dict[str, Any]", conversation)))
+            row = cast("dict[str, Any]", conversation)
+            cleaner = self._new_cleaner()
+            cleaned = cleaner.clean_conversation(row)
+            for text in self._texts_of_ids(row):
+                cleaner.read_answer_ids(text)
+            return cast("Conversation | None", self._decide(conversation, cleaned, cleaner))
         except UnreadableRow as unreadable:
             self.report.count_drop(str(unreadable))
             return None
@@ -102,15 +111,11 @@ class PrivacyFilter:
 
         Yields:
             Those that are left, in order.
-
-        Raises:
-            ValueError: at the end, if no row was a prompt.
         """
         for prompt in prompts:
             filtered = self.filter_prompt(prompt)
             if filtered is not None:
                 yield filtered
-        self._check_readable("prompt with turns: read_prompts reads other columns")
 
     def stream_conversations(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
         """Filter conversations while they are read; none is kept in memory.
@@ -120,26 +125,37 @@ class PrivacyFilter:
 
         Yields:
             Those that are left, in order.
-
-        Raises:
-            ValueError: at the end, if no row was a conversation.
         """
         for conversation in conversations:
             filtered = self.filter_conversation(conversation)
             if filtered is not None:
                 yield filtered
-        self._check_readable("conversation with messages of role and content")
 
-    def _filter(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row, a redacted copy of it, or None."""
-        cleaner = RowCleaner(self._scanner, self.settings, self.report)
-        cleaned = cleaner.clean_row(row)
-        if self._tokenizer is not None:
-            said = {str(message.get("content")).strip() for message in row.get("messages", ())}
-            for ids in answer_ids(row):
+    def _new_cleaner(self) -> RowCleaner:
+        """What walks through one row."""
+        return RowCleaner(self._scanner, self.settings, self.report)
+
+    def _texts_of_ids(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """Answers whose token ids say something else than their messages."""
+        if self._tokenizer is None:
+            return
+        said = set()
+        for message in row["messages"]:
+            content = message.get("content")
+            if isinstance(content, str) and read_role(message) == "assistant":
+                said.add(content.strip())
+        for ids in answer_ids(row):
+            try:
                 text = self._tokenizer.decode(ids, skip_special_tokens=True)
-                if text.strip() not in said:
-                    cleaner.read_answer_ids(text)
+            except (IndexError, OverflowError):
+                raise UnreadableRow(UNKNOWN_TOKEN_IDS) from None
+            if text.strip() not in said:
+                yield text
+
+    def _decide(
+        self, row: Mapping[str, Any], cleaned: dict[str, Any], cleaner: RowCleaner
+    ) -> Mapping[str, Any] | None:
+        """The row, its redacted copy, or None; counted."""
         reason = cleaner.reason_to_drop
         if reason is None and PROMPT in cleaner.redacted_places and has_token_ids(row):
             reason = SERVED_PROMPT
@@ -151,12 +167,6 @@ class PrivacyFilter:
             return cleaned
         self.report.count_unchanged()
         return row
-
-    def _check_readable(self, needed: str) -> None:
-        """Refuse rows of which none could be read."""
-        unreadable = sum(self.report.dropped[reason] for reason in UNREADABLE)
-        if self.report.rows and unreadable == self.report.rows:
-            raise ValueError(f"none of {self.report.rows} rows is a {needed}")
 
 
 def filter_prompts(
@@ -175,7 +185,9 @@ def filter_prompts(
         ValueError: a library that a rule needs is not installed, or no row is a prompt.
     """
     privacy = PrivacyFilter(settings)
-    return list(privacy.stream_prompts(prompts)), privacy.report
+    kept = list(privacy.stream_prompts(prompts))
+    _check_readable(privacy.report, "prompt with turns: read_prompts reads other columns")
+    return kept, privacy.report
 
 
 def filter_conversations(
@@ -200,7 +212,16 @@ def filter_conversations(
         ValueError: a library that a rule needs is not installed, or no row is a conversation.
     """
     privacy = PrivacyFilter(settings, tokenizer)
-    return list(privacy.stream_conversations(conversations)), privacy.report
+    kept = list(privacy.stream_conversations(conversations))
+    _check_readable(privacy.report, "conversation with messages of role and content")
+    return kept, privacy.report
+
+
+def _check_readable(report: PrivacyReport, needed: str) -> None:
+    """Refuse rows of which none could be read."""
+    unreadable = sum(report.dropped[reason] for reason in UNREADABLE)
+    if report.rows and unreadable == report.rows:
+        raise ValueError(f"none of {report.rows} rows is a {needed}")
 
 
 def has_token_ids(row: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ CONTENT_NO_TEXT = "content that is neither text nor a list of parts"
 TOO_DEEP = "values nested too deeply"
 TOO_LONG = "more text than max_characters"
 NO_TOKEN_IDS = "served_turns without lists of token ids"
+UNKNOWN_TOKEN_IDS = "served_turns of another tokenizer"
 UNREADABLE = (NO_TURNS, TURNS_NO_TEXT, NO_MESSAGES, NO_ROLE, CONTENT_NO_TEXT)
 
 

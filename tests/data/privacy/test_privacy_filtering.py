@@ -145,6 +145,16 @@ def test_an_answer_whose_message_holds_all_of_it_is_read_once():
     assert report.kinds["email"].found == {"answer": 1}
 
 
+def test_token_ids_of_another_tokenizer_are_left_out_and_counted():
+    class Small:
+        def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+            raise IndexError("piece id is out of range.")
+
+    row = conversation("Hi", "Hello!", served_turns=[{"response_ids": [999_999]}])
+    _, report = filter_conversations([row], tokenizer=Small())
+    assert report.dropped == {"served_turns of another tokenizer": 1}
+
+
 @pytest.mark.parametrize("served", [3, [None], [{"response_ids": "12"}], [{"response_ids": [-1]}]])
 def test_served_turns_without_token_ids_are_left_out_and_counted(served):
     rows = [conversation("Hi", "Hello!", served_turns=served)]
@@ -254,6 +264,12 @@ def test_a_prompt_without_turns_of_text_is_left_out_and_counted(turns, reason):
     assert report.dropped == {reason: 1}
 
 
+@pytest.mark.parametrize("messages", [None, "text", [None], [{"content": "Hi"}]])
+def test_a_prompt_may_have_any_other_columns(messages):
+    row = prompt("Hello", messages=messages)
+    assert PrivacyFilter(tokenizer=Letters()).filter_prompt(row) is row
+
+
 def test_an_answer_without_content_is_read():
     row = conversation("Mail her.", None)
     kept, _ = filter_conversations([row])
@@ -304,6 +320,13 @@ def test_rows_are_filtered_while_they_are_read():
     assert first["turns"] == ["Hello"]
     assert read == [0, 1]
     assert (privacy.report.rows, privacy.report.unchanged) == (2, 1)
+
+
+def test_a_part_of_which_no_row_can_be_read_does_not_end_a_stream():
+    privacy = PrivacyFilter()
+    assert list(privacy.stream_prompts([{"prompt": "Hello"}])) == []
+    assert list(privacy.stream_prompts([prompt("Hello")])) == [prompt("Hello")]
+    assert privacy.report.dropped == {"no turns": 1}
 
 
 def test_a_filter_goes_to_another_process_with_its_settings_and_report():

@@ -29,6 +29,7 @@ from eagle_hf.data import (
     write_prompts,
 )
 from eagle_hf.data.magpie import normalize
+from eagle_hf.data.rows import check_prompts
 from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.settings import DataConfig, PromptSettings
 from eagle_hf.pipeline.target import RunTarget
@@ -106,6 +107,8 @@ def _gathered(settings: PromptSettings) -> list[Prompt]:
         found = sorted(gather_prompts([source]), key=_length)
         shortest = found[: int(settings.shortest_share * len(found))]
         prompts += evenly_spread(shortest, settings.per_source)
+    # Sources that are read one by one may use an id twice.
+    check_prompts(prompts)
     return prompts
 
 

@@ -52,6 +52,20 @@ def test_the_shortest_share_of_each_source(tmp_path):
     assert max(kept) <= lengths[len(lengths) // 2]
 
 
+def test_an_id_that_two_sources_use_is_told_apart_or_refused(tmp_path):
+    sources = []
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(
+            '{"id": "q", "turns": ["w5 w6 w7"]}\n{"id": "%s", "turns": ["w8"]}\n' % name
+        )
+        sources.append(str(path))
+    rows = made(tmp_path, sources=sources)
+    assert [row["id"] for row in rows] == ["q", "a", "b/q", "b"]
+    with pytest.raises(ValueError, match="two prompts have the id 'q'"):
+        made(tmp_path, sources=sources, shortest_share=0.9)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -15,6 +15,7 @@ from eagle_hf.cluster.opening import OpenRunAnswerer, OpenRunTarget
 from eagle_hf.cluster.parts import PartFolder, take_turns
 from eagle_hf.cluster.stages import Workers
 from eagle_hf.data import TurnStore, collect_answers, read_prompts
+from eagle_hf.data.answers import CONVERSATIONS
 from eagle_hf.data.manifest import check_manifest, only_one_run
 from eagle_hf.pipeline import DataConfig, RunTarget, privacy_settings
 from eagle_hf.pipeline.executor import Metrics
@@ -53,7 +54,8 @@ class RayExecutor:
         asked, _ = read_prompts(prompts)
         workers = self._answer_workers(config)
         opening = OpenRunAnswerer.of_run(config, folder, workers)
-        parts = PartFolder(f"{config.cluster.storage or folder.resolve()}/{PARTS}")
+        storage = config.cluster.storage or str(folder.resolve())
+        parts = PartFolder(f"{storage}/{PARTS}")
         # 1) Refuse what cannot work before anything is written.
         model = ask_model(self._ray, opening, workers, parts.url)
         with only_one_run(folder):
@@ -72,7 +74,10 @@ class RayExecutor:
                 unit_prompts=config.cluster.unit_prompts,
             )
             report = asyncio.run(collect_answers(answerer, asked, store))
+        report.check_useful()
         parts.remove()
+        if config.cluster.storage:
+            parts.put(folder / CONVERSATIONS, f"{storage}/{CONVERSATIONS}")
         return counted(report)
 
     def capture_features(self, config: DataConfig, examples: Path, url: str) -> Metrics:

@@ -79,6 +79,15 @@ class PartFolder:
         for name in self.names(unit):
             self.fs.rm_file(name)
 
+    def put(self, path: Path, url: str) -> None:
+        """Copy a local file to the same storage.
+
+        Args:
+            path: of the file.
+            url: of the copy.
+        """
+        self.fs.put_file(str(path), url)
+
 
 class PartStore(TurnStore):
     """The turns of one unit: on this node's disk, and at every sync in a part.

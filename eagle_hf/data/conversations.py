@@ -20,6 +20,7 @@ from eagle_hf.data.conversation_sets import (
     stream_conversation_files,
 )
 from eagle_hf.data.presets import PRESETS, check_answers_allowed
+from eagle_hf.data.remote_files import is_url, local_copy
 from eagle_hf.data.rows import Conversation, SkippedLine
 from eagle_hf.data.sources import FILE_READERS, check_found, open_rows, parsed_rows
 
@@ -80,8 +81,8 @@ def load_conversations(
 
     Args:
         name: a file (.jsonl, .json, .parquet, .csv), a folder that `write_responses` or
-            `write_served_responses` wrote, a preset, or a dataset on the Hub. Several names: one
-            after the other.
+            `write_served_responses` wrote, a preset, a dataset on the Hub, or the URL of a file
+            that fsspec opens. Several names: one after the other.
         split: of a dataset on the Hub that is no preset.
         streaming: read the rows as they come, and keep nothing on disk.
 
@@ -114,7 +115,7 @@ def load_conversations(
 
 def _local_path(name: str | Path) -> Path | None:
     """The file or folder that a name stands for; None where it is of the Hub."""
-    path = Path(name)
+    path = local_copy(str(name)) if is_url(name) else Path(name)
     file = path / CONVERSATIONS if path.is_dir() else path
     if file.is_file():
         return file

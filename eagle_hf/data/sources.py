@@ -24,6 +24,7 @@ from eagle_hf.data.json_lists import read_json_list
 from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
 from eagle_hf.data.optional import require
 from eagle_hf.data.presets import PRESETS, describe_preset
+from eagle_hf.data.remote_files import is_url, local_copy
 from eagle_hf.data.rows import SkippedLine, first_reasons
 from eagle_hf.data.seen_ids import SeenIds
 from eagle_hf.data.tables import read_csv, read_parquet
@@ -66,7 +67,8 @@ def open_rows(
     """Find what a name stands for, and open it. What a preset's terms are is printed first.
 
     Args:
-        name: of a file, folder, bundled set, preset or data set of the Hub.
+        name: of a file, folder, bundled set, preset or data set of the Hub, or the URL of a file
+            that fsspec opens.
         config: of a data set of the Hub.
         split: of a data set of the Hub. Default: the preset's, or "train".
         streaming: read data sets of the Hub as they come, and keep nothing on disk.
@@ -78,7 +80,7 @@ def open_rows(
         ValueError: the name stands for nothing, a file does not exist or ends in an unknown way,
             or `datasets` is needed and not installed.
     """
-    path = Path(name)
+    path = local_copy(str(name)) if is_url(name) else Path(name)
     is_local = path.suffix in FILE_READERS or path.exists() or path.is_absolute()
     if is_local:
         return open_file(path)

@@ -24,8 +24,8 @@ class ClusterSettings:
     storage: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or fsspec URL that all nodes see, for turns that are on their way; "
-            "default: the folder of the answers, which all nodes must see then."
+            "help": "Folder or fsspec URL of this run, for turns that are on their way, and in "
+            "the end conversations.jsonl; default: the folder of the answers. All nodes see it."
         },
     )
     unit_prompts: int = field(

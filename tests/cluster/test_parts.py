@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from eagle_hf.cluster.parts import PartFolder, PartStore, take_turns
-from eagle_hf.data import TurnStore
+from eagle_hf.data import TurnStore, load_conversations
 from eagle_hf.data.answers import FinishedTurn
 
 PROMPT = {"id": "a", "turns": ["one", "two"], "category": "other", "source": "test"}
@@ -132,6 +132,16 @@ def test_a_part_holds_one_json_object_a_line(tmp_path):
     write_part(parts, tmp_path / "node", [answer(0), answer(1)])
     lines = Path(parts.names()[0]).read_text().splitlines()
     assert [json.loads(line)["turn"]["turn"] for line in lines] == [0, 1]
+
+
+def test_a_finished_file_lies_beside_the_parts_and_is_read_from_there(tmp_path):
+    parts = PartFolder("memory://bucket/run/parts")
+    row = {"id": "a", "messages": [{"role": "user", "content": "hi"}]}
+    row["messages"].append({"role": "assistant", "content": "hello"})
+    (tmp_path / "conversations.jsonl").write_text(json.dumps(row) + "\n")
+    parts.put(tmp_path / "conversations.jsonl", "memory://bucket/run/conversations.jsonl")
+    rows = load_conversations("memory://bucket/run/conversations.jsonl")
+    assert [found["id"] for found in rows] == ["a"]
 
 
 def test_storage_of_an_unknown_kind_is_refused():

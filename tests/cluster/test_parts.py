@@ -13,14 +13,32 @@ from eagle_hf.data.answers import FinishedTurn
 PROMPT = {"id": "a", "turns": ["one", "two"], "category": "other", "source": "test"}
 
 
-@pytest.fixture(params=["folder", "objects"])
+@pytest.fixture
+def bucket():
+    """The URL of a bucket on an S3 server of our own, reached over HTTP."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "memory"])
 def parts(request, tmp_path):
     """Parts in a folder, and in an object store."""
     if request.param == "folder":
-        yield PartFolder(str(tmp_path / "parts"))
-        return
-    yield PartFolder("memory://bucket/parts")
+        return PartFolder(str(tmp_path / "parts"))
     fsspec.filesystem("memory").store.clear()
+    return PartFolder("memory://bucket/parts")
 
 
 def answer(turn, text="hello"):
@@ -76,6 +94,15 @@ def test_another_worker_goes_on_where_the_dead_one_was(parts, tmp_path):
     write_part(parts, tmp_path / "two", [answer(1)])
     assert taken(parts, tmp_path / "driver") == [answer(0), answer(1)]
     assert len(parts.names("run-000000")) == len({*parts.names()})
+
+
+def test_an_s3_bucket_holds_parts_as_a_folder_does(bucket, tmp_path):
+    parts = PartFolder(f"{bucket}/run/parts")
+    write_part(parts, tmp_path / "node", [answer(0), answer(1)])
+    assert len(parts.names("run-000000")) == 2  # an object for each sync
+    assert taken(parts, tmp_path / "driver") == [answer(0), answer(1)]
+    parts.remove()
+    assert not parts.names()
 
 
 def test_answers_of_two_workers_to_one_prompt_are_not_mixed(parts, tmp_path):

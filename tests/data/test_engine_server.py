@@ -5,6 +5,7 @@ import torch
 from engine_server import EngineReplies
 from engine_server import EngineServer as Vllm
 from feature_folders import Interrupted, contents, float32_target
+from safetensors.torch import save_file
 
 from eagle_hf.data import EngineServer, Features
 from eagle_hf.data.engine_states import server as server_module
@@ -92,8 +93,33 @@ def test_an_engine_that_writes_no_states_is_refused(replies, url, write, tmp_pat
 
 
 def test_a_disk_that_only_the_engine_sees_is_refused(replies, url, write, tmp_path):
-    replies.answer = {"kv_transfer_params": {"hidden_states_path": "/of/another/machine"}}
+    replies.answer = {
+        "kv_transfer_params": {"hidden_states_path": "/of/another/machine.safetensors"}
+    }
     refused(write, tmp_path, url, "wrote states to /of/another, which is not here")
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.safetensors", "other.safetensors"])
+def test_a_file_that_does_not_hold_the_states_asked_for_is_never_removed(
+    name, replies, url, write, tmp_path
+):
+    mine = tmp_path / name
+    mine.write_text("precious")
+    if name == "other.safetensors":
+        tensors = {"token_ids": torch.tensor([1]), "hidden_states": torch.ones(1, 4, 32)}
+        save_file(tensors, mine)
+    lock = tmp_path / f"{name}.lock"
+    lock.touch()
+    before = mine.read_bytes()
+    replies.answer = {"kv_transfer_params": {"hidden_states_path": str(mine)}}
+    problem = {
+        "mine.txt": "names .*mine.txt as its file of states",
+        "mine.safetensors": "mine.safetensors cannot be read",
+        "other.safetensors": "holds other tokens than it should",
+    }
+    refused(write, tmp_path, url, problem[name])
+    assert mine.read_bytes() == before
+    assert lock.exists()
 
 
 def test_an_engine_that_refuses_or_is_gone_is_named(replies, url, write, tmp_path):

@@ -90,6 +90,26 @@ def _open_file(path: Path) -> EngineFile:
     return EngineFile(path.name, key, *shape, DTYPES[dtype])
 
 
+def holds_text(path: Path, input_ids: torch.Tensor) -> bool:
+    """Whether a file is one of vLLM's and holds the states of a text, good ones or not.
+
+    Args:
+        path: of any file, or of none.
+        input_ids: the tokens of the text, shape [S].
+
+    Returns:
+        Whether it holds states for exactly these tokens.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            return {TOKENS, STATES} <= names and torch.equal(
+                file.get_tensor(TOKENS).long(), input_ids
+            )
+    except (SafetensorError, OSError):
+        return False
+
+
 def load_states(
     folder: Path, name: str, input_ids: torch.Tensor, remedy: str | None = None
 ) -> torch.Tensor:

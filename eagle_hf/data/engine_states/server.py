@@ -25,7 +25,7 @@ from eagle_hf.data.engine_states.comparison import (
     check_states,
     shortest_and_longest,
 )
-from eagle_hf.data.engine_states.files import load_states
+from eagle_hf.data.engine_states.files import SUFFIX, holds_text, load_states
 from eagle_hf.data.engine_states.needed import needed_states, states_to_features
 from eagle_hf.data.rows import Example, SkippedRow, TargetFeatures
 from eagle_hf.data.state_sources import Choice
@@ -164,13 +164,20 @@ class EngineServer:
                 "vLLM with extract_hidden_states and its connector, as docs/training.md says"
             )
         path = Path(name)
+        if path.suffix != SUFFIX:
+            raise ValueError(
+                f"{self.url} names {name} as its file of states, and a name that ends in {SUFFIX} "
+                "is needed; is it vLLM, started as docs/training.md says?"
+            )
         lock = Path(f"{name}.lock")
         try:
             self._wait_until_written(lock)
             return load_states(path.parent, path.name, input_ids, AGAIN)
         finally:
-            path.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
+            # A server may name any file, and only the states of this text are ours to remove.
+            if holds_text(path, input_ids):
+                path.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
 
     def _wait_until_written(self, lock: Path) -> None:
         """Return once vLLM has let go of the lock beside a file."""

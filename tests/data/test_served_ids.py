@@ -124,6 +124,7 @@ def test_a_template_that_adds_to_the_answer_gives_no_ids(recovery, tokenizer):
         ("stop", 6, RECOVERED),
         ("stop", 5, RECOVERED),  # without the end-of-turn token
         ("stop", 4, MISSING),
+        ("stop", 7, MISSING),
         ("length", 5, RECOVERED),
         ("length", 4, MISSING),
     ],
@@ -133,6 +134,20 @@ def test_another_number_of_sampled_tokens_was_sampled_otherwise(
 ):
     turn = answered(finish_reason=finish_reason, sampled_tokens=counted)
     assert recovery.fill(REQUEST, turn).response_ids_from == expected
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [(None, RECOVERED), (5, RECOVERED), (6, RECOVERED), (4, MISSING), (7, MISSING)],
+)
+def test_what_a_template_puts_between_turns_is_never_learnt(counted, expected, recovery, tokenizer):
+    # Ends a turn with a newline alone, where the target sampled its end-of-turn token.
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "")
+    prompt = [token for token in PROMPT if token != END]
+    turn = answered(prompt_tokens=len(prompt), sampled_tokens=counted)
+    turn = recovery.fill(REQUEST, turn)
+    assert turn.response_ids_from == expected
+    assert turn.response_ids == (list(b"hello") if expected == RECOVERED else None)
 
 
 def test_hidden_reasoning_gives_no_ids(recovery):

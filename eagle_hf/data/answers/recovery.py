@@ -88,16 +88,43 @@ class IdRecovery:
         was_cut = turn.finish_reason != "stop"
         if was_cut:
             # The template ends every turn, and the target did not end this one.
-            last_said = turn.text or turn.reasoning.strip()
-            response = response[: response.rindex(last_said) + len(last_said)]
+            response = _until_last_said(response, turn)
+        response_ids = self._ids_behind(prompt, response, prompt_ids)
+        shows_end = response_ids is not None and self._ends_turn(response_ids)
+        if not shows_end and not was_cut:
+            # A newline, say, that the template puts between turns was not sampled.
+            if turn.tool_calls:
+                return None
+            response_ids = self._ids_behind(prompt, _until_last_said(response, turn), prompt_ids)
+        if response_ids is None:
+            return None
+        # A text that imitates an end token, say, was not sampled as that token.
+        is_spelt = turn.text.strip() in decode_text(self.tokenizer, response_ids)
+        is_right = is_spelt and self._counts_agree(response_ids, turn, was_cut)
+        return response_ids if is_right else None
+
+    def _ids_behind(self, prompt: str, response: str, prompt_ids: list[int]) -> list[int] | None:
+        """The ids of a response up to the end of its turn; None where one spans its beginning."""
         # Tokenized whole: SentencePiece would begin the answer alone with a space.
         ids = self._encode(prompt + response)
         if ids[: len(prompt_ids)] != prompt_ids:
             return None
-        response_ids = until_end_of_turn(ids[len(prompt_ids) :], self.eos_token_ids)
-        # A text that imitates an end token, say, was not sampled as that token.
-        is_spelt = turn.text.strip() in decode_text(self.tokenizer, response_ids)
-        return response_ids if is_spelt and _counts_agree(response_ids, turn) else None
+        return until_end_of_turn(ids[len(prompt_ids) :], self.eos_token_ids)
+
+    def _ends_turn(self, ids: list[int]) -> bool:
+        """Whether the last of some ids ends a turn."""
+        return bool(ids) and ids[-1] in self.eos_token_ids
+
+    def _counts_agree(self, ids: list[int], turn: FinishedTurn, was_cut: bool) -> bool:
+        """Whether as many tokens were recovered as the server counted."""
+        if turn.sampled_tokens is None:
+            # The arguments of a call are written in many ways, and only the number tells.
+            return not turn.tool_calls
+        more = len(ids) - turn.sampled_tokens
+        if was_cut:
+            return more == 0
+        # Only the end-of-turn token may differ: servers count it or not, templates show it or not.
+        return more in ((0, 1) if self._ends_turn(ids) else (0, -1))
 
     def _encode(self, text: str) -> list[int]:
         """The ids of a rendered text, which has its special tokens already."""
@@ -114,11 +141,7 @@ def _shows(response: str, turn: FinishedTurn) -> bool:
     return all(part in response for part in parts)
 
 
-def _counts_agree(ids: list[int], turn: FinishedTurn) -> bool:
-    """Whether as many tokens were recovered as the server counted."""
-    if turn.sampled_tokens is None:
-        # The arguments of a call are written in many ways, and only the number tells.
-        return not turn.tool_calls
-    # Servers count the end-of-turn token or not, and templates show it or not.
-    may_differ = 1 if turn.finish_reason == "stop" else 0
-    return abs(len(ids) - turn.sampled_tokens) <= may_differ
+def _until_last_said(response: str, turn: FinishedTurn) -> str:
+    """A rendered answer without what the template puts behind its last word."""
+    last_said = turn.text or turn.reasoning.strip()
+    return response[: response.rindex(last_said) + len(last_said)]

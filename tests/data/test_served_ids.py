@@ -150,6 +150,22 @@ def test_what_a_template_puts_between_turns_is_never_learnt(counted, expected, r
     assert turn.response_ids == (list(b"hello") if expected == RECOVERED else None)
 
 
+@pytest.mark.parametrize("counts_end", [True, False])
+def test_a_call_behind_a_text_is_recovered_with_its_end_of_turn(counts_end, recovery, tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m['content'] }}",
+        "{{ m['content'] }}{% for call in m.tool_calls %}<{{ call.function.name }}>{% endfor %}",
+    )
+    said = [*b"look<weather>", END]
+    turn = answered(
+        "look",
+        finish_reason="tool_calls",
+        tool_calls=[{"type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+        sampled_tokens=len(said) if counts_end else len(said) - 1,
+    )
+    assert recovery.fill(REQUEST, turn).response_ids == said
+
+
 def test_hidden_reasoning_gives_no_ids(recovery):
     turn = recovery.fill(REQUEST, answered("4", reasoning="2 and 2"))
     assert turn.prompt_ids_from == RECOVERED

@@ -85,7 +85,7 @@ class IdRecovery:
         response = whole[len(prompt) :]
         if not _shows(response, turn):
             return None
-        was_cut = turn.finish_reason != "stop"
+        was_cut = turn.finish_reason == "length"
         if was_cut:
             # The template ends every turn, and the target did not end this one.
             response = _until_last_said(response, turn)

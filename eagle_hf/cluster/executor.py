@@ -21,8 +21,6 @@ from eagle_hf.pipeline import DataConfig, RunTarget, privacy_settings
 from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.local import counted
 
-PARTS = "parts"
-
 
 class RayExecutor:
     """Runs every stage on the workers of a Ray cluster; an `Executor`.
@@ -54,12 +52,13 @@ class RayExecutor:
         asked, _ = read_prompts(prompts)
         workers = self._answer_workers(config)
         opening = OpenRunAnswerer.of_run(config, folder, workers)
-        storage = config.cluster.storage or str(folder.resolve())
-        parts = PartFolder(f"{storage}/{PARTS}")
         # 1) Refuse what cannot work before anything is written.
-        model = ask_model(self._ray, opening, workers, parts.url)
+        storage = config.cluster.storage or str(folder.resolve())
+        model = ask_model(self._ray, opening, workers, storage)
+        manifest = opening.manifest(model, self._target)
+        parts = PartFolder(opening.parts_url(folder, manifest))
         with only_one_run(folder):
-            check_manifest(folder, opening.manifest(model, self._target), opening.settings)
+            check_manifest(folder, manifest, opening.settings)
         with TurnStore(folder) as store:
             # 2) What workers of a killed run had finished, and nobody had heard yet.
             take_turns(store, parts.turns(), model, asked)

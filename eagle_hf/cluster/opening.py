@@ -1,6 +1,8 @@
 """What a worker opens: the run's target, or a client of its servers."""
 
 import asyncio
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from eagle_hf.target import choose_aux_layer_ids
 COMMON = ("step", "chat_template_kwargs", "max_new_tokens", "temperature", "seed")
 OF_TARGET = (*COMMON, "target_weights", "template_sha256")
 OF_SERVERS = (*COMMON, "model", "request_fields")
+PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -142,3 +145,21 @@ class OpenRunAnswerer:
             "target_weights": model,
             "template_sha256": template_sha256(run.tokenizer),
         }
+
+    def parts_url(self, folder: Path, manifest: dict[str, Any]) -> str:
+        """Where turns of this run are on their way: no run of other settings reads them there.
+
+        Args:
+            folder: of the answers.
+            manifest: of this run.
+
+        Returns:
+            A folder or URL in `cluster.storage`, else in the folder of the answers.
+        """
+        storage = self.config.cluster.storage
+        run: dict[str, Any] = {name: manifest[name] for name in self.settings}
+        if storage is not None:
+            # Other runs may have the same storage.
+            run["folder"] = str(folder.resolve())
+        digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode("ascii")).hexdigest()
+        return f"{(storage or str(folder.resolve())).rstrip('/')}/{PARTS}/{digest[:16]}"

@@ -6,9 +6,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from eagle_hf.cluster.opening import OpenRunAnswerer
 from eagle_hf.cluster.parts import PartFolder, PartStore, take_turns
+from eagle_hf.cluster.stages import Workers
 from eagle_hf.data import TurnStore, load_conversations
 from eagle_hf.data.answers import FinishedTurn
+from eagle_hf.pipeline import RunTarget, read_config
 
 PROMPT = {"id": "a", "turns": ["one", "two"], "category": "other", "source": "test"}
 
@@ -174,3 +177,32 @@ def test_a_finished_file_lies_beside_the_parts_and_is_read_from_there(tmp_path):
 def test_storage_of_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="cannot be opened"):
         PartFolder("gopher://host/parts")
+
+
+def parts_url(folder, **answers):
+    """Where a run has its parts, in storage that several runs share."""
+    settings = {f"answers.{name}": value for name, value in answers.items()}
+    flags = {
+        "target": "tiny",
+        "output_dir": str(folder),
+        "prompts.magpie": 1,
+        "cluster.storage": "memory://bucket",
+        "answers.model": "tiny",
+        "answers.servers": ["http://nobody:1"],
+    }
+    config = read_config(None, flags | settings)
+    opening = OpenRunAnswerer.of_run(config, folder / "answers", Workers())
+    manifest = opening.manifest("tiny", RunTarget(config))
+    return opening.parts_url(folder / "answers", manifest)
+
+
+def test_runs_of_other_settings_or_folders_neither_take_nor_remove_parts(tmp_path):
+    hot = PartFolder(parts_url(tmp_path, temperature=1.0))
+    write_part(hot, tmp_path / "node", [answer(0, "hot")])
+    for url in (parts_url(tmp_path), parts_url(tmp_path / "other", temperature=1.0)):
+        parts = PartFolder(url)
+        assert taken(parts, tmp_path / "driver") == []
+        parts.remove()
+    again = PartFolder(parts_url(tmp_path, temperature=1.0))
+    assert taken(again, tmp_path / "driver") == [answer(0, "hot")]
+    fsspec.filesystem("memory").store.clear()

@@ -5,7 +5,7 @@ from tiny import word_tokenizer
 
 from eagle_hf.pipeline import RunTarget, prompts, read_config
 from eagle_hf.pipeline.prompts import make_prompts
-from eagle_hf.pipeline.rows import read_rows
+from eagle_hf.pipeline.rows import read_rows, write_rows
 from eagle_hf.pipeline.settings import PromptSettings
 
 BUNDLED = ["train_code_codeio", "train_math_reasoning_gym"]
@@ -56,14 +56,13 @@ def test_an_id_that_two_sources_use_is_told_apart_or_refused(tmp_path):
     sources = []
     for name in ("a", "b"):
         path = tmp_path / f"{name}.jsonl"
-        path.write_text(
-            '{"id": "q", "turns": ["w5 w6 w7"]}\n{"id": "%s", "turns": ["w8"]}\n' % name
-        )
+        rows = [{"id": "q", "turns": ["w5"]}, {"id": name, "turns": ["w6 w7 w8"]}]
+        write_rows(path, rows)
         sources.append(str(path))
     rows = made(tmp_path, sources=sources)
     assert [row["id"] for row in rows] == ["q", "a", "b/q", "b"]
     with pytest.raises(ValueError, match="two prompts have the id 'q'"):
-        made(tmp_path, sources=sources, shortest_share=0.9)
+        made(tmp_path, sources=sources, shortest_share=0.5)
 
 
 @pytest.mark.parametrize(

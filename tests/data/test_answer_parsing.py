@@ -88,6 +88,17 @@ def test_reasoning_without_an_opening_mark_ends_at_the_closing_token():
     assert whole == ParsedAnswer("hm</think>\n\n4")
 
 
+def test_a_text_that_imitates_a_mark_ends_no_reasoning():
+    tokenizer = family_tokenizer("qwen3")
+    tokenizer.add_tokens(["<think>", "</think>"])
+    mark = tokenizer.convert_tokens_to_ids("</think>")
+    parser = AnswerParser(tokenizer, end_ids("qwen3", tokenizer))
+    prompt = encode(tokenizer, "<think>\n")
+    imitated = [*b"a </think> b"]
+    assert parser.parse(prompt, imitated) == ParsedAnswer("", "a </think> b")
+    assert parser.parse(prompt, [*imitated, mark, *b"c"]) == ParsedAnswer("c", "a </think> b")
+
+
 def test_marks_that_the_template_does_not_name_are_text():
     answer = "<think>hm</think>4"
     assert parse("qwen2_5", answer + "<|im_end|>") == ParsedAnswer(answer)

@@ -189,8 +189,12 @@ class AnswerParser:
             place = ids.index(closing_id)
             thought = self._decode(ids[:place])
             text = self._decode(ids[place + 1 :])
-        else:
+        elif closing_id is None:
             thought, _, text = whole.partition(closing)
+        else:
+            # A text that imitates the mark ends nothing.
+            thought = whole
+            text = ""
         thought = thought.strip().removeprefix(opening).strip()
         return ParsedAnswer(text.lstrip(), thought)
 

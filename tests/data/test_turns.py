@@ -175,6 +175,23 @@ def test_an_answer_that_spells_an_end_of_turn_token_is_refused():
         examples_of(tokenizer, messages, stop=end_ids("qwen2_5", tokenizer))
 
 
+def test_gpt_oss_ends_with_return_and_its_history_with_end():
+    tokenizer = family_tokenizer("gptoss")
+    messages = [ask("one?"), say("yes.", thinking="hm"), ask("two?"), say("no.", thinking="so")]
+    examples, skipped = examples_of(tokenizer, messages, stop=end_ids("gptoss", tokenizer))
+    assert skipped == []
+    final = "<|end|><|start|>assistant<|channel|>final<|message|>"
+    learnt = [learnt_text(tokenizer, example) for example in examples]
+    assert learnt == [
+        f"<|channel|>analysis<|message|>hm{final}yes.<|return|>",
+        f"<|channel|>analysis<|message|>so{final}no.<|return|>",
+    ]
+    second = tokenizer.decode(examples[1]["input_ids"])
+    assert "<|channel|>final<|message|>yes.<|end|><|start|>user" in second
+    # Analysis is the last turn's alone.
+    assert "hm" not in second
+
+
 def test_an_end_token_that_the_template_writes_inside_an_answer_is_named():
     tokenizer = family_tokenizer("gptoss")
     stop = {tokenizer.convert_tokens_to_ids("<|end|>")}  # not what gpt-oss stops at

@@ -15,7 +15,7 @@ them, or try again for ever.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,10 @@ class StageRun:
     """
 
     def __init__(self, ray: Any, open_stage: OpenStage, workers: Workers, units: Iterable[Any]):
-        check_room(ray, workers)
         self._ray = ray
         head = {HEAD_RESOURCE: 0.001}
-        self._runner = ray.remote(num_cpus=0, resources=head)(_Runner).remote(open_stage, workers)
+        runner = ray.remote(num_cpus=0, resources=head)(_Runner)
+        self._runner = runner.remote(open_stage, workers, check_room(ray, workers))
         self.left = 0
         for unit in units:
             ray.get(self._runner.add.remote(pickle.dumps(unit)))
@@ -128,11 +128,17 @@ class StageRun:
 
 
 class _Runner:
-    """The actor that Ray Data runs in."""
+    """The actor that Ray Data runs in.
 
-    def __init__(self, open_stage: OpenStage, workers: Workers):
+    Args:
+        open_stage, workers: as in `StageRun`.
+        room: workers that the cluster holds now.
+    """
+
+    def __init__(self, open_stage: OpenStage, workers: Workers, room: int):
         self._open_stage = open_stage
         self._workers = workers
+        self._room = room
         self._units: list[dict[str, bytes]] = []
         self._results: Iterator[dict[str, bytes]] | None = None
 
@@ -154,12 +160,15 @@ class _Runner:
         context.enable_progress_bars = False
         # A block is what Ray does again. So each unit is a block of its own.
         units = ray.data.from_items(self._units, override_num_blocks=len(self._units))
+        most = self._workers.most
+        # All at once: one after the other, as Ray Data scales up, large targets take hours to open.
+        at_first = min(self._room, most or self._room, len(self._units))
         self._units = []
         results = units.map_batches(
             _Worker,
             fn_constructor_args=(self._open_stage,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._workers.most),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=at_first),
             num_cpus=self._workers.cpus,
             num_gpus=self._workers.gpus or None,
         )
@@ -201,22 +210,33 @@ def _unpacked(result: bytes) -> Any:
     return found
 
 
-def check_room(ray: Any, workers: Workers) -> None:
+def check_room(ray: Any, workers: Workers) -> int:
     """Refuse workers that fit on no node; Ray would wait for one.
 
     Args:
         ray: the module, connected.
         workers: what each takes.
 
+    Returns:
+        How many fit on all nodes together.
+
     Raises:
-        ValueError: no node has it.
+        ValueError: no node has room for one.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for resources in nodes:
-        has_cpus = resources.get("CPU", 0) >= workers.cpus
-        if has_cpus and resources.get("GPU", 0) >= workers.gpus:
-            return
+    room = sum(_room_on(resources, workers) for resources in nodes)
+    if room:
+        return room
     raise ValueError(
         f"a worker takes {workers.cpus:g} CPUs and {workers.gpus:g} GPUs, and none of the "
         f"cluster's {len(nodes)} nodes has them; ask for less or add a node"
     )
+
+
+def _room_on(resources: Mapping[str, float], workers: Workers) -> int:
+    """How many workers fit on a node."""
+    rooms = []
+    for name, taken in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+        if taken:
+            rooms.append(int(resources.get(name, 0) // taken))
+    return min(rooms, default=1)

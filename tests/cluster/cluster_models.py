@@ -1,5 +1,6 @@
 """What workers of a test cluster import: tiny targets, opened by path."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from tiny import tiny_target, word_tokenizer
 from eagle_hf.data import TargetAnswerer
 from eagle_hf.target import load_target
 
-TURNS = 2
+SLOW_S = 0.03  # for each turn, so that no worker is done before another has begun
 
 
 def save_tiny(folder: Path) -> None:
@@ -62,6 +63,7 @@ class LoggedAnswerer:
     async def answer(self, conversations: Iterable) -> AsyncGenerator:
         """As the answerer's."""
         async for outcome in self._answerer.answer(conversations):
+            await asyncio.sleep(SLOW_S)
             if self._log is not None:
                 with self._log.open("a") as file:
                     file.write(f"{os.getpid()} {outcome.id} {outcome.turn}\n")

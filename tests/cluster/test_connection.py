@@ -49,7 +49,8 @@ class Cluster:
 
 def test_a_worker_that_fits_on_no_node_is_refused_instead_of_waited_for():
     cluster = Cluster({"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0})
-    check_room(cluster, Workers(cpus=4))
-    check_room(cluster, Workers(cpus=2, gpus=1))
+    assert check_room(cluster, Workers(cpus=2)) == 3
+    assert check_room(cluster, Workers(cpus=4)) == 1
+    assert check_room(cluster, Workers(cpus=2, gpus=0.5)) == 1
     with pytest.raises(ValueError, match="4 CPUs and 1 GPUs, and none of the cluster's 2 nodes"):
         check_room(cluster, Workers(cpus=4, gpus=1))

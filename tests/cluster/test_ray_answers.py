@@ -25,9 +25,9 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'eagle_hf[c
 pytestmark = pytest.mark.slow
 
 UNIT = 16  # prompts
-PROMPTS = 240
+PROMPTS = 320
 DRIVER = Path(__file__).with_name("cluster_driver.py")
-WAITS_S = 120
+WAITS_S = 240
 
 
 @pytest.fixture(scope="module")

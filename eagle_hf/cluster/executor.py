@@ -5,7 +5,7 @@ cluster, and the other way round.
 """
 
 import asyncio
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from eagle_hf.cluster.answering import RayAnswerer, ask_model
 from eagle_hf.cluster.capturing import CaptureSettings, OpenCapture, capture_file
@@ -13,6 +13,7 @@ from eagle_hf.cluster.connection import connect, has_gpus
 from eagle_hf.cluster.filtering import OpenFilter, filter_file
 from eagle_hf.cluster.opening import OpenRunAnswerer, OpenRunTarget
 from eagle_hf.cluster.parts import PartFolder, take_turns
+from eagle_hf.cluster.paths import everywhere, for_workers
 from eagle_hf.cluster.stages import Workers
 from eagle_hf.data import TurnStore, collect_answers, read_prompts
 from eagle_hf.data.answers import CONVERSATIONS
@@ -50,10 +51,11 @@ class RayExecutor:
     def answer_prompts(self, config: DataConfig, prompts: Path, folder: Path) -> Metrics:
         """Let the target answer, on workers or on servers that workers ask; see `Executor`."""
         asked, _ = read_prompts(prompts)
+        config = for_workers(config)
         workers = self._answer_workers(config)
         opening = OpenRunAnswerer.of_run(config, folder, workers)
         # 1) Refuse what cannot work before anything is written.
-        storage = config.cluster.storage or str(folder.resolve())
+        storage = (config.cluster.storage or str(folder.resolve())).rstrip("/")
         model = ask_model(self._ray, opening, workers, storage)
         manifest = opening.manifest(model, self._target)
         parts = PartFolder(opening.parts_url(folder, manifest))
@@ -75,15 +77,19 @@ class RayExecutor:
             report = asyncio.run(collect_answers(answerer, asked, store))
         report.check_useful()
         parts.remove()
-        if config.cluster.storage:
-            parts.put(folder / CONVERSATIONS, f"{storage}/{CONVERSATIONS}")
+        if config.cluster.storage is not None:
+            # Named like the parts, because other runs may have the same storage.
+            copy = f"{storage}/{PurePosixPath(parts.url).name}-{CONVERSATIONS}"
+            parts.put(folder / CONVERSATIONS, copy)
+            print(f"the conversations are in {copy} too")
         return counted(report)
 
     def capture_features(self, config: DataConfig, examples: Path, url: str) -> Metrics:
         """Write the target's states, part by part; see `Executor`."""
+        config = for_workers(config)
         settings = config.features
         kept = CaptureSettings(
-            url, settings.storage_dtype, settings.batch_tokens, settings.engine_states
+            everywhere(url), settings.storage_dtype, settings.batch_tokens, settings.engine_states
         )
         opening = OpenCapture(OpenRunTarget(config), kept)
         return capture_file(self._ray, opening, self._target_workers(config), examples)

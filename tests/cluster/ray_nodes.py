@@ -61,6 +61,10 @@ class RayNodes:
         """Start one more node."""
         return self._start(f"--address={self.address}")
 
+    def log(self) -> str:
+        """What the nodes have printed."""
+        return Path(self._folder, "nodes.log").read_text(errors="replace")
+
     @property
     def last(self) -> subprocess.Popen:
         """The node that was started last."""

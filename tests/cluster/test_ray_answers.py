@@ -46,16 +46,16 @@ def nodes(monkeypatch):
     with RayNodes() as nodes:
         nodes.add()
         ray = connect(nodes.executor)
-        wait_until(lambda: ray.cluster_resources().get("CPU") == 2)
+        wait_until(lambda: ray.cluster_resources().get("CPU") == 2, nodes.log)
         yield nodes
         ray.shutdown()
 
 
-def wait_until(is_so):
+def wait_until(is_so, explanation=str):
     """Wait until something is so."""
     deadline = time.monotonic() + WAITS_S
     while not is_so():
-        assert time.monotonic() < deadline, f"not so after {WAITS_S} s"
+        assert time.monotonic() < deadline, f"not so after {WAITS_S} s: {explanation()}"
         time.sleep(0.1)
 
 

@@ -187,6 +187,31 @@ def test_a_folder_of_the_first_format_goes_on(scripted, tokenizer, make_prompts,
     assert skipped == []
 
 
+@pytest.mark.parametrize("has_format", [True, False])
+@pytest.mark.parametrize(
+    "other", [prompt("p0", "changed"), prompt("p0", "hi", "more"), prompt(system="s")]
+)
+def test_a_file_without_a_store_is_no_answer_to_another_question(has_format, other, tmp_path):
+    collect(tmp_path, [prompt()], turn())
+    (tmp_path / TURNS).unlink()
+    if not has_format:
+        [row] = read_rows(tmp_path)
+        old = {name: row[name] for name in ("id", "messages", "source", "category")}
+        (tmp_path / "conversations.jsonl").write_text(json.dumps(old) + "\n")
+    assert collect(tmp_path, [prompt()]).asked == []
+    with pytest.raises(ValueError, match="an answer to another prompt with the id 'p0'"):
+        collect(tmp_path, [other])
+
+
+def test_tools_and_template_variables_are_part_of_the_question(tmp_path):
+    asked = prompt(tools=[{"type": "function"}], chat_template_kwargs={"effort": "low"})
+    collect(tmp_path, [asked], turn())
+    (tmp_path / TURNS).unlink()
+    assert collect(tmp_path, [asked]).asked == []
+    with pytest.raises(ValueError, match="an answer to another prompt"):
+        collect(tmp_path, [asked | {"chat_template_kwargs": {"effort": "high"}}])
+
+
 def test_a_store_of_the_first_format_goes_on(tmp_path):
     collect(tmp_path, [prompt()], turn())
     with sqlite3.connect(tmp_path / TURNS) as database:
@@ -445,7 +470,7 @@ def write_to_a_full_disk(folder):
         with pytest.raises(ValueError, match="cannot be written.*a rerun goes on"):
             for number in range(100):
                 file.add(prompt(f"p{number}"), [turn()])
-        assert len(file.ids) > 1
+        assert file.holds(prompt("p1"))
 
 
 def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path):
@@ -454,4 +479,6 @@ def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path):
     child.join()
     assert child.exitcode == 0
     with ConversationFile(tmp_path) as file:  # which cuts the torn line off
-        assert len(file.ids) == len(read_rows(tmp_path)) > 1
+        rows = read_rows(tmp_path)
+        assert len(rows) > 1
+        assert all(file.holds(prompt(row["id"])) for row in rows)

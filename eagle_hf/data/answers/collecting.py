@@ -98,6 +98,8 @@ async def _collect(answerer: Answerer, prompts: Sequence[Prompt], store: TurnSto
         if _is_writable(prompt):
             _check_same_question(prompt, store.prompt(prompt["id"]))
     with ConversationFile(store.path.parent) as file:
+        for prompt in prompts:
+            file.holds(prompt)  # refuses another question under its id
         collection = _Collection(prompts, store, file)
         syncing = asyncio.create_task(_sync_again_and_again(collection))
         try:
@@ -141,7 +143,7 @@ class _Collection:
                 # A killed run may have kept the turn and not written the line.
                 self.file.add(prompt, turns)
                 self._count_old()
-            elif name in self.file.ids:
+            elif self.file.holds(prompt):
                 # Earlier versions had no store.
                 self._count_old()
             else:

@@ -5,9 +5,10 @@ appended when its last turn is kept, and what a killed run left out is appended 
 Folders of earlier versions have this file alone; what stands in it counts as answered.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,13 @@ class ConversationFile:
     Args:
         folder: exists. A last line that a killed run tore is cut off.
 
-    Attributes:
-        ids: of the conversations that the file holds.
-
     Raises:
         ValueError: a line before the last is no conversation.
     """
 
     def __init__(self, folder: str | Path):
         self.path = Path(folder) / CONVERSATIONS
-        self.ids = _read_ids(self.path)
+        self._questions = _read_questions(self.path)
         # Unbuffered: what could not be written is not tried once more when the file is closed.
         self._file = self.path.open("ab", buffering=0)
 
@@ -130,6 +128,28 @@ class ConversationFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def holds(self, prompt: Prompt) -> bool:
+        """Whether the file holds a conversation of a prompt.
+
+        Args:
+            prompt: the user turns.
+
+        Returns:
+            Whether it is answered.
+
+        Raises:
+            ValueError: the file holds an answer to another prompt under this id.
+        """
+        found = self._questions.get(prompt["id"])
+        if found is None:
+            return False
+        if found not in _possible_questions(prompt):
+            raise ValueError(
+                f"{self.path} holds an answer to another prompt with the id {prompt['id']!r}; give "
+                "changed prompts new ids or choose another folder"
+            )
+        return True
 
     def add(self, prompt: Prompt, turns: list[FinishedTurn]) -> None:
         """Append a conversation whose turns are all answered, unless the file holds it.
@@ -141,7 +161,7 @@ class ConversationFile:
         Raises:
             ValueError: the file cannot be written.
         """
-        if prompt["id"] in self.ids:
+        if self.holds(prompt):
             return
         row = conversation_row(prompt, turns)
         assert row is not None, "only whole conversations are written"
@@ -153,7 +173,7 @@ class ConversationFile:
         if written != len(line):
             # The next run cuts the torn line off.
             raise self._unwritable(OSError(f"{written} of {len(line)} bytes were written"))
-        self.ids.add(prompt["id"])
+        self._questions[prompt["id"]] = _question_of_row(row)
 
     def sync(self) -> None:
         """Write what was added to the disk itself.
@@ -173,11 +193,39 @@ class ConversationFile:
         )
 
 
-def _read_ids(path: Path) -> set[str]:
-    """The ids of the conversations in a file; none where there is no file."""
-    ids: set[str] = set()
+def _question_of_row(row: Mapping[str, Any]) -> bytes:
+    """A digest of what was asked in a conversation, as far as its row says."""
+    asked = []
+    for message in row.get("messages") or ():
+        if message["role"] != "assistant":
+            asked.append([message["role"], message["content"]])
+    if "format" not in row:
+        # The first format kept the messages alone.
+        return _digest([asked])
+    return _digest([asked, row.get("tools", ""), row.get("chat_template_kwargs", "")])
+
+
+def _possible_questions(prompt: Prompt) -> Sequence[bytes]:
+    """The digests that the row of a prompt may have, in this format and in the first."""
+    asked: list[Any] = []
+    if prompt.get("system"):
+        asked.append(["system", prompt.get("system")])
+    asked += [["user", turn] for turn in prompt["turns"]]
+    tools = _as_json_text(prompt.get("tools"))
+    variables = _as_json_text(prompt.get("chat_template_kwargs"))
+    return (_digest([asked, tools, variables]), _digest([asked]))
+
+
+def _digest(value: Any) -> bytes:
+    """16 bytes that stand for a value."""
+    return hashlib.sha256(json.dumps(value).encode()).digest()[:16]
+
+
+def _read_questions(path: Path) -> dict[str, bytes]:
+    """What was asked in the conversations of a file, by id; none where there is no file."""
+    questions: dict[str, bytes] = {}
     if not path.exists():
-        return ids
+        return questions
     whole_bytes = 0
     fault = None
     with path.open("rb") as file:
@@ -187,7 +235,8 @@ def _read_ids(path: Path) -> set[str]:
             try:
                 if not line.endswith(b"\n"):
                     raise ValueError("no newline")
-                ids.add(json.loads(line)["id"])
+                row = json.loads(line)
+                questions[row["id"]] = _question_of_row(row)
                 whole_bytes += len(line)
             except (ValueError, KeyError, TypeError) as error:
                 fault = ValueError(
@@ -197,4 +246,4 @@ def _read_ids(path: Path) -> set[str]:
     if fault is not None:
         # The run was killed while it wrote the last line.
         os.truncate(path, whole_bytes)
-    return ids
+    return questions

@@ -5,11 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eagle_hf.data import Prompt, evenly_spread, load_prompts, magpie_prompts, write_prompts
+from eagle_hf.data import (
+    PrivacyFilter,
+    Prompt,
+    evenly_spread,
+    load_prompts,
+    magpie_prompts,
+    write_prompts,
+)
 from eagle_hf.data.sources import open_rows
 from eagle_hf.pipeline.examples import make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
+from eagle_hf.pipeline.local import privacy_settings
 from eagle_hf.pipeline.looking import look_at_step
 from eagle_hf.pipeline.records import GOES_ON, IS_DONE
 from eagle_hf.pipeline.rows import count_lines, read_rows
@@ -120,15 +128,17 @@ def measure_sample(inputs: Inputs, executor: Executor, prompts: Sequence[Prompt]
     Args:
         inputs: of the run, which is left as it is.
         executor: of the run.
-        prompts: of the sample.
+        prompts: of the sample. Personal data is taken out of them first, where the run does so.
 
     Returns:
         What it took.
 
     Raises:
-        ValueError: no prompt could be answered.
+        ValueError: no prompt is left, or none could be answered.
     """
     config = inputs.config
+    if "privacy" in config.steps:
+        prompts = _without_personal_data(config, prompts)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         asked = folder / "prompts.jsonl"
@@ -156,6 +166,22 @@ def measure_sample(inputs: Inputs, executor: Executor, prompts: Sequence[Prompt]
         read_seconds=read["seconds"],
         feature_bytes_per_token=read["bytes"] / max(1, read["tokens"]),
     )
+
+
+def _without_personal_data(config: DataConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts as the run's own step `privacy` would leave them; they may go to servers."""
+    privacy = PrivacyFilter(privacy_settings(config))
+    left = []
+    for prompt in prompts:
+        cleaned = privacy.filter_prompt(prompt)
+        if cleaned is not None:
+            left.append(cleaned)
+    if not left:
+        raise ValueError(
+            f"the privacy rules leave none of the {len(prompts)} prompts of the sample; set a "
+            "larger --sample, or other rules"
+        )
+    return left
 
 
 def sample_size(config: DataConfig) -> int:

@@ -4,6 +4,9 @@ import json
 
 import pytest
 from answer_server import AnswerServer, Reply, last_question, with_ids
+from workplaces import prompt_rows, write_prompt_file
+
+from eagle_hf.pipeline import Inputs, LocalExecutor, RunTarget, measure_sample, sample_prompts
 
 STEPS = ["prompts", "privacy", "answers", "conversations", "examples"]
 
@@ -54,6 +57,41 @@ def test_prompts_that_a_dead_server_left_are_asked_by_the_next_run(workplace, ca
     out = capsys.readouterr().out
     assert "answers       goes on: 2 failed last time" in out
     assert "conversations runs again because the output of answers changed" in out
+
+
+def measured(workplace, server):
+    """A sample of two prompts, answered for a plan."""
+    config = workplace.config(**served(server))
+    target = RunTarget(config)
+    inputs = Inputs(config, target)
+    return measure_sample(inputs, LocalExecutor(target), sample_prompts(inputs, 2))
+
+
+def test_no_personal_data_of_a_sample_reaches_the_servers(workplace):
+    def answer_anything(server, body):
+        return Reply(with_ids("w8 w9", model=body["model"]))
+
+    rows = prompt_rows(2)
+    rows[0]["turns"] = ["write to jane.doe@gmail.com"]
+    write_prompt_file(workplace.file, rows)
+    with AnswerServer(answer_anything) as server:
+        assert measured(workplace, server).prompts == 2
+        questions = {last_question(body) for body in server.asked}
+    assert questions == {"write to [EMAIL]", "w6 w7"}
+
+
+def test_a_sample_of_which_privacy_leaves_nothing_is_refused(workplace):
+    rows = prompt_rows(2)
+    for row in rows:
+        row["turns"] = ["write to jane.doe@gmail.com"]
+    write_prompt_file(workplace.file, rows)
+    drop = {"privacy__actions": {"email": "drop"}}
+    with AnswerServer(answer_in_words) as server:
+        config = workplace.config(**served(server, **drop))
+        inputs = Inputs(config, RunTarget(config))
+        with pytest.raises(ValueError, match="leave none of the 2 prompts of the sample"):
+            measure_sample(inputs, LocalExecutor(inputs.target), sample_prompts(inputs, 2))
+        assert not server.asked
 
 
 def test_the_key_of_the_servers_comes_from_the_environment_and_is_kept_nowhere(

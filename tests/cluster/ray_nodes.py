@@ -15,7 +15,7 @@ from types import TracebackType
 import psutil
 
 ROOT = Path(__file__).parents[2]
-STARTS_S = 60
+STARTS_S = 240
 STORE_BYTES = 100 * 2**20  # of the object store of a node
 
 

@@ -1,13 +1,13 @@
 """Where steps lie, and what they read: earlier steps, sources of prompts, the target's files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from eagle_hf.data import conversation_id
 from eagle_hf.pipeline.records import file_fingerprint
-from eagle_hf.pipeline.rows import read_rows, write_rows
+from eagle_hf.pipeline.rows import read_rows, rows_fingerprint, write_rows
 from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.pipeline.sharding import Shard
 from eagle_hf.pipeline.steps import BY_NAME, Step
@@ -69,20 +69,21 @@ class Inputs:
         return read[step.name]
 
     def files(self, step: Step) -> dict[str, Path]:
-        """The files that a step reads, each by what a report calls it."""
+        """The files that a step is made from, each by what a report calls it."""
         if step.name == "prompts":
             return self._sources()
-        files = {f"the output of {name}": self.output_of(name) for name in self.steps(step)}
-        if step.name in ("answers", "conversations"):
-            prompts = self.steps(step)[0]
-            files[f"the output of {prompts}"] = self.asked()
-        if step.name == "features":
-            files["the output of examples"] = self.read_examples()
-        return files
+        return {f"the output of {name}": self.output_of(name) for name in self.steps(step)}
 
     def fingerprints(self, step: Step) -> dict[str, str]:
-        """The fingerprint of everything that a step reads. Its files exist."""
-        found = {name: file_fingerprint(path) for name, path in self.files(step).items()}
+        """The fingerprint of everything that a step reads. Its files exist; none is written."""
+        found = {}
+        for name, path in self.files(step).items():
+            if path == self.prompts() and self.asked() != path:
+                found[name] = rows_fingerprint(self.asked_rows())
+            elif step.name == "features" and self.read_examples() != path:
+                found[name] = rows_fingerprint(self._chosen_examples())
+            else:
+                found[name] = file_fingerprint(path)
         if step.reads_target:
             found[TARGET] = self.target.fingerprint()
         return found
@@ -109,12 +110,13 @@ class Inputs:
         """Write the rows that a step uses, where it does not use all that there are.
 
         Args:
-            step: that is to be looked at.
+            step: that is to be made, by a run that has locked its folder.
         """
-        if step.name == "answers":
-            _choose(self.prompts(), self.asked(), self._chosen_prompts)
-        elif step.name == "features":
-            _choose(self.output_of("examples"), self.read_examples(), self._chosen_examples)
+        if step.name in ("answers", "conversations") and self.asked() != self.prompts():
+            write_rows(self.asked(), self.asked_rows())
+        is_part = self.read_examples() != self.output_of("examples")
+        if step.name == "features" and is_part:
+            write_rows(self.read_examples(), self._chosen_examples())
 
     def features_url(self) -> str:
         """Where features go; those of a shard into a folder there, so that they can be joined."""
@@ -123,16 +125,18 @@ class Inputs:
             return url
         return f"{url.rstrip('/')}/{self.shard.name}"
 
-    def _chosen_prompts(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The prompts of this run."""
-        for row in islice(rows, self.config.max_prompts):
-            if self.shard is None or self.shard.holds(row["id"]):
+    def asked_rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of `asked`, read from all prompts."""
+        shard = self.shard if "answers" in self.in_parts else None
+        for row in islice(read_rows(self.prompts()), self.config.max_prompts):
+            if shard is None or shard.holds(row["id"]):
                 yield row
 
-    def _chosen_examples(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The examples of this run, all of a conversation in one shard."""
-        for row in rows:
-            if self.shard is None or self.shard.holds(conversation_id(row["id"])):
+    def _chosen_examples(self) -> Iterator[dict[str, Any]]:
+        """The examples of this shard, all of a conversation in one."""
+        assert self.shard is not None, "a run that is not sharded reads all"
+        for row in read_rows(self.output_of("examples")):
+            if self.shard.holds(conversation_id(row["id"])):
                 yield row
 
     def output_of(self, name: str) -> Path:
@@ -154,15 +158,3 @@ class Inputs:
             if file.is_file():
                 files[name] = file
         return files
-
-
-def _choose(
-    source: Path,
-    chosen: Path,
-    choose: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]],
-) -> None:
-    """Write the chosen rows of a file into another; nothing where they are the same file."""
-    if chosen == source or not source.is_file():
-        return
-    chosen.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(chosen, choose(read_rows(source)))

@@ -105,7 +105,6 @@ def describe_steps(inputs: Inputs) -> list[str]:
     lines = []
     unfinished: list[str] = []
     for step in steps_of(inputs.config):
-        inputs.choose(step)
         waits_for = [name for name in inputs.steps(step) if name in unfinished]
         verdict = look_at_step(step, inputs).verdict
         if verdict.action != IS_DONE or waits_for:

@@ -153,7 +153,6 @@ def _record_folder(config: DataConfig, shard: Shard) -> Path:
 def _finished_folder(step: Step, config: DataConfig, target: RunTarget, shard: Shard) -> Path:
     """The folder of a shard's step; ValueError where it is not finished."""
     inputs = Inputs(config, target, shard, in_parts=(step.name,))
-    inputs.choose(step)
     verdict = look_at_step(step, inputs).verdict
     if verdict.action != IS_DONE:
         only = "" if step is ANSWERS else f" --only {step.name}"

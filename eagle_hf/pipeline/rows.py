@@ -1,5 +1,6 @@
 """JSON lines of a step: written whole or not at all, read one by one."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
             count += 1
     temporary.replace(path)
     return count
+
+
+def rows_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The SHA-256 of the file that `write_rows` would write."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(_line(row).encode("utf-8"))
+    return digest.hexdigest()
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -90,8 +90,6 @@ class _Run:
         metrics = {}
         for step in self._steps():
             is_wanted = not self.only or step.name in self.only
-            if is_wanted:
-                self.inputs.choose(step)
             found = look_at_step(step, self.inputs)
             stale = [name for name in self.inputs.steps(step) if name in self._left]
             if stale and is_wanted:
@@ -139,6 +137,7 @@ class _Run:
         """Make a step, between the two states of its record."""
         started = time.perf_counter()
         folder = self.inputs.folder(step)
+        self.inputs.choose(step)
         self._make_room(step, verdict, folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = StepRecord(

@@ -91,7 +91,7 @@ def prompts_left(inputs: Inputs) -> int:
     can_be_used = action in (IS_DONE, GOES_ON) and answered.is_file()
     if not can_be_used:
         return count
-    asked = {row["id"] for row in read_rows(inputs.asked())}
+    asked = {row["id"] for row in inputs.asked_rows()}
     for row in read_rows(answered):
         asked.discard(row["id"])
     return len(asked)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eagle_hf.data import Features, load_conversations
+from eagle_hf.pipeline import Inputs, RunTarget, describe_steps
 
 STEPS = ["prompts", "privacy", "answers", "conversations", "examples", "features"]
 
@@ -100,6 +101,22 @@ def test_only_one_step_and_never_on_stale_ones(finished):
     with pytest.raises(ValueError, match="'feature' is no step"):
         workplace.run(only=["feature"])
     assert list(workplace.run(only=["examples"], examples__train_on="last_turn"))[-1] == "examples"
+
+
+def test_a_step_alone_sees_that_more_prompts_are_asked_now(workplace):
+    workplace.run(max_prompts=2)
+    with pytest.raises(ValueError, match="made from answers, which goes on: the output of privacy"):
+        workplace.run(only=["conversations"], max_prompts=5)
+    workplace.run(only=["conversations"], max_prompts=2)
+
+
+def test_a_look_at_the_steps_writes_nothing(workplace):
+    workplace.run(only=["prompts", "privacy"], max_prompts=2)
+    before = sorted(workplace.output.rglob("*"))
+    config = workplace.config(max_prompts=2)
+    lines = describe_steps(Inputs(config, RunTarget(config)))
+    assert lines[2].split() == ["answers", "begins"]
+    assert sorted(workplace.output.rglob("*")) == before
 
 
 def test_prompts_edited_by_hand_are_used(workplace, capsys):

@@ -7,6 +7,8 @@ import pytest
 from eagle_hf.data import Features
 from eagle_hf.pipeline import LocalExecutor, RunTarget, Shard, merge_shards
 
+STEPS = ["prompts", "privacy", "answers", "conversations", "examples"]
+
 
 def merge(workplace, **changes):
     config = workplace.config(**changes)
@@ -91,6 +93,14 @@ def test_features_are_captured_in_shards_and_joined(workplace, finished_run, cap
     capsys.readouterr()
     workplace.run()
     assert "features      done" in capsys.readouterr().out
+
+
+def test_features_of_a_shard_leave_the_prompts_of_the_run_alone(workplace):
+    workplace.run(max_prompts=6, steps=[*STEPS, "features"], only=STEPS)
+    asked = workplace.rows("asked.jsonl")
+    workplace.run(max_prompts=6, shard=Shard(0, 2), only=["features"])
+    assert workplace.rows("asked.jsonl") == asked
+    assert len(asked) == 6
 
 
 def test_features_of_other_settings_are_kept_beside(workplace, finished_run):

@@ -75,10 +75,15 @@ def _compare(step: Step, inputs: Inputs, record: StepRecord) -> Verdict:
     if changed:
         return Verdict(GOES_ON, tuple(changed))
     if record.state != DONE:
-        failed = record.metrics.get("failed")
-        reason = f"{failed} failed last time" if failed else "it was interrupted"
+        reason = failed_last_time(record) or "it was interrupted"
         return Verdict(GOES_ON, (reason,))
     return _look_at_output(step, inputs.folder(step), record)
+
+
+def failed_last_time(record: StepRecord) -> str | None:
+    """Why a step that came to its end goes on: prompts that failed; None where none did."""
+    failed = record.metrics.get("failed")
+    return f"{failed} failed last time" if failed else None
 
 
 def _look_at_output(step: Step, folder: Path, record: StepRecord) -> Verdict:

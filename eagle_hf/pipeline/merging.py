@@ -13,9 +13,9 @@ from eagle_hf.data.manifest import MANIFEST, only_one_run, read_manifest
 from eagle_hf.pipeline.answers import TURNS, copy_turns, keep_matching_answers
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
-from eagle_hf.pipeline.looking import look_at_step
+from eagle_hf.pipeline.looking import failed_last_time, look_at_step
 from eagle_hf.pipeline.records import AGAIN, DONE, IS_DONE, StepRecord, file_fingerprint, set_aside
-from eagle_hf.pipeline.rows import read_rows, write_rows
+from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
 from eagle_hf.pipeline.running import run_data
 from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.pipeline.sharding import SHARDS, Shard
@@ -70,6 +70,11 @@ def _merge_answers(config: DataConfig, target: RunTarget, shards: list[Shard]) -
     keep_matching_answers(inputs.asked(), folder)
     record = _begin(ANSWERS, inputs)
     _join(folders, folder)
+    if count_lines(folder / CONVERSATIONS) == 0:
+        raise ValueError(
+            f"none of {len(shards)} shards has an answer; see what each of them printed, and run "
+            "them again: --shard"
+        )
     record.output = file_fingerprint(folder / CONVERSATIONS)
     _finish(record, folder, folders)
     print(f"answers of {len(shards)} shards: joined in {folder}")
@@ -153,8 +158,14 @@ def _record_folder(config: DataConfig, shard: Shard) -> Path:
 def _finished_folder(step: Step, config: DataConfig, target: RunTarget, shard: Shard) -> Path:
     """The folder of a shard's step; ValueError where it is not finished."""
     inputs = Inputs(config, target, shard, in_parts=(step.name,))
-    verdict = look_at_step(step, inputs).verdict
-    if verdict.action != IS_DONE:
+    found = look_at_step(step, inputs)
+    verdict = found.verdict
+    failed = None if found.record is None else failed_last_time(found.record)
+    only_failed = failed is not None and verdict.reasons == (failed,)
+    if only_failed:
+        # A prompt that no server answers must not hold up all others.
+        print(f"shard {shard}: {failed}; --shard {shard} asks them again, then --merge")
+    elif verdict.action != IS_DONE:
         only = "" if step is ANSWERS else f" --only {step.name}"
         raise ValueError(
             f"shard {shard} is not finished, its {step.name} step {verdict}; run it: "

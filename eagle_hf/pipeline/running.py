@@ -4,12 +4,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from eagle_hf.data.answers.report import NothingAnswered
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.pipeline.answers import keep_matching_answers
 from eagle_hf.pipeline.checking import check_run
 from eagle_hf.pipeline.examples import make_conversations, make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
+from eagle_hf.pipeline.local import counted
 from eagle_hf.pipeline.looking import NAME_WIDTH, look_at_step
 from eagle_hf.pipeline.prompts import make_prompts
 from eagle_hf.pipeline.records import (
@@ -206,7 +208,13 @@ class _Run:
         if self.inputs.shard is not None and count_lines(asked) == 0:
             write_rows(folder / CONVERSATIONS, [])
             return {"prompts": 0}
-        return self.executor.answer_prompts(self.config, asked, folder)
+        try:
+            return self.executor.answer_prompts(self.config, asked, folder)
+        except NothingAnswered as nothing:
+            if self.inputs.shard is None:
+                raise
+            # Other shards may have answers; together they are looked at when they are joined.
+            return counted(nothing.report)
 
     def _capture(self) -> Metrics:
         """Write the target's states; a shard may have nothing to read."""

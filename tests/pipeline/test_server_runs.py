@@ -6,7 +6,15 @@ import pytest
 from answer_server import AnswerServer, Reply, last_question, with_ids
 from workplaces import prompt_rows, write_prompt_file
 
-from eagle_hf.pipeline import Inputs, LocalExecutor, RunTarget, measure_sample, sample_prompts
+from eagle_hf.pipeline import (
+    Inputs,
+    LocalExecutor,
+    RunTarget,
+    Shard,
+    measure_sample,
+    merge_shards,
+    sample_prompts,
+)
 
 STEPS = ["prompts", "privacy", "answers", "conversations", "examples"]
 
@@ -57,6 +65,52 @@ def test_prompts_that_a_dead_server_left_are_asked_by_the_next_run(workplace, ca
     out = capsys.readouterr().out
     assert "answers       goes on: 2 failed last time" in out
     assert "conversations runs again because the output of answers changed" in out
+
+
+def merged(workplace, **changes):
+    """The shards of a run, joined."""
+    config = workplace.config(**changes)
+    target = RunTarget(config)
+    return merge_shards(config, target, LocalExecutor(target))
+
+
+@pytest.mark.parametrize("poison", [("w5",), ("w5", "w7", "w9", "w11")])
+def test_prompts_that_no_server_answers_do_not_hold_up_the_other_shards(workplace, capsys, poison):
+    def answer_others(server, body):
+        if last_question(body).startswith(poison):
+            return Reply(status=500, body=b"")
+        return answer_in_words(server, body)
+
+    rows = prompt_rows(6)
+    for number, row in enumerate(rows):
+        row["turns"] = [f"w{5 + number} w6"]
+    write_prompt_file(workplace.file, rows)
+    steps = [step for step in STEPS if step != "privacy"]
+    with AnswerServer(answer_others) as server:
+        few = served(server, answers__attempts=1, steps=steps)
+        workplace.run(only=["prompts"], **few)
+        for number in range(3):
+            workplace.run(shard=Shard(number, 3), **few)
+        metrics = merged(workplace, **few)
+    assert metrics["answers"]["failed"] == len([n for n in range(6) if f"w{5 + n}" in poison])
+    assert metrics["answers"]["finished"] + metrics["answers"]["failed"] == 6
+    assert "failed last time; --shard" in capsys.readouterr().out
+
+
+def test_a_shard_of_failed_prompts_alone_is_joined(workplace):
+    def answer_others(server, body):
+        if last_question(body).startswith("w5"):
+            return Reply(status=500, body=b"")
+        return answer_in_words(server, body)
+
+    write_prompt_file(workplace.file, prompt_rows(2))
+    steps = [step for step in STEPS if step != "privacy"]
+    shards = [Shard(number, 16) for number in range(16) if Shard(number, 16).holds("q0")]
+    with AnswerServer(answer_others) as server:
+        few = served(server, answers__attempts=1, steps=steps)
+        workplace.run(only=["prompts"], **few)
+        assert not shards[0].holds("q1")
+        assert workplace.run(shard=shards[0], **few)["answers"]["failed"] == 1
 
 
 def measured(workplace, server):

@@ -71,12 +71,26 @@ class AnswerReport:
         """Refuse a run from which nothing came: its prompts or settings are wrong.
 
         Raises:
-            ValueError: names the first reasons.
+            NothingAnswered: a ValueError that names the first reasons.
         """
         if self.finished or self.already_there:
             return
         reasons = first_reasons(self.failed + self.skipped, "")
-        raise ValueError(
+        raise NothingAnswered(
             f"none of {self.prompts} prompts got a response ({reasons}); fix the prompts, the "
-            "settings or the servers"
+            "settings or the servers",
+            self,
         )
+
+
+class NothingAnswered(ValueError):
+    """A run that answered nothing, where nothing was answered before.
+
+    Args:
+        message: says why.
+        report: of the run.
+    """
+
+    def __init__(self, message: str, report: AnswerReport):
+        super().__init__(message)
+        self.report = report

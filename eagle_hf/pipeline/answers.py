@@ -21,6 +21,8 @@ QUESTION = ("turns", "system", "tools", "chat_template_kwargs")  # what the targ
 def keep_matching_answers(prompts: Path, folder: Path) -> Path | None:
     """Make a folder of answers fit for prompts of which some have changed.
 
+    The new folder is made beside the old one, so that a killed run keeps one of them whole.
+
     Args:
         prompts: JSON lines of the prompts that will be asked.
         folder: of earlier answers; it need not exist.
@@ -28,19 +30,25 @@ def keep_matching_answers(prompts: Path, folder: Path) -> Path | None:
     Returns:
         Where the old folder was moved to; None where no prompt changed, and nothing was moved.
     """
+    new = folder.with_name(f"{folder.name}.new")
+    if new.is_dir() and folder.is_dir():
+        shutil.rmtree(new)  # a run was killed while it copied
+    elif new.is_dir():
+        new.rename(folder)  # a run was killed between the last two lines of this function
     if not (folder / TURNS).is_file():
         return None
     with TurnStore(folder) as store:
         changed = _changed_ids(prompts, store)
     if not changed:
         return None
-    old = set_aside(folder)
-    assert old is not None, "there is a store in it"
-    folder.mkdir()
-    shutil.copyfile(old / MANIFEST, folder / MANIFEST)
-    with TurnStore(old) as source, TurnStore(folder) as store:
+    new.mkdir()
+    shutil.copyfile(folder / MANIFEST, new / MANIFEST)
+    with TurnStore(folder) as source, TurnStore(new) as store:
         unchanged = (prompt for prompt in source.prompts() if prompt["id"] not in changed)
         copy_turns(source, store, unchanged)
+        store.sync()
+    old = set_aside(folder)
+    new.rename(folder)
     return old
 
 

@@ -395,6 +395,37 @@ def test_the_target_here_answers_from_a_notebook(scripted, tokenizer, make_promp
     assert asyncio.run(in_a_notebook()).finished == 1
 
 
+class Slowly(Replaying):
+    """Takes a little time over each turn."""
+
+    async def answer(self, conversations):
+        async for outcome in super().answer(conversations):
+            await asyncio.sleep(0.02)
+            yield outcome
+
+
+def test_a_disk_that_fails_once_in_the_middle_stops_the_run_by_name(tmp_path, monkeypatch):
+    prompts = [prompt(f"p{number}") for number in range(50)]
+    answerer = Slowly(*[turn(id=one["id"]) for one in prompts])
+    write_to_disk = os.fsync
+    calls = []
+
+    def fail_once(number):
+        calls.append(number)
+        if len(calls) == 1:
+            raise OSError("the disk is full")
+        write_to_disk(number)
+
+    monkeypatch.setattr("eagle_hf.data.answers.collecting.SYNC_S", 0.01)
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with (
+        TurnStore(tmp_path) as store,
+        pytest.raises(ValueError, match="cannot be written .the disk is full.; a rerun goes on"),
+    ):
+        asyncio.run(collect_answers(answerer, prompts, store))
+    assert 0 < len(answerer.asked) < 50
+
+
 def test_two_runs_do_not_write_to_one_folder(tmp_path):
     with (
         only_one_run(tmp_path),

@@ -106,6 +106,8 @@ async def _collect(answerer: Answerer, prompts: Sequence[Prompt], store: TurnSto
             async with aclosing(answerer.answer(collection.unfinished())) as outcomes:
                 async for outcome in outcomes:
                     collection.take(outcome)
+                    _check_syncing(syncing)
+            _check_syncing(syncing)
         finally:
             syncing.cancel()
             collection.close()
@@ -208,6 +210,12 @@ async def _sync_again_and_again(collection: _Collection) -> None:
     while True:
         await asyncio.sleep(SYNC_S)
         collection.sync()
+
+
+def _check_syncing(syncing: asyncio.Task[None]) -> None:
+    """Raise what has ended the syncing, which goes on for ever where the disk is well."""
+    if syncing.done():
+        syncing.result()
 
 
 def _check_same_target(answerer: Answerer, store: TurnStore) -> None:

@@ -13,6 +13,9 @@ from typing import BinaryIO, NamedTuple
 
 # The longest prompt of a million tokens has about 5 MB. A longer line is a file without newlines.
 LONGEST_LINE = 16 * 2**20  # bytes
+# A conversation of ours holds its prompt once for every turn, by token. Fifty turns of a million
+# tokens have about 400 MB.
+LONGEST_CONVERSATION = 512 * 2**20  # bytes
 # What a decoder with errors="surrogateescape" makes of bytes that are not UTF-8.
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 

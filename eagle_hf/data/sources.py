@@ -21,7 +21,12 @@ from eagle_hf.data.answers.conversation_file import CONVERSATIONS, stored_conver
 from eagle_hf.data.answers.store import TURNS
 from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
 from eagle_hf.data.json_lists import read_json_list
-from eagle_hf.data.lines import NumberedRow, read_json_lines, read_text_lines
+from eagle_hf.data.lines import (
+    LONGEST_CONVERSATION,
+    NumberedRow,
+    read_json_lines,
+    read_text_lines,
+)
 from eagle_hf.data.optional import require
 from eagle_hf.data.presets import PRESETS, describe_preset
 from eagle_hf.data.remote_files import is_url, local_copy
@@ -163,7 +168,10 @@ def open_file(path: Path) -> RowSource:
             f"{file} ends in {file.suffix!r}; files that can be read end in "
             f"{', '.join(FILE_READERS)}"
         )
-    rows = FILE_READERS[file.suffix](file)
+    if file.name == CONVERSATIONS:
+        rows = read_json_lines(file, LONGEST_CONVERSATION)
+    else:
+        rows = FILE_READERS[file.suffix](file)
     return RowSource(file.stem, f"lines of {file.name}", rows)
 
 

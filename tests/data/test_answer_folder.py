@@ -18,6 +18,7 @@ from eagle_hf.data import (
     TurnStore,
     load_conversations,
     prepare_examples,
+    read_conversations,
     write_responses,
     write_served_responses,
 )
@@ -31,6 +32,7 @@ from eagle_hf.data.answers import (
     collect_answers,
 )
 from eagle_hf.data.answers.conversation_file import ConversationFile, conversation_row
+from eagle_hf.data.lines import LONGEST_LINE
 from eagle_hf.data.manifest import only_one_run
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
@@ -365,6 +367,17 @@ def test_a_column_that_comes_late_is_read(streaming, tmp_path):
     *_, row = load_conversations(tmp_path, streaming=streaming)
     assert row["messages"][1]["reasoning_content"] == "hm"
     assert row["messages"][1]["tool_calls"] == [CALL]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_conversation_longer_than_any_prompt_is_read_too(as_folder, tmp_path):
+    long = turn(prompt_ids=[100000] * 2_200_000)
+    collect(tmp_path, [prompt("p0"), prompt("p1")], long, turn(id="p1"))
+    file = tmp_path / "conversations.jsonl"
+    assert file.stat().st_size > LONGEST_LINE
+    rows, skipped = read_conversations(tmp_path if as_folder else file)
+    assert [row["id"] for row in rows] == ["p0", "p1"]
+    assert skipped == []
 
 
 @pytest.mark.parametrize("streaming", [False, True])

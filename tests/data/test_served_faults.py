@@ -95,6 +95,20 @@ def test_the_pause_a_server_asks_for_is_kept(tmp_path):
     assert times[1] - times[0] >= 0.3
 
 
+def test_a_server_that_asks_for_a_day_is_asked_again_after_patience_s(tmp_path):
+    def ask_for_a_day(server, body):
+        is_first = server.counts.total() == 1
+        return Reply(b"", status=429, headers={"Retry-After": "86400"}) if is_first else Reply(GOOD)
+
+    began = time.monotonic()
+    with AnswerServer(ask_for_a_day) as server:
+        report = write_served_responses(
+            [server.url], numbered(1), tmp_path, settings(patience_s=0.3)
+        )
+    assert report.finished == 1
+    assert 0.3 <= time.monotonic() - began < 60
+
+
 def test_a_dying_server_leaves_its_work_to_the_others(tmp_path):
     def slowly(server, body):
         return Reply(GOOD, delay_s=0.01)

@@ -149,7 +149,7 @@ class ServedAnswerer:
 
         settings = self.settings
         tries = stamina.retry_context(
-            on=_wait_before_retry,
+            on=self._wait_before_retry,
             attempts=settings.attempts,
             timeout=None,
             wait_initial=settings.first_wait_s,
@@ -172,6 +172,15 @@ class ServedAnswerer:
             is_final = isinstance(error, RefusedPromptError)
             return FailedTurn(request.id, request.turn, str(error), is_final)
         return self.recovery.fill(request, turn, arguments) if self.recovery else turn
+
+    def _wait_before_retry(self, error: Exception) -> bool | float:
+        """Whether an error is worth another attempt; seconds where the server named them."""
+        if not isinstance(error, TryAgainError):
+            return False
+        if error.retry_after is None:
+            return True
+        # A server that names a day must not hold the run for a day.
+        return min(error.retry_after, self.settings.patience_s)
 
     async def _attempt(
         self,
@@ -225,13 +234,6 @@ class ServedAnswerer:
             f"{server.url} serves {names} and not {self.settings.model!r}; name the model as it "
             "is listed there, or leave the server out"
         )
-
-
-def _wait_before_retry(error: Exception) -> bool | float:
-    """Whether an error is worth another attempt; seconds where the server named them."""
-    if not isinstance(error, TryAgainError):
-        return False
-    return True if error.retry_after is None else error.retry_after
 
 
 def _check_installed() -> None:

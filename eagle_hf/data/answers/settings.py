@@ -33,7 +33,7 @@ class ServingSettings:
         timeout_s: most seconds for one answer, its wait in the server's queue included.
         attempts: how often a request is sent before it fails.
         first_wait_s: seconds before the second attempt, doubled with each further one; up to
-            `first_wait_s` more at random. A server's Retry-After goes before.
+            `first_wait_s` more at random. A server's Retry-After goes before, up to `patience_s`.
         longest_wait_s: most seconds between two attempts.
         patience_s: how long no server may be reachable before the rest fails, in seconds.
         request_fields: other fields of every request, such as top_p. Settings that are not given

@@ -2,8 +2,9 @@
 
 Conversations are sorted by the length of their prompts, some batches at once, so that little of a
 batch is padding. All of them are asked their first turns, then those that have one their second.
-Which turns share a batch depends on the prompts alone, so a run that goes on samples what a whole
-run would have sampled.
+Which turns share a batch depends only on the prompts that are left. A run that was interrupted
+between two batches goes on to the samples of a whole run. Where it was killed while the turns of a
+batch were kept, one after the other, the rest of that batch is a smaller batch and samples anew.
 """
 
 import asyncio

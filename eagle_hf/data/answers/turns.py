@@ -117,8 +117,7 @@ class OpenConversation:
 
     Attributes:
         prompt: the user turns.
-        position: of the prompt among all prompts, from 0. Batches depend on it, so a run that goes
-            on makes the batches of a whole one.
+        position: of the prompt among all prompts, from 0. Batches in this process depend on it.
         messages: what has been said so far.
         turn: number of the next user turn.
         ended_early: why no further turn can be asked although there are some, or why the last

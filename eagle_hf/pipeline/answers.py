@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.data import Prompt, TurnStore
+from eagle_hf.data.answers import TURNS
 from eagle_hf.data.manifest import MANIFEST
 from eagle_hf.pipeline.records import set_aside
 from eagle_hf.pipeline.rows import read_rows
 
-TURNS = "turns.sqlite"
 QUESTION = ("turns", "system", "tools", "chat_template_kwargs")  # what the target is asked
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.data import conversation_id
+from eagle_hf.data.answers import CONVERSATIONS
 from eagle_hf.pipeline.records import file_fingerprint
 from eagle_hf.pipeline.rows import read_rows, rows_fingerprint, write_rows
 from eagle_hf.pipeline.settings import DataConfig
@@ -16,7 +17,6 @@ from eagle_hf.pipeline.target import RunTarget
 # The rows of a step's input that this run uses, where it does not use all.
 ASKED = "asked.jsonl"
 READ = "read.jsonl"
-CONVERSATIONS = "conversations.jsonl"
 TARGET = "the target"
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.data import TurnStore, join_features
+from eagle_hf.data.answers import CONVERSATIONS, TURNS
 from eagle_hf.data.manifest import MANIFEST, only_one_run, read_manifest
-from eagle_hf.pipeline.answers import TURNS, copy_turns, keep_matching_answers
+from eagle_hf.pipeline.answers import copy_turns, keep_matching_answers
 from eagle_hf.pipeline.executor import Executor, Metrics
-from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
+from eagle_hf.pipeline.inputs import Inputs
 from eagle_hf.pipeline.looking import failed_last_time, look_at_step
 from eagle_hf.pipeline.records import AGAIN, DONE, IS_DONE, StepRecord, file_fingerprint, set_aside
 from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows

@@ -4,13 +4,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from eagle_hf.data.answers import CONVERSATIONS
 from eagle_hf.data.answers.report import NothingAnswered
 from eagle_hf.data.manifest import only_one_run
 from eagle_hf.pipeline.answers import keep_matching_answers
 from eagle_hf.pipeline.checking import check_run
 from eagle_hf.pipeline.examples import make_conversations, make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
-from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
+from eagle_hf.pipeline.inputs import Inputs
 from eagle_hf.pipeline.local import counted
 from eagle_hf.pipeline.looking import NAME_WIDTH, look_at_step
 from eagle_hf.pipeline.prompts import make_prompts

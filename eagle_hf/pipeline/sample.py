@@ -13,10 +13,11 @@ from eagle_hf.data import (
     magpie_prompts,
     write_prompts,
 )
+from eagle_hf.data.answers import CONVERSATIONS
 from eagle_hf.data.sources import open_rows
 from eagle_hf.pipeline.examples import make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
-from eagle_hf.pipeline.inputs import CONVERSATIONS, Inputs
+from eagle_hf.pipeline.inputs import Inputs
 from eagle_hf.pipeline.local import privacy_settings
 from eagle_hf.pipeline.looking import look_at_step
 from eagle_hf.pipeline.records import GOES_ON, IS_DONE

@@ -10,6 +10,7 @@ from eagle_hf.data.images import ImageInputs
 from eagle_hf.data.messages import check_messages
 from eagle_hf.data.rendered_turns import text_turns
 from eagle_hf.data.rows import Example, SkippedRow
+from eagle_hf.data.template import chat_template
 from eagle_hf.data.template_arguments import TemplateArguments
 from eagle_hf.data.turns import Turn, merge_turns, served_turns
 from eagle_hf.data.whole_text import WholeTokenizer
@@ -106,6 +107,7 @@ class ConversationReader:
             )
             return turns, missing, None
         arguments = self.arguments.for_row(row)
+        arguments.check_read_by(chat_template(self.tokenizer.processor, arguments.tools))
         if has_images(messages, images):
             turns, inputs = image_turns(
                 self.tokenizer, messages, images, stop=self.stop, arguments=arguments

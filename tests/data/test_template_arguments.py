@@ -17,7 +17,7 @@ from chat_templates import (
     template_source,
 )
 
-from eagle_hf.data import TemplateArguments, tokenize_conversations
+from eagle_hf.data import TemplateArguments, prepare_examples, tokenize_conversations
 from eagle_hf.data.template import render_text
 
 WITH_TOOLS = (
@@ -252,3 +252,13 @@ def test_half_a_surrogate_skips_its_row_alone():
     assert [example["id"] for example in examples] == ["whole"]
     assert skipped[0].id == "torn"
     assert "half a surrogate" in skipped[0].reason
+
+
+def test_a_row_with_a_misspelt_variable_is_left_out_by_name(target, tokenizer):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    good = {"id": "good", "messages": messages}
+    bad = {"id": "bad", "messages": messages, "chat_template_kwargs": {"enable_thinkng": False}}
+    examples, [skipped] = prepare_examples(target, tokenizer, [good, bad])
+    assert [example["id"] for example in examples] == ["good"]
+    assert skipped.id == "bad"
+    assert "reads no enable_thinkng" in skipped.reason

@@ -176,6 +176,7 @@ class TargetAnswerer:
             return FailedTurn(request.id, request.turn, fault, is_final=True)
         try:
             arguments = request.arguments(self.arguments)
+            arguments.check_read_by(chat_template(self.tokenizer, arguments.tools))
             text = render_text(
                 self.tokenizer, request.messages, add_generation_prompt=True, arguments=arguments
             )

@@ -32,6 +32,7 @@ class EngineReplies:
 
     Attributes:
         refusals: statuses of the next answers, before it answers well.
+        cuts: how many of the next answers end in the middle.
         asked: the tokens of every text that it was asked for.
         change: what is done to the tensors of a file before it is written.
         answer: fields of every completion, beside or instead of its own.
@@ -45,6 +46,7 @@ class EngineReplies:
         self.state_ids = state_ids
         self.limit = limit
         self.refusals: list[int] = []
+        self.cuts = 0
         self.asked: list[list[int]] = []
         self.change: Callable[[dict[str, torch.Tensor]], None] | None = None
         self.answer: dict[str, Any] = {}
@@ -93,7 +95,9 @@ class EngineServer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
-                self.wfile.write(raw)
+                is_cut = replies.cuts > 0
+                replies.cuts -= is_cut
+                self.wfile.write(raw[: len(raw) // 2] if is_cut else raw)
 
             def log_message(self, *args: Any) -> None:
                 pass

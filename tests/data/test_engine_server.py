@@ -51,6 +51,11 @@ def test_a_busy_engine_is_asked_again(replies, url, write, tmp_path):
     assert write(tmp_path / "features", source=EngineServer(url)).written == 8
 
 
+def test_an_engine_whose_answers_are_cut_is_asked_again(replies, url, write, tmp_path):
+    replies.cuts = 2
+    assert write(tmp_path / "features", source=EngineServer(url)).written == 8
+
+
 def test_an_interrupted_capture_goes_on_to_the_same_bytes(replies, url, examples, write, tmp_path):
     write(tmp_path / "whole", source=EngineServer(url))
     with pytest.raises(KeyboardInterrupt):

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -207,7 +208,7 @@ class EngineServer:
                 pause *= 2
             try:
                 return self._send(path, body)
-            except (URLError, ConnectionError, TimeoutError) as error:
+            except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
                 problem = str(error)
         raise ValueError(
             f"{self.url}{path} cannot be reached in {ATTEMPTS} attempts ({problem}); start the "

@@ -25,7 +25,7 @@ from eagle_hf import (
     load_target,
 )
 from eagle_hf.compat import take_cache
-from eagle_hf.data.suites import first_turn_ids, load_suite
+from eagle_hf.data.prompts.suites import first_turn_ids, load_suite
 from eagle_hf.decoding import loop
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.measuring.costs import measure_costs

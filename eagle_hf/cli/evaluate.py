@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.suites import load_suite, with_template_variables
+from eagle_hf.data.prompts.suites import load_suite, with_template_variables
 from eagle_hf.evaluation import (
     Answer,
     SettingArguments,

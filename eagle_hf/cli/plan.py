@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 from eagle_hf.decoding.assistants import SelfSpeculation
 from eagle_hf.decoding.checks import check_rope, check_target
 from eagle_hf.evaluation import (

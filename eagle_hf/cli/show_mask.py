@@ -8,12 +8,12 @@ from typing import Any
 from transformers import GenerationConfig
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.conversations import load_conversations
-from eagle_hf.data.masking import end_of_turn_ids, tokenize_conversations
-from eagle_hf.data.reader import TRAIN_ON
+from eagle_hf.data.examples.masking import end_of_turn_ids, tokenize_conversations
+from eagle_hf.data.examples.reader import TRAIN_ON
+from eagle_hf.data.examples.viewer import mask_page, show_mask
+from eagle_hf.data.reading.conversations import load_conversations
 from eagle_hf.data.rows import Example, SkippedRow
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.viewer import mask_page, show_mask
+from eagle_hf.data.templates.arguments import TemplateArguments
 from eagle_hf.target.gguf import resolve
 from eagle_hf.target.tokenizers import open_tokenizer
 

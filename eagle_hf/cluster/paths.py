@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from eagle_hf.data.remote_files import is_url
+from eagle_hf.data.reading.remote_files import is_url
 from eagle_hf.pipeline import DataConfig
 
 

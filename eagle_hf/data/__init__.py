@@ -22,22 +22,21 @@ from eagle_hf.data.answers import (
     write_responses,
     write_served_responses,
 )
-from eagle_hf.data.bundled_sets import bundled_prompts
-from eagle_hf.data.capture import capture_features
-from eagle_hf.data.conversations import load_conversations, read_conversations
-from eagle_hf.data.engine_states import (
+from eagle_hf.data.examples.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.examples.preparing import prepare_examples, stream_examples
+from eagle_hf.data.examples.reader import conversation_id
+from eagle_hf.data.examples.viewer import show_mask
+from eagle_hf.data.features.capture import capture_features
+from eagle_hf.data.features.dataset import Features
+from eagle_hf.data.features.engine_states import (
     EngineRequest,
     EngineServer,
     EngineStates,
     write_engine_request,
 )
-from eagle_hf.data.examples import prepare_examples, stream_examples
-from eagle_hf.data.features import Features
-from eagle_hf.data.joining import join_features
-from eagle_hf.data.magpie import magpie_prompts
+from eagle_hf.data.features.joining import join_features
+from eagle_hf.data.features.state_sources import Choice, StateSource, TargetSource
 from eagle_hf.data.manifest import write_run
-from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
-from eagle_hf.data.presets import PRESETS, Preset, describe_preset
 from eagle_hf.data.privacy import (
     PrivacyFilter,
     PrivacyReport,
@@ -45,7 +44,8 @@ from eagle_hf.data.privacy import (
     filter_conversations,
     filter_prompts,
 )
-from eagle_hf.data.prompts import (
+from eagle_hf.data.prompts.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts.gathering import (
     evenly_spread,
     gather_prompts,
     load_prompts,
@@ -54,7 +54,16 @@ from eagle_hf.data.prompts import (
     stream_prompts,
     write_prompts,
 )
-from eagle_hf.data.reader import conversation_id
+from eagle_hf.data.prompts.magpie import magpie_prompts
+from eagle_hf.data.prompts.presets import PRESETS, Preset, describe_preset
+from eagle_hf.data.prompts.suites import (
+    first_turn_ids,
+    load_suite,
+    long_prompts,
+    with_template_variables,
+)
+from eagle_hf.data.prompts.topics import TOPIC_SEEDS
+from eagle_hf.data.reading.conversations import load_conversations, read_conversations
 from eagle_hf.data.rows import (
     CapturedExample,
     Conversation,
@@ -72,12 +81,8 @@ from eagle_hf.data.selection.lengths import LengthRule, SpecialTokenRule
 from eagle_hf.data.selection.mixtures import MixtureEstimate, estimate_mixture, mix_prompts
 from eagle_hf.data.selection.near_duplicates import NearDuplicateRule
 from eagle_hf.data.selection.selecting import PromptRule, Selection, select_prompts
-from eagle_hf.data.state_sources import Choice, StateSource, TargetSource
-from eagle_hf.data.suites import first_turn_ids, load_suite, long_prompts, with_template_variables
-from eagle_hf.data.template import template_sha256
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.topics import TOPIC_SEEDS
-from eagle_hf.data.viewer import show_mask
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.template import template_sha256
 
 __all__ = [
     "PRESETS",

@@ -22,8 +22,8 @@ class Message(TypedDict):
 
     Attributes:
         role: "system", "user", "assistant" or "tool".
-        content: the text of the turn, or a list of parts of text and images (see images.py). None
-            in an answer that only calls tools.
+        content: the text of the turn, or a list of parts of text and images (see
+            examples/images.py). None in an answer that only calls tools.
         reasoning_content: what the assistant thought before its answer; also called `reasoning`
             and `thinking`. Optional.
         tool_calls: the tools that the assistant calls, as OpenAI's API has them. Optional.

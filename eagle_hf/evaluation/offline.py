@@ -14,8 +14,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from eagle_hf.data.prompts.suites import first_turn_ids
 from eagle_hf.data.rows import Prompt
-from eagle_hf.data.suites import first_turn_ids
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.measuring.intervals import tau_interval
@@ -172,7 +172,7 @@ def _generate_settings(
     """The arguments that all calls of `generate` share; a ValueError without prompts."""
     if not prompts:
         raise ValueError(
-            "there are no prompts to evaluate on; load some with eagle_hf.data.suites.load_suite"
+            "there are no prompts to evaluate on; load some with eagle_hf.data.load_suite"
         )
     settings = {
         "max_new_tokens": max_new_tokens,

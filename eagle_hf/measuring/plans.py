@@ -7,14 +7,14 @@ import numpy
 import torch
 from transformers.utils import logging
 
-from eagle_hf.data.suites import (
+from eagle_hf.data.prompts.suites import (
     first_turn_ids,
     load_suite,
     long_prompts,
     with_template_variables,
 )
-from eagle_hf.data.template import chat_template
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.template import chat_template
 from eagle_hf.decoding.assistants import require_assistant
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.head.trees import TreeConfig

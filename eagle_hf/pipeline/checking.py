@@ -1,7 +1,7 @@
 """What would stop a later step is refused before the first one computes anything."""
 
 from eagle_hf.data import PrivacyFilter, ServedAnswerer, TemplateArguments
-from eagle_hf.data.template import chat_template
+from eagle_hf.data.templates.template import chat_template
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline.local import api_key, privacy_settings, serving_settings
 from eagle_hf.pipeline.settings import DataConfig

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from eagle_hf.data import Example, SkippedRow, TemplateArguments, load_conversations
-from eagle_hf.data.masking import conversation_reader, stream_conversations
+from eagle_hf.data.examples.masking import conversation_reader, stream_conversations
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
 from eagle_hf.pipeline.settings import DataConfig

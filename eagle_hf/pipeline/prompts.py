@@ -28,7 +28,7 @@ from eagle_hf.data import (
     with_categories,
     write_prompts,
 )
-from eagle_hf.data.magpie import normalize
+from eagle_hf.data.prompts.magpie import normalize
 from eagle_hf.data.rows import check_prompts
 from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.settings import DataConfig, PromptSettings

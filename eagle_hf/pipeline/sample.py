@@ -14,7 +14,7 @@ from eagle_hf.data import (
     write_prompts,
 )
 from eagle_hf.data.answers import CONVERSATIONS
-from eagle_hf.data.sources import open_rows
+from eagle_hf.data.reading.sources import open_rows
 from eagle_hf.pipeline.examples import make_examples
 from eagle_hf.pipeline.executor import Executor, Metrics
 from eagle_hf.pipeline.inputs import Inputs

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 
 from eagle_hf.data import eos_token_ids
-from eagle_hf.data.examples import length_limit
-from eagle_hf.data.masking import end_of_turn_ids
+from eagle_hf.data.examples.masking import end_of_turn_ids
+from eagle_hf.data.examples.preparing import length_limit
 from eagle_hf.evaluation import open_target
 from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.target.gguf import resolve

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.data.answers.sampling import generate_batch
-from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.suites import first_turn_ids, load_suite
+from eagle_hf.data.examples.masking import eos_token_ids
+from eagle_hf.data.prompts.suites import first_turn_ids, load_suite
 from eagle_hf.quickstart.screens import LOOK
 from eagle_hf.quickstart.targets import Targets
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from eagle_hf.data import load_conversations, load_suite, prepare_examples
-from eagle_hf.data.suites import first_turn_ids
+from eagle_hf.data.prompts.suites import first_turn_ids
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
 from eagle_hf.pipeline import (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from eagle_hf.data.suites import load_suite
+from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.evaluation import (
     Answer,
     Summary,

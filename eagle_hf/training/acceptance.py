@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from eagle_hf.data.answers.sampling import generate_batch
-from eagle_hf.data.images import prompt_part
-from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.prompts import evenly_spread
+from eagle_hf.data.examples.images import prompt_part
+from eagle_hf.data.examples.masking import eos_token_ids
+from eagle_hf.data.prompts.gathering import evenly_spread
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.modeling import Eagle3DraftHead

@@ -6,8 +6,8 @@ import torch
 from transformers import TrainingArguments
 
 from eagle_hf.compat import checkpointing_field
-from eagle_hf.data.reader import TRAIN_ON
-from eagle_hf.data.template_arguments import read_variables
+from eagle_hf.data.examples.reader import TRAIN_ON
+from eagle_hf.data.templates.arguments import read_variables
 from eagle_hf.target.dtypes import default_device, has_native_bf16
 from eagle_hf.training.loss import LOSSES
 from eagle_hf.training.sharding import check_head_stays_whole, check_shard_target

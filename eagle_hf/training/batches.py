@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from eagle_hf.data.features import Features
+from eagle_hf.data.features.dataset import Features
 from eagle_hf.head.packing import conversation_lengths
 from eagle_hf.target import execution_device, next_token_summary, target_states
 from eagle_hf.target.quantised import finish_loading

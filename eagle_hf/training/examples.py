@@ -6,14 +6,14 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from eagle_hf.data.examples import length_limit
-from eagle_hf.data.features import Features
-from eagle_hf.data.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.examples.masking import eos_token_ids, tokenize_conversations
+from eagle_hf.data.examples.preparing import length_limit
+from eagle_hf.data.examples.streams import StreamedExamples
+from eagle_hf.data.examples.tokenised_rows import usable_examples
+from eagle_hf.data.features.dataset import Features
 from eagle_hf.data.rows import Example, SkippedRow
-from eagle_hf.data.streams import StreamedExamples
-from eagle_hf.data.template import chat_template, template_sha256
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.tokenised_rows import usable_examples
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.template import chat_template, template_sha256
 from eagle_hf.target.structure import UNLIMITED
 from eagle_hf.training.arguments import Eagle3TrainingArguments
 from eagle_hf.training.batches import compact, example_lengths

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from eagle_hf.data.masking import count_response_tokens
+from eagle_hf.data.examples.masking import count_response_tokens
 from eagle_hf.data.rows import Example
 from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.modeling import Eagle3DraftHead

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from eagle_hf.data.features import Features
+from eagle_hf.data.examples.streams import StreamedExamples
+from eagle_hf.data.features.dataset import Features
 from eagle_hf.data.manifest import library_versions
-from eagle_hf.data.streams import StreamedExamples
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import (

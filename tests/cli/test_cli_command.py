@@ -8,7 +8,7 @@ import pytest
 
 from eagle_hf import TreeConfig, cli
 from eagle_hf.cli.command import add_arguments, read_arguments
-from eagle_hf.data import suites
+from eagle_hf.data.prompts import suites
 
 
 @dataclass(kw_only=True)

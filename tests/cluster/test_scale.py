@@ -10,7 +10,7 @@ from eagle_hf.cluster import (
     plan_scale,
     simulated_sample,
 )
-from eagle_hf.data.shards import Layout
+from eagle_hf.data.features.shards import Layout
 from eagle_hf.pipeline import MeasuredSample
 from eagle_hf.planning.roofline import MAGICDEC_H100, machine_named, model_named
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from eagle_hf.data import TemplateArguments, tokenize_conversations
-from eagle_hf.data.template import render_text
+from eagle_hf.data.templates.template import render_text
 
 MARKER = re.compile(
     r"<[|｜][^<>'\"{}\n]+?[|｜]>|<[a-z_]+[|]>|<\|[a-z_]+>|</?(?:start|end)_of_turn>|\[gMASK\]|<sop>"

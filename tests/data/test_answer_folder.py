@@ -32,8 +32,8 @@ from eagle_hf.data.answers import (
     collect_answers,
 )
 from eagle_hf.data.answers.conversation_file import ConversationFile, conversation_row
-from eagle_hf.data.lines import LONGEST_LINE
 from eagle_hf.data.manifest import only_one_run
+from eagle_hf.data.reading.lines import LONGEST_LINE
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
 pytest.importorskip("stamina", reason="answers from servers need stamina")

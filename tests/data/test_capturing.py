@@ -11,7 +11,8 @@ from datasets import Dataset
 from feature_folders import LAYERS, Interrupted, contents, float32_target, shard_name
 from tiny import tiny_target
 
-from eagle_hf.data import Features, target_features
+from eagle_hf.data import Features
+from eagle_hf.data.features import target_features
 from eagle_hf.data.manifest import only_one_run
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from eagle_hf.data.conversation_rows import conversation_from_row
-from eagle_hf.data.conversations import read_conversations
+from eagle_hf.data.reading.conversation_rows import conversation_from_row
+from eagle_hf.data.reading.conversations import read_conversations
 
 QUESTION = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "x"}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eagle_hf.data import prepare_examples, write_responses
-from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.reading.conversations import load_conversations
 
 pytest.importorskip("datasets")
 pytestmark = pytest.mark.usefixtures("dataset_cache")

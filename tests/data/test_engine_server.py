@@ -8,7 +8,7 @@ from feature_folders import Interrupted, contents, float32_target
 from safetensors.torch import save_file
 
 from eagle_hf.data import EngineServer, Features
-from eagle_hf.data.engine_states import server as server_module
+from eagle_hf.data.features.engine_states import server as server_module
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from any_template import (
 from chat_templates import THREE_TURNS, ask, say
 from template_archives import ADVICE, LLAMACPP
 
-from eagle_hf.data.thoughts import EMPTY_THOUGHT, THOUGHT_MARKS
+from eagle_hf.data.templates.thoughts import EMPTY_THOUGHT, THOUGHT_MARKS
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from tiny import word_tokenizer
 from tiny_vision import IMAGE_TOKEN, VOCABULARY, image_tokenizer, picture, vision_processor
 
 from eagle_hf.data import first_turn_ids, tokenize_conversations
-from eagle_hf.data.template import render_text
+from eagle_hf.data.templates.template import render_text
 
 PROCESSORS = {"llava": 16, "gemma3": 4, "qwen2_5_vl": 4}  # placeholders of an image
 PARTS_ONLY = (

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from eagle_hf.data import json_lists
-from eagle_hf.data.json_lists import read_json_list
+from eagle_hf.data.reading import json_lists
+from eagle_hf.data.reading.json_lists import read_json_list
 
 VALUES = [
     {"a": 'ä, 😀 and " ] }', "b": [1, 2.5, -3e-7, None, True, False]},

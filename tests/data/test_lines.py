@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from eagle_hf.data.lines import read_json_lines, read_text_lines
+from eagle_hf.data.reading.lines import read_json_lines, read_text_lines
 
 
 def values(rows):

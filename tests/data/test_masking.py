@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from eagle_hf.data.masking import (
+from eagle_hf.data.examples.masking import (
     count_response_tokens,
     eos_token_ids,
     tokenize_conversations,
 )
+from eagle_hf.data.examples.tokenised_rows import usable_examples
+from eagle_hf.data.examples.viewer import show_mask
 from eagle_hf.data.rows import Message
-from eagle_hf.data.tokenised_rows import usable_examples
-from eagle_hf.data.viewer import show_mask
 
 START, END, NEWLINE = 256, 257, 10
 HI: list[Message] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]

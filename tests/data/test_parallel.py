@@ -12,7 +12,7 @@ import pytest
 from chat_templates import ask, end_ids, family_tokenizer, say
 
 from eagle_hf.data import prepare_examples, stream_examples, tokenize_conversations
-from eagle_hf.data.parallel import ROWS_AT_ONCE, WAITING
+from eagle_hf.data.examples.parallel import ROWS_AT_ONCE, WAITING
 
 ROWS = 3 * ROWS_AT_ONCE + 5
 

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from eagle_hf.data.bundled_sets import bundled_prompts
-from eagle_hf.data.magpie import magpie_prompts
-from eagle_hf.data.prompts import prompts_from_dataset, read_prompts, write_prompts
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.topics import TOPIC_SEEDS
+from eagle_hf.data.prompts.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts.gathering import prompts_from_dataset, read_prompts, write_prompts
+from eagle_hf.data.prompts.magpie import magpie_prompts
+from eagle_hf.data.prompts.topics import TOPIC_SEEDS
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 TEXTS = tuple(f"please explain number {n}" for n in range(50))
 

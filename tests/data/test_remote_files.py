@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from eagle_hf.data import load_conversations, load_prompts
-from eagle_hf.data.remote_files import is_url
+from eagle_hf.data.reading.remote_files import is_url
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from eagle_hf.data.answers.responses import write_responses
 from eagle_hf.data.answers.sampling import generate_batch
-from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.reading.conversations import load_conversations
 
 END = 257
 

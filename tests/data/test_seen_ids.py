@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from eagle_hf.data.seen_ids import SeenIds
+from eagle_hf.data.reading.seen_ids import SeenIds
 
 
 def test_an_id_is_new_once():

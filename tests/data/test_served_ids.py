@@ -19,7 +19,7 @@ from eagle_hf.data.answers import (
     TurnRequest,
     write_served_responses,
 )
-from eagle_hf.data.conversations import load_conversations
+from eagle_hf.data.reading.conversations import load_conversations
 
 pytest.importorskip("aiohttp", reason="answers from servers need aiohttp")
 pytest.importorskip("stamina", reason="answers from servers need stamina")

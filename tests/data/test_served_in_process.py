@@ -18,7 +18,7 @@ from eagle_hf.data.answers import (
     collect_answers,
 )
 from eagle_hf.data.answers.sampling import generate_batch
-from eagle_hf.data.template import render_text
+from eagle_hf.data.templates.template import render_text
 
 END = 257
 

@@ -5,7 +5,7 @@ from feature_folders import shard_name
 from safetensors.torch import load_file
 
 from eagle_hf.data import Features
-from eagle_hf.data.shards import dequantise, measure_spread, quantise
+from eagle_hf.data.features.shards import dequantise, measure_spread, quantise
 
 
 def small_dimensions_error(restored, states):

@@ -5,11 +5,13 @@ import types
 
 import pytest
 
-from eagle_hf.data import conversations, optional, presets, sources
+from eagle_hf.data import optional
 from eagle_hf.data.answers.responses import write_responses
-from eagle_hf.data.conversations import read_conversations
-from eagle_hf.data.presets import PRESETS, describe_preset
-from eagle_hf.data.prompts import gather_prompts, load_prompts, stream_prompts
+from eagle_hf.data.prompts import presets
+from eagle_hf.data.prompts.gathering import gather_prompts, load_prompts, stream_prompts
+from eagle_hf.data.prompts.presets import PRESETS, describe_preset
+from eagle_hf.data.reading import conversations, sources
+from eagle_hf.data.reading.conversations import read_conversations
 
 ROWS = [
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}]},

@@ -18,7 +18,7 @@ from chat_templates import (
 )
 
 from eagle_hf.data import TemplateArguments, prepare_examples, tokenize_conversations
-from eagle_hf.data.template import render_text
+from eagle_hf.data.templates.template import render_text
 
 WITH_TOOLS = (
     "gemma4_v5",

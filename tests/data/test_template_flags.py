@@ -11,7 +11,7 @@ from eagle_hf.data import (
     magpie_prompts,
     with_template_variables,
 )
-from eagle_hf.data.template import user_turn_prefix
+from eagle_hf.data.templates.template import user_turn_prefix
 from eagle_hf.measuring.plans import questions
 
 TONED = (

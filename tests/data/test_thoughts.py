@@ -4,7 +4,7 @@ import pytest
 from chat_templates import ask, end_ids, examples_of, family_tokenizer, learnt_text, say
 
 from eagle_hf.data import TemplateArguments
-from eagle_hf.data.thoughts import served_text
+from eagle_hf.data.templates.thoughts import served_text
 
 END = "<｜end▁of▁sentence｜>"
 HEAD = "<user>one?<assistant>"

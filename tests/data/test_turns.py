@@ -19,7 +19,7 @@ from chat_templates import (
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from eagle_hf.data.turns import Turn, merge_turns, until_end_of_turn
+from eagle_hf.data.examples.turns import Turn, merge_turns, until_end_of_turn
 
 # Families whose trl variant marks what the assistant says, and whose answers follow their prompts.
 MARKED = (

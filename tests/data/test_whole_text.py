@@ -7,7 +7,7 @@ from chat_templates import family_tokenizer
 from template_archives import ADVICE, TOKENIZERS
 from transformers import PreTrainedTokenizerFast
 
-from eagle_hf.data.whole_text import WholeTokenizer
+from eagle_hf.data.templates.whole_text import WholeTokenizer
 
 WORDS = (
     "yes",

@@ -11,7 +11,7 @@ from ours import Case
 from tiny import quickly_trained, tiny_head, tiny_target
 
 from eagle_hf import Eagle3DraftHead, load_target
-from eagle_hf.data.suites import first_turn_ids, load_suite
+from eagle_hf.data.prompts.suites import first_turn_ids, load_suite
 from eagle_hf.target.gguf import resolve
 
 TRAINED = Path(__file__).parents[2] / "model_cards" / "smollm2-135m-instruct-eagle3"

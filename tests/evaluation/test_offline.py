@@ -8,7 +8,7 @@ from tiny import left_padded, word_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from eagle_hf.data.suites import first_turn_ids, load_suite
+from eagle_hf.data.prompts.suites import first_turn_ids, load_suite
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.evaluation import (
     by_category,

@@ -5,7 +5,7 @@ import torch
 from tiny import left_padded, word_tokenizer
 
 from eagle_hf import SelfSpeculation, TreeConfig
-from eagle_hf.data.suites import long_prompts
+from eagle_hf.data.prompts.suites import long_prompts
 from eagle_hf.measuring.intervals import ratio_interval
 from eagle_hf.measuring.runs import (
     PrefilledPrompt,

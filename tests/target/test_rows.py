@@ -16,7 +16,7 @@ from transformers import (
 
 from eagle_hf import Eagle3Trainer, Eagle3TrainingArguments, TreeConfig
 from eagle_hf.data import capture_features
-from eagle_hf.data.features import Features
+from eagle_hf.data.features.dataset import Features
 from eagle_hf.target import changing_ropes, rope_limit, target_states
 from eagle_hf.target.rope import ChangingRope, rows_read_together
 from eagle_hf.training.acceptance import held_out_prompts

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from training_checks import evaluations, losses, same_weights
 
 from eagle_hf import Eagle3Trainer
-from eagle_hf.data.streams import StreamedExamples
+from eagle_hf.data.examples.streams import StreamedExamples
 
 
 def stream_of(rows):

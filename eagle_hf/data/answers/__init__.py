@@ -25,7 +25,7 @@ from eagle_hf.data.answers.turns import (
     OpenConversation,
     TurnRequest,
 )
-from eagle_hf.data.turns import MISSING, RECOVERED, SERVED
+from eagle_hf.data.examples.turns import MISSING, RECOVERED, SERVED
 
 __all__ = [
     "CONVERSATIONS",

@@ -24,7 +24,7 @@ from eagle_hf.data.answers.sampling import batch_seed
 from eagle_hf.data.answers.settings import ServingSettings, base_urls
 from eagle_hf.data.answers.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
 from eagle_hf.data.answers.wire import parse_answer, parse_models
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 if TYPE_CHECKING:
     import aiohttp

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eagle_hf.data.answers.turns import TurnRequest
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 # What makes an engine give token ids, by the name that it calls itself in /v1/models.
 FIELDS_FOR_IDS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from eagle_hf.data.answers.turns import (
 from eagle_hf.data.answers.wire import is_writable
 from eagle_hf.data.manifest import check_manifest, only_one_run
 from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 SYNC_S = 0.5  # between two writes to the disk itself, in seconds
 ASKED = ("turns", "system", "tools", "chat_template_kwargs")  # what makes a prompt another one

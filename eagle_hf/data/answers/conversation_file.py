@@ -14,9 +14,9 @@ from typing import Any
 
 from eagle_hf.data.answers.store import TurnStore
 from eagle_hf.data.answers.turns import FinishedTurn, OpenConversation
-from eagle_hf.data.kept_answers import message_sha256
+from eagle_hf.data.examples.kept_answers import message_sha256
+from eagle_hf.data.examples.turns import ROW_FORMAT
 from eagle_hf.data.rows import Conversation, Prompt, ServedTurn
-from eagle_hf.data.turns import ROW_FORMAT
 
 CONVERSATIONS = "conversations.jsonl"
 

@@ -7,7 +7,7 @@ today (Llama 3), and a request can set that variable.
 import datetime
 from dataclasses import replace
 
-from eagle_hf.data.template_arguments import DATE_CALL, TemplateArguments
+from eagle_hf.data.templates.arguments import DATE_CALL, TemplateArguments
 
 DATE_VARIABLE = "date_string"
 USUAL_FORM = "%d %b %Y"

@@ -29,11 +29,11 @@ from eagle_hf.data.answers.turns import (
     OpenConversation,
     TurnRequest,
 )
-from eagle_hf.data.images import tokenizer_of
-from eagle_hf.data.masking import eos_token_ids
-from eagle_hf.data.template import chat_template, render_text
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.turns import SERVED
+from eagle_hf.data.examples.images import tokenizer_of
+from eagle_hf.data.examples.masking import eos_token_ids
+from eagle_hf.data.examples.turns import SERVED
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.template import chat_template, render_text
 from eagle_hf.provenance import weights_fingerprint
 from eagle_hf.target import context_length, execution_device
 

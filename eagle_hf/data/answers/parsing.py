@@ -16,9 +16,9 @@ import re
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from eagle_hf.data.images import tokenizer_of
-from eagle_hf.data.messages import REASONING_NAMES
-from eagle_hf.data.template import answer_text, chat_template, without_end
+from eagle_hf.data.examples.images import tokenizer_of
+from eagle_hf.data.templates.messages import REASONING_NAMES
+from eagle_hf.data.templates.template import answer_text, chat_template, without_end
 
 THINKING_MARKS = (
     ("<think>", "</think>"),

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
-from eagle_hf.data.kept_answers import is_spelt
-from eagle_hf.data.messages import called_tools
-from eagle_hf.data.template import chat_template, decode_text, render_text
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.turns import MISSING, RECOVERED, until_end_of_turn
+from eagle_hf.data.examples.kept_answers import is_spelt
+from eagle_hf.data.examples.turns import MISSING, RECOVERED, until_end_of_turn
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.messages import called_tools
+from eagle_hf.data.templates.template import chat_template, decode_text, render_text
 
 
 class IdRecovery:

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field
 
 from eagle_hf.data.answers.turns import FinishedTurn
+from eagle_hf.data.examples.turns import MISSING, RECOVERED
 from eagle_hf.data.rows import SkippedRow, first_reasons
-from eagle_hf.data.turns import MISSING, RECOVERED
 
 
 @dataclass

@@ -12,11 +12,11 @@ from eagle_hf.data.answers.collecting import answer_into_folder
 from eagle_hf.data.answers.in_process import TargetAnswerer
 from eagle_hf.data.answers.report import AnswerReport
 from eagle_hf.data.answers.running import run_to_end
+from eagle_hf.data.examples.turns import ROW_FORMAT
 from eagle_hf.data.manifest import MANIFEST, library_versions, read_manifest
 from eagle_hf.data.rows import Prompt, check_prompts
-from eagle_hf.data.template import template_sha256
-from eagle_hf.data.template_arguments import TemplateArguments
-from eagle_hf.data.turns import ROW_FORMAT
+from eagle_hf.data.templates.arguments import TemplateArguments
+from eagle_hf.data.templates.template import template_sha256
 
 # Fields of the manifest that two runs in one folder must have in common. The format is none of
 # them: rows of an older one stay as they are.

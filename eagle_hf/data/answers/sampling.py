@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteriaList
 
-from eagle_hf.data.turns import until_end_of_turn
+from eagle_hf.data.examples.turns import until_end_of_turn
 from eagle_hf.target import evaluating, execution_device, prepared_images
 
 

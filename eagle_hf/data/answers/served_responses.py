@@ -12,9 +12,9 @@ from eagle_hf.data.answers.report import AnswerReport
 from eagle_hf.data.answers.responses import with_date_of
 from eagle_hf.data.answers.running import run_to_end
 from eagle_hf.data.answers.settings import ServingSettings
+from eagle_hf.data.examples.turns import ROW_FORMAT
 from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.rows import Prompt, check_prompts
-from eagle_hf.data.turns import ROW_FORMAT
 
 # Fields of the manifest that two runs in one folder must have in common.
 SETTINGS = (

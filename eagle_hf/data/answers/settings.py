@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 # What a request holds by other settings, and how those are called.
 TAKEN_FIELDS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eagle_hf.data.rows import Message, Prompt
-from eagle_hf.data.template_arguments import TemplateArguments
+from eagle_hf.data.templates.arguments import TemplateArguments
 
 
 @dataclass(frozen=True)

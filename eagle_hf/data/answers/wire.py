@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
-from eagle_hf.data.turns import MISSING, SERVED
+from eagle_hf.data.examples.turns import MISSING, SERVED
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
 REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")

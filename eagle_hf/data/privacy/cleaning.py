@@ -9,7 +9,7 @@ from eagle_hf.data.privacy.readable import TOO_DEEP, TOO_LONG, UnreadableRow
 from eagle_hf.data.privacy.report import PrivacyReport
 from eagle_hf.data.privacy.scanner import PrivacyScanner, redact
 from eagle_hf.data.privacy.settings import DROP, REDACT, PrivacySettings
-from eagle_hf.data.roles import read_role
+from eagle_hf.data.reading.roles import read_role
 
 # Where a finding stands.
 PROMPT = "prompt"

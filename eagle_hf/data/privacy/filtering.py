@@ -21,7 +21,7 @@ from eagle_hf.data.privacy.readable import (
 from eagle_hf.data.privacy.report import PrivacyReport
 from eagle_hf.data.privacy.scanner import PrivacyScanner
 from eagle_hf.data.privacy.settings import PrivacySettings
-from eagle_hf.data.roles import read_role
+from eagle_hf.data.reading.roles import read_role
 from eagle_hf.data.rows import Conversation, Prompt
 
 SERVED_PROMPT = "a redaction in a prompt that was answered by token; filter prompts first"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eagle_hf.data.roles import MAY_FOLLOW, read_role
+from eagle_hf.data.reading.roles import MAY_FOLLOW, read_role
 
 NO_TURNS = "no turns"
 TURNS_NO_TEXT = "turns that are no text"

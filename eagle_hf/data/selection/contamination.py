@@ -15,9 +15,9 @@ The last one is a question of the suite with other names and numbers (see reword
 import re
 from collections.abc import Sequence
 
+from eagle_hf.data.prompts.suites import SUITES, load_suite
 from eagle_hf.data.rows import Prompt
 from eagle_hf.data.selection.rewordings import RewordedQuestions
-from eagle_hf.data.suites import SUITES, load_suite
 
 PASSAGE = 13  # words
 ANCHOR = 6  # words; every passage that is looked for begins with as many

@@ -16,8 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from eagle_hf.data.magpie import normalize
 from eagle_hf.data.optional import require
+from eagle_hf.data.prompts.magpie import normalize
 from eagle_hf.data.rows import Prompt
 
 SHINGLE = 5  # letters; words would make one shingle of a Chinese sentence

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eagle_hf.data.lines import read_json_lines
-from eagle_hf.data.row_values import check_encodable
+from eagle_hf.data.reading.lines import read_json_lines
+from eagle_hf.data.reading.row_values import check_encodable
 from eagle_hf.data.rows import SkippedLine
 
 # What an entry may hold the body of a request under, as a mapping or as JSON text.

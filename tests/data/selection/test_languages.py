@@ -3,8 +3,8 @@
 import pytest
 
 from eagle_hf.data import optional
+from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.selection.languages import UNKNOWN, LanguageDetector, LanguageRule
-from eagle_hf.data.suites import load_suite
 
 SENTENCES = {
     "en": "Could you explain to me how the tides of the sea come about?",

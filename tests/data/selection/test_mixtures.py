@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from eagle_hf.data.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts.bundled_sets import bundled_prompts
+from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.selection.categories import estimate_category, with_categories
 from eagle_hf.data.selection.mixtures import allot, estimate_mixture, mix_prompts
-from eagle_hf.data.suites import load_suite
 
 CODE = "Write a Python function that sorts a list."
 MATH = "A train needs 3 hours for 240 km. How many km does it drive in 5 hours?"

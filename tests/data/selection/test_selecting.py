@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from eagle_hf.data.bundled_sets import bundled_names, bundled_prompts
-from eagle_hf.data.prompts import read_prompts
+from eagle_hf.data.prompts.bundled_sets import bundled_names, bundled_prompts
+from eagle_hf.data.prompts.gathering import read_prompts
+from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.selection.contamination import ContaminationRule
 from eagle_hf.data.selection.lengths import LengthRule, SpecialTokenRule
 from eagle_hf.data.selection.rewordings import masked_words, runs_of
 from eagle_hf.data.selection.selecting import select_prompts
-from eagle_hf.data.suites import load_suite
 
 TOM = (
     "Tom's ship can travel at 10 miles per hour.  He is sailing from 1 to 4 PM.  He then travels "

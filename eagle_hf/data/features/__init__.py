@@ -1,0 +1,1 @@
+"""The target's states over examples, on disk."""

@@ -1,0 +1,1 @@
+"""User turns: from files and the Hub, bundled, or sampled from the target."""

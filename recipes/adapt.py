@@ -117,7 +117,7 @@ def conversations(
                 batch_size=arguments.batch_size,
             )
             print(
-                f"{name}: {report.written} answered now, {report.already_there} before, "
+                f"{name}: {report.finished} answered now, {report.already_there} before, "
                 f"{len(report.skipped)} skipped"
             )
         return load_conversations(folder / "responses")

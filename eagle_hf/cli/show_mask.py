@@ -5,10 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
-
 from eagle_hf.cli.command import Command
-from eagle_hf.data.examples.masking import end_of_turn_ids, tokenize_conversations
+from eagle_hf.data.examples.masking import stored_eos_token_ids, tokenize_conversations
 from eagle_hf.data.examples.reader import TRAIN_ON
 from eagle_hf.data.examples.viewer import mask_page, show_mask
 from eagle_hf.data.reading.conversations import load_conversations
@@ -75,19 +73,11 @@ def _examples(
     return tokenize_conversations(
         [row],
         tokenizer,
-        eos_token_ids=end_of_turn_ids(_generation_config(arguments.target), tokenizer),
+        eos_token_ids=stored_eos_token_ids(resolve(arguments.target), tokenizer),
         max_length=None,
         train_on=arguments.train_on,
         template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
     )
-
-
-def _generation_config(target: str) -> GenerationConfig | None:
-    """The target's generation config; None where it has none."""
-    try:
-        return GenerationConfig.from_pretrained(resolve(target))
-    except OSError:
-        return None
 
 
 COMMAND = Command(

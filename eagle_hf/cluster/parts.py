@@ -28,9 +28,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from eagle_hf.data import Prompt, TurnStore
 from eagle_hf.data.answers import FinishedTurn
+from eagle_hf.data.rows import question_of
 
 ENDING = ".jsonl"
-ASKED = ("turns", "system", "tools", "chat_template_kwargs")  # what the target is asked
 
 
 class PartFolder:
@@ -176,18 +176,13 @@ def take_turns(
                 f"the parts of a former run hold answers of {turn.model!r}, and {model!r} answers "
                 "now; delete the folder of parts, or give cluster.storage another one"
             )
-        if _question(questions.get(turn.id, prompt)) != _question(prompt):
+        if question_of(questions.get(turn.id, prompt)) != question_of(prompt):
             continue
         is_next = len(store.turns(turn.id)) == turn.turn
         if is_next and digest_before(store, turn) == after:
             added += store.add(prompt, turn)
     store.sync()
     return added
-
-
-def _question(prompt: Prompt) -> list[Any]:
-    """What makes a prompt another one under the same id."""
-    return [prompt.get(name) for name in ASKED]
 
 
 def digest_before(store: TurnStore, turn: FinishedTurn) -> str:

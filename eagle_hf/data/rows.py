@@ -192,6 +192,11 @@ def first_reasons(skipped: Sequence[tuple[object, str]], none: str) -> str:
     return "; ".join(reasons) or none
 
 
+def question_of(prompt: Mapping[str, Any]) -> list[Any]:
+    """What the target is asked: all that makes a prompt another one under the same id."""
+    return [prompt.get(name) for name in ("turns", "system", "tools", "chat_template_kwargs")]
+
+
 def check_prompts(prompts: Sequence[Prompt]) -> None:
     """Refuse prompts that cannot be told apart, or have nothing to ask.
 

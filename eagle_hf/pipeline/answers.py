@@ -12,10 +12,9 @@ from typing import Any
 from eagle_hf.data import Prompt, TurnStore
 from eagle_hf.data.answers import TURNS
 from eagle_hf.data.manifest import MANIFEST
+from eagle_hf.data.rows import question_of
 from eagle_hf.pipeline.records import set_aside
 from eagle_hf.pipeline.rows import read_rows
-
-QUESTION = ("turns", "system", "tools", "chat_template_kwargs")  # what the target is asked
 
 
 def keep_matching_answers(prompts: Path, folder: Path) -> Path | None:
@@ -75,11 +74,6 @@ def _changed_ids(prompts: Path, store: TurnStore) -> set[str]:
     changed = set()
     for prompt in read_rows(prompts):
         stored: Any = store.prompt(prompt["id"])
-        if stored is not None and _question(stored) != _question(prompt):
+        if stored is not None and question_of(stored) != question_of(prompt):
             changed.add(prompt["id"])
     return changed
-
-
-def _question(prompt: Any) -> list[Any]:
-    """What the target is asked."""
-    return [prompt.get(name) for name in QUESTION]

@@ -11,11 +11,9 @@ from tqdm.auto import tqdm
 from eagle_hf.data import Example, SkippedRow, TemplateArguments, load_conversations
 from eagle_hf.data.examples.masking import conversation_reader, stream_conversations
 from eagle_hf.pipeline.executor import Executor, Metrics
-from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
+from eagle_hf.pipeline.rows import count_lines, print_reasons, read_rows, write_rows
 from eagle_hf.pipeline.settings import DataConfig
 from eagle_hf.pipeline.target import RunTarget
-
-SHOWN_REASONS = 3
 
 
 def make_conversations(
@@ -147,7 +145,4 @@ def _print_statistics(counts: ExampleCounts, skipped: list[SkippedRow]) -> None:
         f"{counts.examples:,} examples, {counts.tokens:,} tokens, {counts.learnt_tokens:,} "
         f"({share:.0%}) learnt; the longest has {counts.longest:,}"
     )
-    for row in skipped[:SHOWN_REASONS]:
-        print(f"skipped {row.id}: {row.reason}")
-    if len(skipped) > SHOWN_REASONS:
-        print(f"skipped: {len(skipped) - SHOWN_REASONS} more")
+    print_reasons("skipped", skipped)

@@ -26,12 +26,10 @@ from eagle_hf.data import (
 )
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline.executor import Metrics
-from eagle_hf.pipeline.rows import count_lines, read_rows, write_rows
+from eagle_hf.pipeline.rows import count_lines, print_reasons, read_rows, write_rows
 from eagle_hf.pipeline.settings import AnswerStepSettings, DataConfig
 from eagle_hf.pipeline.target import RunTarget
 from eagle_hf.target import choose_aux_layer_ids
-
-SHOWN_REASONS = 5
 
 Row = TypeVar("Row")
 
@@ -181,14 +179,6 @@ def _cleaned(clean: Callable[[Any], Any], source: Path) -> Iterator[dict[str, An
 
 def counted(report: AnswerReport) -> Metrics:
     """A report as the counts of a stage; the first reasons are printed."""
-    _print_reasons("skipped", report.skipped)
-    _print_reasons("not answered", report.failed)
+    print_reasons("skipped", report.skipped)
+    print_reasons("not answered", report.failed)
     return {"prompts": report.prompts, **report.counts()}
-
-
-def _print_reasons(what: str, rows: Any) -> None:
-    """Print the first rows without an answer, each with its reason."""
-    for name, reason in rows[:SHOWN_REASONS]:
-        print(f"{what} {name}: {reason}")
-    if len(rows) > SHOWN_REASONS:
-        print(f"{what}: {len(rows) - SHOWN_REASONS} more")

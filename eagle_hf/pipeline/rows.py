@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+SHOWN_REASONS = 5
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -73,3 +75,16 @@ def count_lines(path: Path) -> int:
     """The lines of a file, for the end of a progress bar."""
     with path.open("rb") as file:
         return sum(1 for _ in file)
+
+
+def print_reasons(what: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Print the first rows that nothing comes of, each with its reason.
+
+    Args:
+        what: became of them, as "skipped".
+        rows: ids and reasons.
+    """
+    for name, reason in rows[:SHOWN_REASONS]:
+        print(f"{what} {name}: {reason}")
+    if len(rows) > SHOWN_REASONS:
+        print(f"{what}: {len(rows) - SHOWN_REASONS} more")

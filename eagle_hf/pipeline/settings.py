@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eagle_hf.data import TemplateArguments
+from eagle_hf.data.examples.reader import TRAIN_ON
 from eagle_hf.evaluation.arguments import DTYPES, TargetArguments
 from eagle_hf.pipeline.cluster_settings import ClusterSettings
 
@@ -15,7 +16,6 @@ STEPS = ("prompts", "privacy", "answers", "conversations", "examples", "features
 # Steps that nothing can be made without.
 ALWAYS = ("prompts", "answers", "conversations")
 STORAGE_DTYPES = ("float32", "bfloat16", "int8")
-TRAIN_ON = ("all", "last_turn")
 
 
 @dataclass(kw_only=True)

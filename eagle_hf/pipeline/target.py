@@ -7,10 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from eagle_hf.data import eos_token_ids
-from eagle_hf.data.examples.masking import end_of_turn_ids
+from eagle_hf.data.examples.masking import stored_eos_token_ids
 from eagle_hf.data.examples.preparing import length_limit
 from eagle_hf.evaluation import open_target
 from eagle_hf.pipeline.settings import DataConfig
@@ -67,7 +67,7 @@ class RunTarget:
         """The tokens that end a turn."""
         if self._model is not None:
             return eos_token_ids(self._model, self._tokenizer)
-        return end_of_turn_ids(self._generation_config(), self.tokenizer)
+        return stored_eos_token_ids(resolve(self.config.target), self.tokenizer)
 
     def length_limit(self, max_length: int | None) -> int | None:
         """How long a conversation may be that the target is to read, in tokens; None: any."""
@@ -89,13 +89,6 @@ class RunTarget:
         if self._model is not None:
             return self._model
         return open_without_weights(self.config.target)
-
-    def _generation_config(self) -> GenerationConfig | None:
-        """The target's generation config; None where it has none."""
-        try:
-            return GenerationConfig.from_pretrained(resolve(self.config.target))
-        except OSError:
-            return None
 
 
 def _sampled_files(name: str | None) -> list[tuple[str, int, str]] | str | None:

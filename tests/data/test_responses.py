@@ -25,10 +25,10 @@ def test_conversations_hold_turns_and_answers_in_turn(scripted, tokenizer, make_
     assert [m["role"] for m in rows["p1"]["messages"]] == ["system", "user", "assistant"]
     assert rows["p1"]["source"] == "s"
     assert rows["p1"]["category"] == "c"
-    assert report.written == 2
+    assert report.finished == 2
     assert report.already_there == 0
     assert report.skipped == []
-    assert report.tokens == 18
+    assert report.sampled_tokens == 18
     assert report.cut == 0
 
 
@@ -69,10 +69,10 @@ def test_rerun_answers_only_what_is_missing_and_drops_a_torn_line(
     whole = file.read_text()
     file.write_text(whole + '{"id": "p2", "mess')
     report = write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9)
-    assert (report.written, report.already_there) == (1, 2)
+    assert (report.finished, report.already_there) == (1, 2)
     assert file.read_text().startswith(whole)
     assert read_rows(tmp_path)[2]["id"] == "p2"
-    assert write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9).written == 0
+    assert write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9).finished == 0
 
 
 def test_every_batch_is_on_disk_before_the_next_starts(
@@ -176,7 +176,7 @@ def test_conversations_without_a_manifest_are_refused(scripted, tokenizer, make_
 def test_prompt_too_long_is_skipped_at_any_turn(scripted, tokenizer, make_prompts, tmp_path):
     prompts = make_prompts("a" * 300, "a|" + "b" * 300, "c")
     report = write_responses(scripted, tokenizer, prompts, tmp_path, max_new_tokens=9)
-    assert report.written == 1
+    assert report.finished == 1
     assert [row.id for row in report.skipped] == ["p0", "p1"]
     assert "more than max_length 256" in report.skipped[0].reason
     assert [row["id"] for row in read_rows(tmp_path)] == ["p2"]

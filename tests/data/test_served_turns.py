@@ -93,7 +93,7 @@ def test_special_tokens_inside_an_answer_allow_no_further_turn(
     report = write_responses(
         scripted, tokenizer, make_prompts("a", "b|c"), tmp_path, max_new_tokens=9
     )
-    assert report.written == 1
+    assert report.finished == 1
     ((name, reason),) = report.skipped
     assert name == "p1"
     assert "'hm<|im_start|>yes'" in reason

@@ -30,11 +30,10 @@ from eagle_hf.data.answers.turns import (
 )
 from eagle_hf.data.answers.wire import is_writable
 from eagle_hf.data.manifest import check_manifest, only_one_run
-from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts
+from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, question_of
 from eagle_hf.data.templates.arguments import TemplateArguments
 
 SYNC_S = 0.5  # between two writes to the disk itself, in seconds
-ASKED = ("turns", "system", "tools", "chat_template_kwargs")  # what makes a prompt another one
 
 
 async def answer_into_folder(
@@ -232,8 +231,7 @@ def _check_same_question(prompt: Prompt, stored: Prompt | None) -> None:
     """Refuse a prompt whose id stands for another question in the store."""
     if stored is None:
         return
-    is_same = all(stored.get(name) == prompt.get(name) for name in ASKED)
-    if not is_same:
+    if question_of(stored) != question_of(prompt):
         raise ValueError(
             f"the folder holds an answer to another prompt with the id {prompt['id']!r}; give "
             "changed prompts new ids or choose another folder"

@@ -41,16 +41,6 @@ class AnswerReport:
         """How many prompts are counted."""
         return self.finished + self.already_there + len(self.skipped) + len(self.failed)
 
-    @property
-    def written(self) -> int:
-        """Conversations added to conversations.jsonl: those that were finished."""
-        return self.finished
-
-    @property
-    def tokens(self) -> int:
-        """The same as `sampled_tokens`."""
-        return self.sampled_tokens
-
     def count_turn(self, turn: FinishedTurn) -> None:
         """Add a turn that is kept."""
         sources = (turn.prompt_ids_from, turn.response_ids_from)

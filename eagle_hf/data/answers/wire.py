@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
 from eagle_hf.data.examples.turns import MISSING, SERVED
+from eagle_hf.data.templates.messages import REASONING_NAMES
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
-REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
 # Any other reason means that the server gave up, or filtered, and the answer is not whole.
 FINISH_REASONS = ("stop", "length", "tool_calls")
 # Too slow, in conflict with another request, too many requests. Other 4xx repeat themselves.
@@ -168,7 +168,7 @@ def _only_choice(payload: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """The reasoning under the first of its names that holds some."""
-    for name in REASONING_FIELDS:
+    for name in REASONING_NAMES:
         text = _text(message.get(name), name)
         if text:
             return text

@@ -44,14 +44,14 @@ def eos_token_ids(target: PreTrainedModel, tokenizer: Any) -> set[int]:
     Raises:
         ValueError: neither the target nor the tokenizer names such a token.
     """
-    return end_of_turn_ids(getattr(target, "generation_config", None), tokenizer)
+    return _end_of_turn_ids(getattr(target, "generation_config", None), tokenizer)
 
 
-def end_of_turn_ids(generation_config: GenerationConfig | None, tokenizer: Any) -> set[int]:
+def stored_eos_token_ids(folder: str, tokenizer: Any) -> set[int]:
     """As `eos_token_ids`, for a target that is not opened.
 
     Args:
-        generation_config: of the target; None where it has none.
+        folder: of the target, or its name on the Hub.
         tokenizer: as there.
 
     Returns:
@@ -60,6 +60,15 @@ def end_of_turn_ids(generation_config: GenerationConfig | None, tokenizer: Any) 
     Raises:
         ValueError: as there.
     """
+    try:
+        generation_config = GenerationConfig.from_pretrained(folder)
+    except OSError:  # many targets have none
+        generation_config = None
+    return _end_of_turn_ids(generation_config, tokenizer)
+
+
+def _end_of_turn_ids(generation_config: GenerationConfig | None, tokenizer: Any) -> set[int]:
+    """The tokens that end a turn; ValueError where nothing names one."""
     stop = getattr(generation_config, "eos_token_id", None)
     ids = set(stop) if isinstance(stop, (list, tuple)) else {stop}
     # Instruct models often name two: one ends a turn, the other a document.

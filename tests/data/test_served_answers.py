@@ -389,6 +389,29 @@ def test_a_template_that_reads_a_date_is_given_that_of_the_first_run(tokenizer, 
     assert sent == [{"date_string": "1999-12-31"}] * 2
 
 
+def test_variables_that_the_template_never_reads_are_named(tokenizer, tmp_path):
+    recovery = IdRecovery(tokenizer, {257})
+    misspelt = {"enable_thinkng": False}
+    prompts = numbered(2)
+    prompts[0]["chat_template_kwargs"] = misspelt
+    with AnswerServer() as server:
+        report = write_served_responses(
+            [server.url], prompts, tmp_path / "own", settings(), recovery=recovery
+        )
+        arguments = TemplateArguments(misspelt)
+        with pytest.raises(ValueError, match="reads no enable_thinkng"):
+            write_served_responses(
+                [server.url],
+                prompts,
+                tmp_path / "run",
+                settings(template_arguments=arguments),
+                recovery=recovery,
+            )
+        assert len(server.asked) == 1
+    assert [row.id for row in report.skipped] == [prompts[0]["id"]]
+    assert "reads no enable_thinkng" in report.skipped[0].reason
+
+
 def test_ids_are_recovered_with_the_arguments_of_the_request(tokenizer, tmp_path):
     tokenizer.chat_template = "{{ mood }}" + tokenizer.chat_template
     prompt = {"id": "p0", "turns": ["hi"], "chat_template_kwargs": {"mood": "glad"}}

@@ -159,6 +159,8 @@ class ServedAnswerer:
         template = None if self.recovery is None else self.recovery.template
         try:
             arguments = request.arguments(settings.template_arguments)
+            if template is not None:
+                arguments.check_read_by(template)
         except ValueError as error:
             return FailedTurn(request.id, request.turn, str(error), is_final=True)
         arguments = for_server(arguments, template)

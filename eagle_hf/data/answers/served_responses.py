@@ -52,13 +52,15 @@ def write_served_responses(
         What this run answered, skipped and failed to answer.
 
     Raises:
-        ValueError: impossible arguments; a server that does not list the target, or answers with
-            another model; a folder made with other settings; or a run in which no prompt got a
-            response.
+        ValueError: impossible arguments; a variable that the template of `recovery` never reads; a
+            server that does not list the target, or answers with another model; a folder made with
+            other settings; or a run in which no prompt got a response.
     """
     check_prompts(prompts)
     folder = Path(folder)
     arguments = with_date_of(folder, settings.template_arguments)
+    if recovery is not None:
+        arguments.check_read_by(recovery.template)
     settings = replace(settings, template_arguments=arguments)
     answerer = ServedAnswerer(servers, settings, recovery, api_key)
 

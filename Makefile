@@ -17,7 +17,7 @@ BIN = $(VENV)/bin
 EXTRA ?= test
 
 .PHONY: quickstart lint format docs install engines templates
-.PHONY: test test-oldest test-quantised test-slow test-long test-all
+.PHONY: test test-oldest test-quantised test-slow test-cluster test-long test-all
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -39,9 +39,10 @@ format: $(VENV)/linters
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=10
 
-# tiny models of every class in two processes; the others use both cores by themselves
-CLASSES = tests/sweep tests/target/test_every_class.py
-test-slow: install
+# every class and every template in two processes; the others use both cores by themselves
+CLASSES = tests/sweep tests/target/test_every_class.py tests/data/test_every_template.py \
+	tests/data/test_mask_oracle.py tests/data/test_real_tokenizers.py
+test-slow: install templates
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow $(CLASSES)
 	$(BIN)/python -m pytest -q -m slow --durations=10 $(CLASSES:%=--ignore=%)
 
@@ -65,6 +66,12 @@ test-quantised: install
 	OMP_NUM_THREADS=1 PYTHONPATH=build/quantised $(BIN)/python -m pytest -q -n 2 \
 		tests/target/test_quantised.py tests/training/test_quantised_training.py \
 		tests/decoding/test_quantised_targets.py
+
+# a Ray cluster of two nodes on this machine, one of them killed
+test-cluster: install
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/cluster -c constraints.txt \
+		ray msgpack
+	PYTHONPATH=build/cluster $(BIN)/python -m pytest -q -m "slow or not slow" tests/cluster
 
 # what cannot be fetched is skipped by its tests, with the reason
 templates: install

@@ -34,7 +34,9 @@ from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.settings import DataConfig, PromptSettings
 from eagle_hf.pipeline.target import RunTarget
 
-PART = 2000  # turns that the target writes between two savings
+# Turns that the target writes between two savings: minutes on a CPU, and as many of each topic
+# where topics are seeds.
+PART = 240
 PART_SEEDS = 1_000_003  # between the seeds of two parts
 
 

@@ -20,7 +20,7 @@ from eagle_hf.data.answers import CONVERSATIONS
 from eagle_hf.data.manifest import check_manifest, only_one_run
 from eagle_hf.pipeline import DataConfig, RunTarget, privacy_settings
 from eagle_hf.pipeline.executor import Metrics
-from eagle_hf.pipeline.local import counted
+from eagle_hf.pipeline.local import counted, keep_report
 
 
 class RayExecutor:
@@ -108,14 +108,7 @@ class RayExecutor:
         tokenizer = self._target.tokenizer if of_conversations else None
         opening = OpenFilter(privacy_settings(config), of_conversations, tokenizer)
         report = filter_file(self._ray, opening, workers, source, folder / source.name)
-        report.write(folder / "privacy.json")
-        print(report)
-        return {
-            "rows": report.rows,
-            "unchanged": report.unchanged,
-            "redacted": report.redacted,
-            "dropped": report.dropped.total(),
-        }
+        return keep_report(report, folder)
 
     def _answer_workers(self, config: DataConfig) -> Workers:
         """Who answers: holders of the target, or clients of servers."""

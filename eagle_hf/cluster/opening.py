@@ -12,22 +12,22 @@ from eagle_hf.cluster.stages import Workers
 from eagle_hf.data import (
     IdRecovery,
     ServedAnswerer,
+    ServingSettings,
     TargetAnswerer,
     TemplateArguments,
-    template_sha256,
 )
 from eagle_hf.data.answers import Answerer
-from eagle_hf.data.answers.responses import with_date_of
+from eagle_hf.data.answers.manifests import (
+    OF_SERVERS,
+    OF_TARGET,
+    servers_manifest,
+    target_manifest,
+    with_date_of,
+)
 from eagle_hf.data.manifest import library_versions
-from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline import DataConfig, RunTarget, serving_settings
-from eagle_hf.pipeline.local import api_key
-from eagle_hf.target import choose_aux_layer_ids
+from eagle_hf.pipeline.local import api_key, captured_layers, in_process_settings
 
-# Fields of the manifest that two runs in one folder must have in common.
-COMMON = ("step", "chat_template_kwargs", "max_new_tokens", "temperature", "seed")
-OF_TARGET = (*COMMON, "target_weights", "template_sha256")
-OF_SERVERS = (*COMMON, "model", "request_fields")
 PARTS = "parts"
 
 
@@ -44,11 +44,8 @@ class OpenRunTarget:
     def __call__(self) -> OpenedTarget:
         run = RunTarget(self.config)
         target = run.model("prefill")
-        head = self.config.features.head
-        layer_ids = None
-        if head is not None:
-            layer_ids = Eagle3DraftHead.from_pretrained(head).config.aux_layer_ids
-        return OpenedTarget(target, run.tokenizer, layer_ids or choose_aux_layer_ids(target))
+        layer_ids = captured_layers(self.config.features, target)
+        return OpenedTarget(target, run.tokenizer, layer_ids)
 
 
 @dataclass(frozen=True)
@@ -89,30 +86,28 @@ class OpenRunAnswerer:
         run = RunTarget(self.config)
         if self.config.answers.servers:
             return self._client(run)
-        settings = self.config.answers
-        target = run.model("batch")
         return TargetAnswerer(
-            target,
+            run.model("batch"),
             run.tokenizer,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            max_length=settings.max_length,
             template_arguments=self.arguments,
+            **in_process_settings(self.config.answers),
         )
 
     def _client(self, run: RunTarget) -> ServedAnswerer:
         """A client of the servers, which are asked for their models."""
-        settings = replace(
-            serving_settings(self.config),
-            concurrency=self.concurrency,
-            template_arguments=self.arguments,
-        )
+        settings = self._serving_settings()
         recovery = IdRecovery(run.tokenizer, run.eos_token_ids())
         answerer = ServedAnswerer(self.config.answers.servers, settings, recovery, self.api_key)
         asyncio.run(answerer.check_servers())
         return answerer
+
+    def _serving_settings(self) -> ServingSettings:
+        """How one worker asks the servers."""
+        return replace(
+            serving_settings(self.config),
+            concurrency=self.concurrency,
+            template_arguments=self.arguments,
+        )
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -126,25 +121,23 @@ class OpenRunAnswerer:
             model: as the workers call the target.
             run: the target of the run, for its tokenizer.
         """
-        settings = self.config.answers
-        common = {
+        others = {
             "target": self.config.target,
-            "chat_template_kwargs": dict(self.arguments.variables) or None,
-            "date": self.arguments.date.isoformat(),
-            "max_new_tokens": settings.max_new_tokens,
-            "temperature": settings.temperature,
-            "seed": settings.seed,
             "executor": self.config.executor,
             "versions": library_versions(),
         }
+        settings = self.config.answers
         if settings.servers:
-            fields = {"step": "served responses", "model": model}
-            return common | fields | {"request_fields": dict(settings.request_fields)}
-        return common | {
-            "step": "responses",
-            "target_weights": model,
-            "template_sha256": template_sha256(run.tokenizer),
-        }
+            return servers_manifest(self._serving_settings()) | others
+        shared = target_manifest(
+            fingerprint=model,
+            tokenizer=run.tokenizer,
+            arguments=self.arguments,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=settings.seed,
+        )
+        return shared | others
 
     def parts_url(self, folder: Path, manifest: dict[str, Any]) -> str:
         """Where turns of this run are on their way: no run of other settings reads them there.

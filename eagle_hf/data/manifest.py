@@ -83,11 +83,20 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         folder: exists.
         manifest: anything that JSON holds.
     """
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file that appears whole or not at all.
+
+    Args:
+        path: of the file. Its folder exists.
+        text: that it is to hold.
+    """
     # Two processes may write it at once, so each has a name of its own.
-    temporary = folder / f"{MANIFEST}.{os.getpid()}.tmp"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    os.replace(temporary, path)
 
 
 def write_run(folder: str | Path, settings: dict[str, Any], metrics: dict[str, Any]) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from eagle_hf.data import (
     AnswerReport,
     EngineStates,
     IdRecovery,
     PrivacyFilter,
+    PrivacyReport,
     PrivacySettings,
     Prompt,
     ServingSettings,
@@ -27,7 +29,7 @@ from eagle_hf.data import (
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.rows import count_lines, print_reasons, read_rows, write_rows
-from eagle_hf.pipeline.settings import AnswerStepSettings, DataConfig
+from eagle_hf.pipeline.settings import AnswerStepSettings, DataConfig, FeatureSettings
 from eagle_hf.pipeline.target import RunTarget
 from eagle_hf.target import choose_aux_layer_ids
 
@@ -61,19 +63,14 @@ class LocalExecutor:
         asked, _ = read_prompts(prompts)
         if config.answers.servers:
             return self._ask_servers(config, asked, folder)
-        settings = config.answers
         target = self.target.model("batch")
         report = write_responses(
             target,
             self.target.tokenizer,
             asked,
             folder,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            max_length=settings.max_length,
             template_arguments=TemplateArguments.read(config.chat_template_kwargs),
+            **in_process_settings(config.answers),
         )
         return counted(report)
 
@@ -84,15 +81,12 @@ class LocalExecutor:
         source = None
         if settings.engine_states is not None:
             source = EngineStates(settings.engine_states)
-        layer_ids = None
-        if settings.head is not None:
-            layer_ids = Eagle3DraftHead.from_pretrained(settings.head).config.aux_layer_ids
         rows: Any = load_conversations(examples)  # lie on disk
         report = capture_features(
             target,
             rows,
             url,
-            layer_ids=layer_ids or choose_aux_layer_ids(target),
+            layer_ids=captured_layers(settings, target),
             template_sha256=template_sha256(self.target.tokenizer),
             dtype=settings.storage_dtype,
             batch_tokens=settings.batch_tokens,
@@ -124,6 +118,25 @@ def privacy_settings(config: DataConfig) -> PrivacySettings:
     if not config.privacy.phone_regions:
         del values["phone_regions"]
     return PrivacySettings.read(values)
+
+
+def captured_layers(settings: FeatureSettings, target: PreTrainedModel) -> list[int]:
+    """The layers whose inputs are kept: those of the head that is named, else EAGLE-3's."""
+    layer_ids = None
+    if settings.head is not None:
+        layer_ids = Eagle3DraftHead.from_pretrained(settings.head).config.aux_layer_ids
+    return list(layer_ids or choose_aux_layer_ids(target))
+
+
+def in_process_settings(settings: AnswerStepSettings) -> dict[str, Any]:
+    """How the target answers in a process, as arguments of whatever lets it."""
+    return {
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size,
+        "temperature": settings.temperature,
+        "seed": settings.seed,
+        "max_length": settings.max_length,
+    }
 
 
 def serving_settings(config: DataConfig) -> ServingSettings:
@@ -158,7 +171,11 @@ def _filter_file(
 ) -> Metrics:
     """Filter a file of rows into a folder, beside the report."""
     write_rows(folder / source.name, _cleaned(clean, source))
-    report = privacy.report
+    return keep_report(privacy.report, folder)
+
+
+def keep_report(report: PrivacyReport, folder: Path) -> Metrics:
+    """Write and print what a privacy stage found; its counts."""
     report.write(folder / "privacy.json")
     print(report)
     return {

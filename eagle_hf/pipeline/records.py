@@ -6,14 +6,13 @@ content: a step that ran again and gave the same leaves those after it done.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eagle_hf.data.manifest import library_versions
+from eagle_hf.data.manifest import library_versions, write_whole
 
 RECORD = "step.json"
 FORMAT = 1
@@ -61,9 +60,7 @@ class StepRecord:
             folder: of the step, which exists.
         """
         text = json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
-        temporary = folder / f"{RECORD}.{os.getpid()}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / RECORD)
+        write_whole(folder / RECORD, text)
 
     @classmethod
     def read(cls, folder: Path) -> "StepRecord | None":

@@ -28,8 +28,8 @@ from eagle_hf.data.answers.turns import (
     OpenConversation,
     early_end,
 )
-from eagle_hf.data.answers.wire import is_writable
 from eagle_hf.data.manifest import check_manifest, only_one_run
+from eagle_hf.data.reading.row_values import is_encodable
 from eagle_hf.data.rows import Prompt, SkippedRow, check_prompts, question_of
 from eagle_hf.data.templates.arguments import TemplateArguments
 
@@ -94,7 +94,7 @@ async def _collect(answerer: Answerer, prompts: Sequence[Prompt], store: TurnSto
     """As `collect_answers`, in a folder that no other run writes to."""
     _check_same_target(answerer, store)
     for prompt in prompts:
-        if _is_writable(prompt):
+        if _is_encodable(prompt):
             _check_same_question(prompt, store.prompt(prompt["id"]))
     with ConversationFile(store.path.parent) as file:
         for prompt in prompts:
@@ -240,7 +240,7 @@ def _check_same_question(prompt: Prompt, stored: Prompt | None) -> None:
 
 def _fault_of(prompt: Prompt) -> str | None:
     """Why a prompt cannot be asked at all; None where it can."""
-    if not _is_writable(prompt):
+    if not _is_encodable(prompt):
         return "the prompt holds half a surrogate, which is no text"
     try:
         TemplateArguments().for_row(prompt)
@@ -249,6 +249,6 @@ def _fault_of(prompt: Prompt) -> str | None:
     return None
 
 
-def _is_writable(prompt: Prompt) -> bool:
+def _is_encodable(prompt: Prompt) -> bool:
     """Whether every text of a prompt, its id included, can be written as UTF-8."""
-    return is_writable(json.dumps(prompt, ensure_ascii=False))
+    return is_encodable(json.dumps(prompt, ensure_ascii=False))

@@ -1,8 +1,6 @@
 """The target answers every prompt, in this process; an interrupted run goes on where it stopped."""
 
-import datetime
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle_hf.data.answers.collecting import answer_into_folder
 from eagle_hf.data.answers.in_process import TargetAnswerer
+from eagle_hf.data.answers.manifests import OF_TARGET, target_manifest, with_date_of
 from eagle_hf.data.answers.report import AnswerReport
 from eagle_hf.data.answers.running import run_to_end
-from eagle_hf.data.examples.turns import ROW_FORMAT
-from eagle_hf.data.manifest import MANIFEST, library_versions, read_manifest
+from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.rows import Prompt, check_prompts
 from eagle_hf.data.templates.arguments import TemplateArguments
-from eagle_hf.data.templates.template import template_sha256
-
-# Fields of the manifest that two runs in one folder must have in common. The format is none of
-# them: rows of an older one stay as they are.
-SETTINGS = (
-    "step",
-    "target_weights",
-    "template_sha256",
-    "chat_template_kwargs",
-    "max_new_tokens",
-    "temperature",
-    "seed",
-)
 
 
 def write_responses(
@@ -86,46 +71,23 @@ def write_responses(
     manifest = _manifest(answerer)
 
     def start() -> Coroutine[Any, Any, AnswerReport]:
-        return answer_into_folder(answerer, prompts, folder, manifest, SETTINGS)
+        return answer_into_folder(answerer, prompts, folder, manifest, OF_TARGET)
 
     return run_to_end(start)
 
 
-def with_date_of(folder: Path, arguments: TemplateArguments | None) -> TemplateArguments:
-    """Date the arguments of a template with the day on which a folder was begun.
-
-    Args:
-        folder: that answers are written to.
-        arguments: of the run. None: no variables, and today.
-
-    Returns:
-        The arguments, with the folder's date where it has one.
-
-    Raises:
-        ValueError: the folder's manifest is no JSON object.
-    """
-    arguments = arguments or TemplateArguments()
-    if not (folder / MANIFEST).exists():
-        return arguments
-    found = read_manifest(folder).get("date")
-    if found is None:
-        return arguments
-    return replace(arguments, date=datetime.date.fromisoformat(found))
-
-
 def _manifest(answerer: TargetAnswerer) -> dict[str, Any]:
-    """What makes the folder; `SETTINGS` of it must not change."""
-    return {
-        "step": "responses",
-        "format": ROW_FORMAT,
+    """What makes the folder; `OF_TARGET` of it must not change."""
+    shared = target_manifest(
+        fingerprint=answerer.model,
+        tokenizer=answerer.tokenizer,
+        arguments=answerer.arguments,
+        max_new_tokens=answerer.max_new_tokens,
+        temperature=answerer.temperature,
+        seed=answerer.seed,
+    )
+    return shared | {
         "target": getattr(answerer.target, "name_or_path", ""),
-        "target_weights": answerer.model,
-        "template_sha256": template_sha256(answerer.tokenizer),
-        "chat_template_kwargs": dict(answerer.arguments.variables) or None,
-        "date": answerer.arguments.date.isoformat(),
-        "max_new_tokens": answerer.max_new_tokens,
-        "temperature": answerer.temperature,
-        "seed": answerer.seed,
         "batch_size": answerer.batch_size,
         "versions": library_versions(),
     }

@@ -7,25 +7,13 @@ from typing import Any
 
 from eagle_hf.data.answers.answerer import ServedAnswerer
 from eagle_hf.data.answers.collecting import answer_into_folder
+from eagle_hf.data.answers.manifests import OF_SERVERS, servers_manifest, with_date_of
 from eagle_hf.data.answers.recovery import IdRecovery
 from eagle_hf.data.answers.report import AnswerReport
-from eagle_hf.data.answers.responses import with_date_of
 from eagle_hf.data.answers.running import run_to_end
 from eagle_hf.data.answers.settings import ServingSettings
-from eagle_hf.data.examples.turns import ROW_FORMAT
 from eagle_hf.data.manifest import library_versions
 from eagle_hf.data.rows import Prompt, check_prompts
-
-# Fields of the manifest that two runs in one folder must have in common.
-SETTINGS = (
-    "step",
-    "model",
-    "chat_template_kwargs",
-    "max_new_tokens",
-    "temperature",
-    "seed",
-    "request_fields",
-)
 
 
 def write_served_responses(
@@ -68,25 +56,15 @@ def write_served_responses(
         # Refuse what cannot work before anything is written.
         await answerer.check_servers()
         manifest = _manifest(settings, servers)
-        return await answer_into_folder(answerer, prompts, folder, manifest, SETTINGS)
+        return await answer_into_folder(answerer, prompts, folder, manifest, OF_SERVERS)
 
     return run_to_end(answer)
 
 
 def _manifest(settings: ServingSettings, servers: Sequence[str]) -> dict[str, Any]:
-    """What makes the folder; `SETTINGS` of it must not change."""
-    arguments = settings.template_arguments
-    return {
-        "step": "served responses",
-        "format": ROW_FORMAT,
+    """What makes the folder; `OF_SERVERS` of it must not change."""
+    return servers_manifest(settings) | {
         "target": settings.model,
-        "model": settings.model,
-        "chat_template_kwargs": dict(arguments.variables) or None,
-        "date": arguments.date.isoformat(),
-        "max_new_tokens": settings.max_new_tokens,
-        "temperature": settings.temperature,
-        "seed": settings.seed,
-        "request_fields": dict(settings.request_fields),
         "servers": list(servers),
         "versions": library_versions(("eagle_hf", "aiohttp", "stamina")),
     }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
 from eagle_hf.data.examples.turns import MISSING, SERVED
+from eagle_hf.data.reading.row_values import is_encodable
 from eagle_hf.data.templates.messages import REASONING_NAMES
 
 # vLLM's name, that of SGLang and transformers, and that of some chat templates.
@@ -181,7 +182,7 @@ def _text(value: object, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise _broken(f"{name} of type {type(value).__name__} and not text")
-    if not is_writable(value):
+    if not is_encodable(value):
         raise _broken(f"{name} with half a surrogate")
     return value
 
@@ -196,18 +197,9 @@ def _tool_calls(value: object) -> list[dict[str, Any]] | None:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise _broken(f"a tool call without a name: {str(call):.{SHOWN}}")
-    if not is_writable(json.dumps(value, ensure_ascii=False)):
+    if not is_encodable(json.dumps(value, ensure_ascii=False)):
         raise _broken("tool_calls with half a surrogate")
     return value
-
-
-def is_writable(text: str) -> bool:
-    """Whether a text can be written as UTF-8; half a surrogate cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _ids(value: object) -> list[int] | None:

@@ -41,8 +41,20 @@ def check_encodable(text: str, what: str) -> None:
     Raises:
         ValueError: it holds half a surrogate pair.
     """
-    if SURROGATE.search(text):
+    if not is_encodable(text):
         raise ValueError(f"{what} holds half a surrogate pair, which no tokenizer can read")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can encode a text; half a surrogate pair it cannot.
+
+    Args:
+        text: any.
+
+    Returns:
+        The answer.
+    """
+    return SURROGATE.search(text) is None
 
 
 def read_id(row: Row, default: str) -> str:

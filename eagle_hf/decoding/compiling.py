@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 LEAST_SIZE = 256  # slots
+MOST_SHAPES = 512  # that one function is compiled for, over all models and batches of a process
 
 
 def compiled(function: Callable, device: torch.device) -> Callable:
@@ -18,7 +19,18 @@ def compiled(function: Callable, device: torch.device) -> Callable:
     """
     if device.type != "cuda":
         return function
+    allow_many_shapes()
     return torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+
+def allow_many_shapes() -> None:
+    """Raise torch's limit on the shapes of a function, for the process.
+
+    The limit counts over all models, and a ninth shape would end the call with an error.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MOST_SHAPES)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, MOST_SHAPES)
 
 
 def fixed_size(slots: int) -> int:

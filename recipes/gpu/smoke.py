@@ -5,13 +5,13 @@ B batch, S prompt tokens.
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import torch
 from models import SHAPES, known_target, oracle, random_head
+from speed import stance_of
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 
@@ -57,11 +57,8 @@ def drafter(name: str, target: Any) -> Any:
 
 def decode(target: Any, inputs: dict, mode: str, assistant: Any = None, **settings) -> torch.Tensor:
     """The new tokens, with one seed; `fixed` is what `compiled` compiles, run as it is."""
-    stance = nullcontext()
-    if mode == "fixed":
-        stance = torch.compiler.set_stance("force_eager")
     torch.manual_seed(0)
-    with stance:
+    with stance_of(mode):
         output = target.generate(
             **inputs,
             assistant_model=assistant,

@@ -7,11 +7,12 @@ B batch, S prompt tokens.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from captured import capturing
 from models import Shape, known_target, oracle, random_head
 from transformers import StaticCache
 
@@ -22,7 +23,7 @@ from eagle_hf.measuring.runs import plain_loop
 
 CHAIN = TreeConfig("chain", depth=4)
 TREE = TreeConfig(depth=4, top_k=4, nodes=15)
-MODES = ("eager", "fixed", "compiled")
+MODES = ("eager", "captured", "compiled")
 CHANCE = 0.75  # of a draft's being right
 
 
@@ -129,17 +130,21 @@ def static_generate(target: Any, ids: torch.Tensor, count: int) -> Callable:
     return differences(call, ids, count)
 
 
+def stance_of(mode: str) -> AbstractContextManager:
+    """How the forwards of compile=True are run: compiled, only captured, or as they are."""
+    if mode == "fixed":
+        return torch.compiler.set_stance("force_eager")
+    return capturing() if mode == "captured" else nullcontext()
+
+
 def drafted(
     shape: str, cell: Cell, prompt: PrefilledPrompt, tree: TreeConfig, mode: str, repeats: int
 ) -> dict:
     """A row for one way of drafting; seconds of the first call hold the compiler's."""
-    stance = nullcontext()
-    if mode == "fixed":
-        stance = torch.compiler.set_stance("force_eager")
     run = TimedRun(prompt, replace(tree, compile=mode != "eager"), cell.new_tokens)
     way = f"{tree}, {mode}"
     try:
-        with stance:
+        with stance_of(mode):
             started = time.perf_counter()
             run.decode()
             first = time.perf_counter() - started

@@ -19,6 +19,7 @@ FLOORS = {
     "target": 1,
     "provenance": 2,
     "planning": 2,
+    "compilation": 2,
     "decoding": 3,
     "data": 4,
     "hub": 5,

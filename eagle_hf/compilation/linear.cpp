@@ -1,0 +1,437 @@
+// y[M, N] = x[M, K] @ W[N, K]^T (+ bias) for few rows M, at the speed at which W is read.
+//
+// The weights are read in place, once, as torch.nn.Linear stores them. A thread owns some rows of
+// W. It takes COLUMNS of them at a time and multiplies them with all rows of x, so that a weight is
+// fetched from memory once, and from the first cache for the other rows of x.
+//
+// Every y[m, n] is summed in the same order, whatever M is and however the work is split: LANES
+// partial sums run along K, and are added pairwise at the end. A row alone and the same row among
+// others have equal bits. Lossless greedy decoding rests on this.
+//
+// The vectors are those of the compiler (GCC's vector extensions), so that the same lines serve
+// AVX-512, AVX2 and NEON. Only torch's stable ABI is used: its headers compile in a second.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+constexpr int LANES = VECTOR_BYTES / sizeof(float);
+
+typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
+typedef float Four __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+
+// Weights of a row that are taken at a time, so that a few such rows stay in the first cache.
+constexpr int64_t BLOCK_BYTES = 4096;
+// Multiplications below which a second thread costs more than it saves.
+constexpr int64_t THREAD_WORK = 32768;
+// Into the second cache: more fetches are under way there than the first cache allows. Measured on
+// an EPYC 9004: 27 ms instead of 38 for 540 MB, one thread.
+constexpr int SECOND_CACHE = 2;
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+inline float bfloat16_to_float(uint16_t bits) {
+  const uint32_t word = uint32_t(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof(value));
+  return value;
+}
+
+// Rounded to nearest, ties to even, as torch rounds.
+inline uint16_t float_to_bfloat16(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof(word));
+  if ((word & 0x7fffffff) > 0x7f800000) return 0x7fc0;  // NaN
+  return uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
+// A format says how a step of weights is multiplied with the same step of x, in PARTS vectors. Its
+// tile of ROWS times COLUMNS sums fits into the registers: 32 with AVX-512 and NEON, 16 with AVX2.
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr bool FEW_REGISTERS = true;
+#else
+constexpr bool FEW_REGISTERS = false;
+#endif
+
+struct Float32 {
+  using Weight = float;
+  using Input = float;  // what a prepared row of x consists of
+  using Vector = Floats;
+  static constexpr int PARTS = 1;
+  static constexpr int STEP = LANES;
+  static constexpr int ROWS = 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 3 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) { return load<Floats>(from); }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) { row[k] = value; }
+};
+
+// bfloat16 is the upper half of float32. The even weights of a step are shifted up, the odd ones
+// are masked; prepared rows of x have the even values of each step first, then the odd ones.
+struct Widened {
+  using Weight = uint16_t;
+  using Input = float;
+  using Vector = Floats;
+  static constexpr int PARTS = 2;
+  static constexpr int STEP = 2 * LANES;
+  static constexpr int ROWS = FEW_REGISTERS ? 2 : 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 4 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) {
+    const Words pairs = load<Words>(from);
+    return PART == 0 ? (Floats)(pairs << 16) : (Floats)(pairs & 0xffff0000u);
+  }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from + PART * LANES); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) {
+    const int64_t inside = k % STEP;
+    row[k - inside + (inside % 2) * LANES + inside / 2] = value;
+  }
+};
+
+#if defined(__AVX512BF16__)
+// The processor multiplies pairs of bfloat16 and adds them to float32 sums.
+struct BFloat16 {
+  using Weight = uint16_t;
+  using Input = uint16_t;
+  using Vector = __m512bh;
+  static constexpr int PARTS = 1;
+  static constexpr int STEP = 2 * LANES;
+  static constexpr int ROWS = 4;
+  static constexpr int COLUMNS = 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) { return load<__m512bh>(from); }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<__m512bh>(from); }
+  static Floats add(Floats sums, Vector x, Vector w) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, x, w);
+  }
+
+  static void put(Input* row, int64_t k, float value) { row[k] = float_to_bfloat16(value); }
+};
+#else
+using BFloat16 = Widened;
+#endif
+
+// Weights of COLUMNS rows of W and the same range of K in some rows of x.
+template <class Format>
+struct Range {
+  const typename Format::Input* x;  // rows `stride` apart
+  int64_t stride;
+  const typename Format::Weight* w[Format::COLUMNS];
+  int64_t length;  // whole steps
+  int64_t ahead;   // elements from a weight to one that is needed soon
+  bool first;      // whether the sums begin here
+};
+
+// Adds one of the PARTS vectors of a step to R x COLUMNS sums.
+template <class Format, int R, int PART>
+inline void add_part(const Range<Format>& range, int64_t k, Floats (&sums)[R][Format::COLUMNS]) {
+  typename Format::Vector weights[Format::COLUMNS];
+#pragma GCC unroll 8
+  for (int c = 0; c < Format::COLUMNS; c++)
+    weights[c] = Format::template weights<PART>(range.w[c] + k);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    const auto inputs = Format::template inputs<PART>(range.x + r * range.stride + k);
+#pragma GCC unroll 8
+    for (int c = 0; c < Format::COLUMNS; c++)
+      sums[r][c] = Format::add(sums[r][c], inputs, weights[c]);
+  }
+}
+
+// Adds the products of a range of K to a tile of R rows of x and COLUMNS rows of W.
+template <class Format, int R>
+void add_tile(const Range<Format> range, Floats* tile) {
+  constexpr int COLUMNS = Format::COLUMNS;
+  Floats sums[R][COLUMNS];
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < COLUMNS; c++) sums[r][c] = range.first ? Floats{} : tile[r * COLUMNS + c];
+  for (int64_t k = 0; k < range.length; k += Format::STEP) {
+#pragma GCC unroll 8
+    for (int c = 0; c < COLUMNS; c++)
+      __builtin_prefetch(range.w[c] + k + range.ahead, 0, SECOND_CACHE);
+    add_part<Format, R, 0>(range, k, sums);
+    if constexpr (Format::PARTS == 2) add_part<Format, R, 1>(range, k, sums);
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < COLUMNS; c++) tile[r * COLUMNS + c] = sums[r][c];
+}
+
+// Calls add_tile for 1 to R rows.
+template <class Format, int R = Format::ROWS>
+void add_rows(int rows, const Range<Format>& range, Floats* tile) {
+  if (rows == R) return add_tile<Format, R>(range, tile);
+  if constexpr (R > 1) add_rows<Format, R - 1>(rows, range, tile);
+}
+
+// The sums of LANES partial sums, which lie in memory: quarters of the vector first, then pairs.
+inline float sum_lanes(const Floats* sums) {
+  const char* parts = reinterpret_cast<const char*>(sums);
+  Four total = load<Four>(parts);
+  for (int part = 1; part < LANES / 4; part++) total += load<Four>(parts + part * sizeof(Four));
+  return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// One weight matrix, its bias and where its products go.
+struct Product {
+  const void* weight;
+  int64_t stride;  // elements between rows of the weight
+  const void* bias;
+  void* output;
+  int64_t columns;  // N
+};
+
+struct Rows {
+  const void* data;
+  int64_t count;   // M
+  int64_t length;  // K
+  int64_t stride;  // elements between rows, filled with zeros up to whole steps
+};
+
+template <class Value>
+inline float read(const void* from, int64_t index) {
+  if constexpr (sizeof(Value) == 4) return static_cast<const float*>(from)[index];
+  else return bfloat16_to_float(static_cast<const uint16_t*>(from)[index]);
+}
+
+template <class Value>
+inline void write(void* to, int64_t index, float value) {
+  if constexpr (sizeof(Value) == 4) static_cast<float*>(to)[index] = value;
+  else static_cast<uint16_t*>(to)[index] = float_to_bfloat16(value);
+}
+
+// Adds up the products of all rows of x with COLUMNS rows of W into a tile in memory.
+template <class Format>
+void sum_block(const Rows& x, Range<Format> range, Floats* tile) {
+  using Weight = typename Format::Weight;
+  constexpr int COLUMNS = Format::COLUMNS;
+  const auto* inputs = static_cast<const typename Format::Input*>(x.data);
+  const int64_t ahead = range.ahead;
+  const int64_t tiles = (x.count + Format::ROWS - 1) / Format::ROWS;
+  const int64_t whole = x.length - x.length % Format::STEP;
+  const int64_t block = tiles == 1 ? whole : int64_t(BLOCK_BYTES / sizeof(Weight));
+  for (int64_t k = 0; k < whole; k += range.length) {
+    range.length = std::min(block, whole - k);
+    range.first = k == 0;
+    for (int64_t t = 0; t < tiles; t++) {
+      const int64_t row = t * x.count / tiles;
+      const int64_t end = (t + 1) * x.count / tiles;
+      range.x = inputs + row * x.stride + k;
+      range.ahead = t + 1 == tiles ? ahead : 0;  // once is enough
+      add_rows<Format>(int(end - row), range, tile + row * COLUMNS);
+    }
+    for (int c = 0; c < COLUMNS; c++) range.w[c] += range.length;
+  }
+  if (whole == x.length) return;
+
+  // the last, incomplete step, filled with zeros
+  Weight last[COLUMNS][Format::STEP] = {};
+  for (int c = 0; c < COLUMNS; c++) {
+    std::memcpy(last[c], range.w[c], (x.length - whole) * sizeof(Weight));
+    range.w[c] = last[c];
+  }
+  range.length = Format::STEP;
+  range.first = whole == 0;
+  range.ahead = 0;
+  for (int64_t row = 0; row < x.count; row++) {
+    range.x = inputs + row * x.stride + whole;
+    add_tile<Format, 1>(range, tile + row * COLUMNS);
+  }
+}
+
+// The products of all rows of x with COLUMNS rows of a weight matrix.
+template <class Format, class Output>
+void multiply_block(const Rows& x, const Product& product, int64_t column, Floats* tile) {
+  constexpr int COLUMNS = Format::COLUMNS;
+  const auto* weights = static_cast<const typename Format::Weight*>(product.weight);
+  const int valid = int(std::min<int64_t>(COLUMNS, product.columns - column));
+  Range<Format> range;
+  range.stride = x.stride;
+  range.ahead = COLUMNS * product.stride;
+  // Beyond the last row the last one is multiplied again; nothing of it is written.
+  for (int c = 0; c < COLUMNS; c++)
+    range.w[c] = weights + (column + std::min(c, valid - 1)) * product.stride;
+  sum_block<Format>(x, range, tile);
+  for (int64_t row = 0; row < x.count; row++) {
+    for (int c = 0; c < valid; c++) {
+      float sum = sum_lanes(tile + row * COLUMNS + c);
+      if (product.bias != nullptr) sum += read<Output>(product.bias, column + c);
+      write<Output>(product.output, row * product.columns + column + c, sum);
+    }
+  }
+}
+
+// All products of all rows of x, in one parallel region.
+template <class Format, class Output>
+void multiply(const Rows& x, const std::vector<Product>& products) {
+  constexpr int COLUMNS = Format::COLUMNS;
+  std::vector<int64_t> first = {0};  // the number of each product's first block
+  for (const Product& product : products)
+    first.push_back(first.back() + (product.columns + COLUMNS - 1) / COLUMNS);
+  const int64_t grain = 1 + THREAD_WORK / (x.count * x.length * COLUMNS);
+  torch::stable::parallel_for(0, first.back(), grain, [&](int64_t from, int64_t to) {
+    std::unique_ptr<Floats[]> tile(new Floats[x.count * COLUMNS]);
+    size_t index = 0;
+    for (int64_t block = from; block < to; block++) {
+      while (first[index + 1] <= block) index++;
+      const int64_t column = (block - first[index]) * COLUMNS;
+      multiply_block<Format, Output>(x, products[index], column, tile.get());
+    }
+  });
+}
+
+// The rows of x as a format reads them, where they do not lie so already.
+template <class Format, class Value>
+std::vector<typename Format::Input> prepare(const Tensor& x, Rows& rows) {
+  using Input = typename Format::Input;
+  const bool same = sizeof(Input) == sizeof(Value);
+  rows.data = x.const_data_ptr();
+  rows.stride = rows.length;
+  if (same && rows.length % Format::STEP == 0 && x.is_contiguous()) return {};
+  rows.stride = (rows.length + Format::STEP - 1) / Format::STEP * Format::STEP;
+  std::vector<Input> prepared(rows.count * rows.stride);
+  const auto sizes = x.sizes();
+  const auto strides = x.strides();
+  const int64_t last = x.dim() - 1;
+  for (int64_t row = 0; row < rows.count; row++) {
+    int64_t offset = 0;
+    int64_t index = row;
+    for (int64_t dim = last - 1; dim >= 0; dim--) {
+      offset += index % sizes[dim] * strides[dim];
+      index /= sizes[dim];
+    }
+    Input* to = prepared.data() + row * rows.stride;
+    for (int64_t k = 0; k < rows.length; k++)
+      Format::put(to, k, read<Value>(rows.data, offset + k * strides[last]));
+  }
+  rows.data = prepared.data();
+  return prepared;
+}
+
+template <class Format, class Value>
+void run(const Tensor& x, Rows rows, const std::vector<Product>& products) {
+  const auto prepared = prepare<Format, Value>(x, rows);
+  multiply<Format, Value>(rows, products);
+}
+
+Tensor make_output(const Tensor& x, int64_t columns) {
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  sizes.back() = columns;
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t dim = sizes.size(); dim-- > 0;) {
+    strides[dim] = stride;
+    stride *= sizes[dim];
+  }
+  AtenTensorHandle handle;
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(),
+                                                  strides.data(), dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+void check(const Tensor& x, const Tensor& weight, const Tensor* bias) {
+  STD_TORCH_CHECK(x.dim() >= 1 && weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1),
+                  "eagle_hf::linear needs x [..., K] and weight [N, K], but the last dimension "
+                  "of x and the second of weight differ");
+  const auto dtype = x.scalar_type();
+  const auto stored = weight.scalar_type();
+  const bool served = dtype == ScalarType::Float || dtype == ScalarType::BFloat16;
+  const bool mixed = dtype == ScalarType::Float && stored == ScalarType::BFloat16;
+  STD_TORCH_CHECK((served && stored == dtype) || mixed,
+                  "eagle_hf::linear needs x and weight in float32 or in bfloat16, or x in float32 "
+                  "and weight in bfloat16");
+  STD_TORCH_CHECK(weight.size(1) > 0, "eagle_hf::linear needs at least one input feature");
+  STD_TORCH_CHECK(weight.stride(1) == 1 || weight.size(1) == 1,
+                  "eagle_hf::linear needs a weight whose rows are contiguous");
+  if (bias == nullptr) return;
+  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->is_contiguous() &&
+                      bias->scalar_type() == dtype,
+                  "eagle_hf::linear needs a bias [N] in the dtype of x");
+}
+
+std::vector<Tensor> multiply_all(const Tensor& x, const std::vector<Tensor>& weights,
+                                 const Tensor* bias) {
+  std::vector<Tensor> outputs;
+  std::vector<Product> products;
+  for (const Tensor& weight : weights) {
+    check(x, weight, bias);
+    STD_TORCH_CHECK(weight.scalar_type() == weights[0].scalar_type(),
+                    "eagle_hf::linears needs weights of one dtype");
+    outputs.push_back(make_output(x, weight.size(0)));
+    products.push_back({weight.const_data_ptr(), weight.stride(0),
+                        bias == nullptr ? nullptr : bias->const_data_ptr(),
+                        outputs.back().mutable_data_ptr(), weight.size(0)});
+  }
+  if (weights.empty() || x.numel() == 0) return outputs;
+  const int64_t length = x.size(x.dim() - 1);
+  const Rows rows{nullptr, x.numel() / length, length, 0};
+  if (weights[0].scalar_type() == ScalarType::Float)
+    run<Float32, float>(x, rows, products);
+  else if (x.scalar_type() == ScalarType::Float)
+    run<Widened, float>(x, rows, products);
+  else
+    run<BFloat16, uint16_t>(x, rows, products);
+  return outputs;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  return multiply_all(x, {weight}, bias.has_value() ? &*bias : nullptr)[0];
+}
+
+std::vector<Tensor> linears(const Tensor& x, const std::vector<Tensor>& weights) {
+  return multiply_all(x, weights, nullptr);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(eagle_hf, library) {
+  library.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("linears(Tensor x, Tensor[] weights) -> Tensor[]");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(eagle_hf, CPU, library) {
+  library.impl("linear", TORCH_BOX(&linear));
+  library.impl("linears", TORCH_BOX(&linears));
+}

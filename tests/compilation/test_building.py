@@ -1,0 +1,142 @@
+"""A kernel is compiled once; where it cannot be, one sentence says what helps."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eagle_hf.compilation import building
+from eagle_hf.compilation.building import BuildError, build_library
+from eagle_hf.compilation.operators import SOURCE, Library
+
+FAILING = (
+    "#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2\n"
+    "case $1 in --version) exit 0;; esac\nexit 1\n"
+)
+COPYING = (
+    '#!/bin/sh\necho run >> "$RUNS"\ncase $1 in --version) exit 0;; esac\n'
+    'while [ "$1" != -o ]; do shift; done\necho library > "$2"\n'
+)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EAGLE_HF_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """Installs a script as the C++ compiler; its runs are lines of a file."""
+    runs = tmp_path / "runs"
+    monkeypatch.setenv("RUNS", str(runs))
+
+    def install(script):
+        path = tmp_path / "compiler"
+        path.write_text(script)
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+        return runs
+
+    return install
+
+
+def test_a_library_is_compiled_once_and_again_when_its_source_changes(cache, compiler, tmp_path):
+    runs = compiler(COPYING)
+    source = tmp_path / "kernel.cpp"
+    source.write_text("int one;")
+    first = build_library(source)
+    assert first.read_text() == "library\n"
+    assert build_library(source) == first
+    assert len(runs.read_text().split()) == 3  # one compilation, two questions for the version
+    source.write_text("int two;")
+    assert build_library(source) != first
+    assert sorted(path.suffix for path in (cache / "kernels").iterdir()) == [".so", ".so"]
+
+
+@pytest.mark.parametrize("changed", ["compiler_version", "cpu_features"])
+def test_a_machine_of_another_kind_gets_a_library_of_its_own(
+    changed, cache, compiler, tmp_path, monkeypatch
+):
+    compiler(COPYING)
+    first = build_library(SOURCE)
+    monkeypatch.setattr(building, changed, lambda *_: "another")
+    assert build_library(SOURCE) != first
+
+
+def test_a_missing_compiler_is_named(cache, monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match=r"a C\+\+ compiler was not found; install g\+\+"):
+        build_library(SOURCE)
+
+
+def test_a_failing_compiler_is_quoted_and_leaves_nothing(cache, compiler):
+    compiler(FAILING)
+    with pytest.raises(BuildError, match="failed .x.cpp:1: error: no such thing.; install"):
+        build_library(SOURCE)
+    assert list((cache / "kernels").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(compiler, tmp_path, monkeypatch):
+    compiler(COPYING)
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("EAGLE_HF_CACHE", str(blocked))
+    with pytest.raises(BuildError, match="cannot be written .* set EAGLE_HF_CACHE"):
+        build_library(SOURCE)
+
+
+def test_a_library_is_used_from_a_folder_that_cannot_be_written(cache, compiler, monkeypatch):
+    compiler(COPYING)
+    library = build_library(SOURCE)
+    monkeypatch.setattr(building, "compile_library", None)  # would be a TypeError
+    assert build_library(SOURCE) == library
+
+
+def test_torch_goes_on_where_the_library_cannot_be_built_and_it_is_said_once(
+    cache, compiler, caplog
+):
+    runs = compiler(FAILING.replace("#!/bin/sh", '#!/bin/sh\necho run >> "$RUNS"'))
+    library = Library()
+    assert not library.load()
+    assert not library.load()
+    assert len(runs.read_text().split()) == 2  # the version and one try
+
+
+def test_a_broken_library_is_refused_and_not_loaded(cache, compiler):
+    compiler(COPYING)
+    assert not Library().load()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_two_processes_may_build_at_once(cache):
+    code = (
+        "import torch; from eagle_hf.compilation import is_available;"
+        "assert is_available();"
+        "print(torch.ops.eagle_hf.linear(torch.ones(1, 8), torch.ones(2, 8), None).sum().item())"
+    )
+    environment = {**os.environ, "EAGLE_HF_CACHE": str(cache), "CXX": "g++"}
+    processes = []
+    for _ in range(2):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+            )
+        )
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert output.strip() == "16.0"
+    assert len(list((cache / "kernels").glob("*.so"))) == 1
+
+
+def test_the_package_ships_the_source():
+    assert SOURCE.is_file()
+    assert (
+        '"eagle_hf.compilation": ["*.cpp"]' in (Path(__file__).parents[2] / "setup.py").read_text()
+    )

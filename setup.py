@@ -109,7 +109,7 @@ setup(
     packages=find_packages(include=["eagle_hf", "eagle_hf.*"]),
     package_data={
         "eagle_hf": ["py.typed"],
-        "eagle_hf.compilation": ["*.cpp"],
+        "eagle_hf.compilation": ["*.cpp", "*.h"],
         "eagle_hf.data": ["bundled/*", "bundled/licences/*"],
         "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
     },

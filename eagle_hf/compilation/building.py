@@ -1,6 +1,6 @@
 """Compile a C++ file of the package once, and keep the library in the cache folder.
 
-A library's name holds a hash of all that decides whether it can be loaded here: the source, the
+A library's name holds a hash of all that decides whether it can be loaded here: the sources, the
 releases of torch and of the compiler, and the features of the processor. A machine that shares the
 cache folder with another kind of machine gets its own.
 """
@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch.utils.cpp_extension import include_paths, library_paths
 
 from eagle_hf.target.gguf.copies import cache_folder
 
+TORCH = Path(torch.__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
 PATIENCE = 300  # seconds; a compilation takes five
 STABLE_ABI = "0x020b000000000000"  # torch 2.11, the oldest that is supported
@@ -35,7 +35,7 @@ def build_library(source: Path) -> Path:
     library's name.
 
     Args:
-        source: The C++ file.
+        source: The C++ file. It may include the headers beside it.
 
     Returns:
         The shared library, in `cache_folder()`.
@@ -74,15 +74,14 @@ def compile_command(compiler: str) -> list[str]:
     tuning = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     command = [compiler, "-std=c++20", "-O3", tuning, "-ffp-contract=fast", "-fPIC", "-shared"]
     command.append(f"-DTORCH_TARGET_VERSION={STABLE_ABI}")
-    for folder in include_paths():
-        command += ["-isystem", folder]
-    return command
+    return [*command, "-isystem", str(TORCH / "include")]
 
 
 def library_key(source: Path, command: list[str]) -> str:
     """A hash of all that a library depends on."""
+    headers = sorted(source.parent.glob("*.h"))
     parts = [
-        source.read_text(encoding="utf-8"),
+        *(file.read_text(encoding="utf-8") for file in [source, *headers]),
         " ".join(command),
         torch.__version__,
         compiler_version(command[0]),
@@ -120,8 +119,7 @@ def compile_library(command: list[str], source: Path, library: Path) -> None:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as scratch:
             whole = Path(scratch, library.name)
-            folders = [f"-L{folder}" for folder in library_paths()]
-            links = [*folders, "-ltorch", "-ltorch_cpu", "-lc10"]
+            links = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
             run_compiler([*command, str(source), "-o", str(whole), *links])
             os.replace(whole, library)
     except OSError as error:

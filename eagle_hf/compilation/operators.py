@@ -20,7 +20,9 @@ logger = logging.get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("linear.cpp")
 DTYPES = (torch.float32, torch.bfloat16)
-MOST_ROWS = 32  # torch's own product is as fast from here on
+# From about 48 rows on in float32, and 32 in bfloat16, torch's own product is the faster one.
+# Measured on an EPYC 9004, all linear layers of SmolLM2-135M, one thread.
+MOST_ROWS = 32
 
 
 class Library:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from eagle_hf.compilation import building
 from eagle_hf.compilation.building import BuildError, build_library
 from eagle_hf.compilation.operators import SOURCE, Library
 
+LOGGER = "eagle_hf.compilation.operators"
 FAILING = (
     "#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2\n"
     "case $1 in --version) exit 0;; esac\nexit 1\n"
@@ -55,8 +57,10 @@ def test_a_library_is_compiled_once_and_again_when_its_source_changes(cache, com
     assert build_library(source) == first
     assert len(runs.read_text().split()) == 3  # one compilation, two questions for the version
     source.write_text("int two;")
-    assert build_library(source) != first
-    assert sorted(path.suffix for path in (cache / "kernels").iterdir()) == [".so", ".so"]
+    second = build_library(source)
+    (tmp_path / "part.h").write_text("int three;")
+    assert len({first, second, build_library(source)}) == 3
+    assert sorted(path.suffix for path in (cache / "kernels").iterdir()) == [".so"] * 3
 
 
 @pytest.mark.parametrize("changed", ["compiler_version", "cpu_features"])
@@ -106,6 +110,9 @@ def test_torch_goes_on_where_the_library_cannot_be_built_and_it_is_said_once(
     library = Library()
     assert not library.load()
     assert not library.load()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    assert said.startswith("torch's own matrix products are used: ")
+    assert "install g++" in said
     assert len(runs.read_text().split()) == 2  # the version and one try
 
 
@@ -114,6 +121,18 @@ def test_a_broken_library_is_refused_and_not_loaded(cache, compiler):
     assert not Library().load()
 
 
+def test_two_builds_at_once_leave_one_whole_library(cache, compiler):
+    # each compiler goes on when both have been started, for their version and for the library
+    waiting = 'while [ $(wc -l < "$RUNS") -lt 4 ]; do sleep 0.01; done\necho library'
+    compiler(COPYING.replace("echo library", waiting))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(build_library, [SOURCE, SOURCE])
+    assert first == second
+    assert first.read_text() == "library\n"
+    assert list(first.parent.iterdir()) == [first]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_two_processes_may_build_at_once(cache):
     code = (
@@ -135,8 +154,7 @@ def test_two_processes_may_build_at_once(cache):
     assert len(list((cache / "kernels").glob("*.so"))) == 1
 
 
-def test_the_package_ships_the_source():
+def test_the_package_ships_the_sources():
+    setup = Path(__file__).parents[2] / "setup.py"
     assert SOURCE.is_file()
-    assert (
-        '"eagle_hf.compilation": ["*.cpp"]' in (Path(__file__).parents[2] / "setup.py").read_text()
-    )
+    assert '"eagle_hf.compilation": ["*.cpp", "*.h"]' in setup.read_text()

@@ -1,0 +1,129 @@
+// Vectors of float32, and how weights of each dtype are multiplied with x.
+//
+// The vectors are those of the compiler (GCC's vector extensions), so that the same lines serve
+// AVX-512, AVX2 and NEON.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+constexpr int LANES = VECTOR_BYTES / sizeof(float);
+
+typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
+typedef float Four __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+
+template <class Vector>
+inline Vector load(const void* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+inline float bfloat16_to_float(uint16_t bits) {
+  const uint32_t word = uint32_t(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof(value));
+  return value;
+}
+
+// Rounded to nearest, ties to even, as torch rounds.
+inline uint16_t float_to_bfloat16(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof(word));
+  if ((word & 0x7fffffff) > 0x7f800000) return 0x7fc0;  // NaN
+  return uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+}
+
+// A format says how a step of weights is multiplied with the same step of x, in PARTS vectors. Its
+// tile of ROWS times COLUMNS sums fits into the registers: 32 with AVX-512 and NEON, 16 with AVX2.
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr bool FEW_REGISTERS = true;
+#else
+constexpr bool FEW_REGISTERS = false;
+#endif
+
+struct Float32 {
+  using Weight = float;
+  using Input = float;  // what a prepared row of x consists of
+  using Vector = Floats;
+  static constexpr int PARTS = 1;
+  static constexpr int STEP = LANES;
+  static constexpr int ROWS = 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 3 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) { return load<Floats>(from); }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) { row[k] = value; }
+};
+
+// bfloat16 is the upper half of float32. The even weights of a step are shifted up, the odd ones
+// are masked; prepared rows of x have the even values of each step first, then the odd ones.
+struct Widened {
+  using Weight = uint16_t;
+  using Input = float;
+  using Vector = Floats;
+  static constexpr int PARTS = 2;
+  static constexpr int STEP = 2 * LANES;
+  static constexpr int ROWS = FEW_REGISTERS ? 2 : 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 4 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) {
+    const Words pairs = load<Words>(from);
+    return PART == 0 ? (Floats)(pairs << 16) : (Floats)(pairs & 0xffff0000u);
+  }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from + PART * LANES); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) {
+    const int64_t inside = k % STEP;
+    row[k - inside + (inside % 2) * LANES + inside / 2] = value;
+  }
+};
+
+#if defined(__AVX512BF16__)
+// The processor multiplies pairs of bfloat16 and adds them to float32 sums.
+struct BFloat16 {
+  using Weight = uint16_t;
+  using Input = uint16_t;
+  using Vector = __m512bh;
+  static constexpr int PARTS = 1;
+  static constexpr int STEP = 2 * LANES;
+  static constexpr int ROWS = 4;
+  static constexpr int COLUMNS = 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) { return load<__m512bh>(from); }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<__m512bh>(from); }
+  static Floats add(Floats sums, Vector x, Vector w) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, x, w);
+  }
+
+  static void put(Input* row, int64_t k, float value) { row[k] = float_to_bfloat16(value); }
+};
+#else
+using BFloat16 = Widened;
+#endif
+
+}  // namespace

@@ -101,7 +101,12 @@ def speculate(
 
 
 class Run:
-    """The state of one `generate` call."""
+    """The state of one `generate` call.
+
+    Args:
+        target, assistant, call, tree, policy: as in `speculate`.
+        watch: where the seconds go; None for a stopwatch of its own.
+    """
 
     def __init__(
         self,
@@ -110,6 +115,7 @@ class Run:
         call: AssistedCall,
         tree: TreeConfig | None = None,
         policy: Policy | None = None,
+        watch: Stopwatch | None = None,
     ):
         tree = tree or assistant.tree
         policy = policy or choose_policy(tree, assistant.find_plan() if tree.needs_plan else None)
@@ -122,7 +128,7 @@ class Run:
         self.sequences = Sequences(call.input_ids, config.max_length)
         self.policy = policy
         self.stats = DecodingStats(rows=rows)
-        self.watch = Stopwatch(device)
+        self.watch = watch or Stopwatch(device)
         self.cache = make_cache(tree, config.max_length, assistant.owner)
         sampler = make_sampler(tree, config, device)
         context = DraftContext(target, self.cache, tree, policy, self.watch, sampler)

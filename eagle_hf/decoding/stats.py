@@ -35,10 +35,23 @@ class Stopwatch:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, until now."""
+        return self.seconds_since(0)
+
+    @property
+    def spans(self) -> int:
+        """How many stretches of a phase have ended: a mark for `seconds_since`."""
+        return len(self._spans)
+
+    def seconds_since(self, spans: int) -> dict[str, float]:
+        """Seconds by phase, until now.
+
+        Args:
+            spans: what the property was at the moment from which on they count.
+        """
         seconds = dict.fromkeys(PHASES, 0.0)
         if self._uses_events:
             self._since.synchronize()
-        for phase, begin, end in self._spans:
+        for phase, begin, end in self._spans[spans:]:
             if self._uses_events:
                 seconds[phase] += begin.elapsed_time(end) / 1000
             else:

@@ -18,11 +18,12 @@ from eagle_hf.compat import GENERATE_CACHE, AssistedCall, last_logits
 from eagle_hf.decoding.assistants import DraftContext, require_assistant
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.checks import check_rope
+from eagle_hf.decoding.compiling import mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.loop import Prefilled, Round, Run
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.snapkv import recorded
-from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.timing import timed
 from eagle_hf.planning.cost import CostTable
@@ -95,15 +96,19 @@ class TimedRun:
         self.new_tokens = new_tokens
 
     @torch.no_grad()
-    def start(self) -> Run:
+    def start(self, watch: Stopwatch | None = None) -> Run:
         """A run behind the prompts' first round, in which the drafter reads them too.
+
+        Args:
+            watch: where its seconds go; None for a stopwatch of its own.
 
         Raises:
             ValueError: where a row ends with that round.
         """
         prompt = self.prompt
         call = greedy_call(prompt.ids, self.new_tokens)
-        run = Run(prompt.target, require_assistant(prompt.assistant), call, self.tree)
+        assistant = require_assistant(prompt.assistant)
+        run = Run(prompt.target, assistant, call, self.tree, watch=watch)
         run.prefill({"attention_mask": prompt.attention_mask}, prompt.prefilled)
         if not self._has_ended(run):
             run.round()
@@ -208,18 +213,52 @@ def decode_one_by_one(target, cache: TargetCache, token: torch.Tensor, count: in
 
     cache: the text before it, without padding.
     """
-    mask_format = MaskFormat(target)
-    forward = TargetForward(target, cache)
+    run = PlainRun(target, cache, token)
     tokens = []
     for _ in range(count):
-        base = cache.get_seq_length()
-        slots = torch.arange(base + 1, device=token.device).expand(len(token), -1)
-        position = slots[:, -1:]
-        # without a mask, sdpa copies the cache
-        everything = torch.ones_like(slots, dtype=torch.bool)[:, None]
-        mask = mask_format(everything, position, slots)
-        logits, _ = forward.read_nodes(token, position, mask, base)
-        # max: argmax is six times slower in bf16 on a CPU
-        token = logits[:, -1].max(-1).indices[:, None]
-        tokens.append(token)
+        run.step()
+        tokens.append(run.token)
     return torch.cat(tokens, dim=1)
+
+
+class PlainRun:
+    """Plain greedy decoding by forwards of one token a row.
+
+    Args:
+        target: a causal LM.
+        cache: the text before `token`, without padding. One with a capacity keeps its size.
+        token: the newest token [B, 1].
+        watch: where the seconds go; None for a stopwatch of its own.
+
+    Attributes:
+        token: the newest token [B, 1].
+    """
+
+    def __init__(
+        self, target, cache: TargetCache, token: torch.Tensor, watch: Stopwatch | None = None
+    ):
+        self.cache = cache
+        self.token = token
+        self.watch = watch or Stopwatch(token.device)
+        self._mask_format = MaskFormat(target)
+        self._forward = TargetForward(target, cache)
+        self._is_captured = cache.capacity is not None and token.device.type == "cuda"
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Read the newest token and choose the next."""
+        if self._is_captured:
+            mark_cudagraph_step()
+        base = self.cache.get_seq_length()
+        with self.watch.phase("accept"):
+            count = self.cache.capacity or base + 1
+            slots = torch.arange(count, device=self.token.device).expand(len(self.token), -1)
+            position = slots[:, base : base + 1]
+            # without a mask, sdpa copies the cache
+            seen = (slots <= base)[:, None]
+            mask = self._mask_format(seen, position, slots)
+        with self.watch.phase("target"):
+            logits, _ = self._forward.read_nodes(self.token, position, mask, base)
+        with self.watch.phase("accept"):
+            # max: argmax is six times slower in bf16 on a CPU
+            self.token = logits[:, -1].max(-1).indices[:, None]

@@ -6,6 +6,8 @@ from tiny import left_padded, word_tokenizer
 
 from eagle_hf import SelfSpeculation, TreeConfig
 from eagle_hf.data.prompts.suites import long_prompts
+from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.measuring.intervals import ratio_interval
 from eagle_hf.measuring.runs import (
     PrefilledPrompt,
@@ -115,6 +117,17 @@ def test_the_plain_loop_writes_generates_tokens(target, trained_head):
     prompt = PrefilledPrompt(target, trained_head, ids)
     tokens = decode_one_by_one(target, prompt.prefilled.cache, prompt.first, 12)
     output = torch.cat([ids, prompt.first, tokens], dim=1)
+    assert torch.equal(output, generated(target, ids, 13))
+
+
+def test_the_plain_loop_on_a_cache_that_keeps_its_size_writes_the_same(target):
+    ids = prompts_of(target, batch=2, length=9)
+    cache = TargetCache(capacity=64)
+    with torch.no_grad():
+        logits, _ = TargetForward(target, cache).read_prompt(ids)
+    first = logits[:, -1].argmax(-1, keepdim=True)
+    tokens = decode_one_by_one(target, cache, first, 12)
+    output = torch.cat([ids, first, tokens], dim=1)
     assert torch.equal(output, generated(target, ids, 13))
 
 

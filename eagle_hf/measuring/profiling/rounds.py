@@ -6,28 +6,30 @@ from rounds without it. The same rounds are then run again for the operators.
 
 import shutil
 import statistics
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from eagle_hf.compat import last_logits
 from eagle_hf.decoding.assistants import require_assistant
-from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.checks import check_rope, check_target
-from eagle_hf.decoding.compiling import fixed_size
-from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.stats import PHASES, Stopwatch
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.measuring.profiling.chrome_trace import PREFIX, ROUND, TracedRounds, read_trace
+from eagle_hf.measuring.profiling.chrome_trace import ROUND, TracedRounds, read_trace
+from eagle_hf.measuring.profiling.decodings import (
+    Decoding,
+    DraftedDecoding,
+    Emitted,
+    PlainDecoding,
+    TracedStopwatch,
+)
 from eagle_hf.measuring.profiling.reading import ReadingLimit, reading_limit
-from eagle_hf.measuring.runs import PlainRun, PrefilledPrompt, TimedRun
+from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun
 from eagle_hf.measuring.timing import timed
 from eagle_hf.provenance import machine
 from eagle_hf.target import context_length, execution_device, unwrap
@@ -35,93 +37,6 @@ from eagle_hf.target import context_length, execution_device, unwrap
 WARM_ROUNDS = 3  # not counted: a compiler, the machine's caches
 TRACED_ROUNDS = 5
 ROUND_PHASES = tuple(phase for phase in PHASES if phase != "prefill")
-
-
-class TracedStopwatch(Stopwatch):
-    """A stopwatch whose phases are also blocks in a trace of torch.profiler."""
-
-    @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        """Count the block's seconds for this phase, and mark it in the trace."""
-        with record_function(PREFIX + name), super().phase(name):
-            yield
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """What a round did: tokens that it emitted, and forwards of the head."""
-
-    tokens: int
-    draft_forwards: int
-
-
-class Decoding(Protocol):
-    """Decoding that has begun behind a prompt."""
-
-    watch: Stopwatch
-
-    def round(self) -> Emitted:
-        """Run one round."""
-        ...
-
-    def release(self) -> None:
-        """Give its buffers back."""
-        ...
-
-
-class PlainDecoding:
-    """A token a round, by the target alone.
-
-    Args:
-        target: a causal LM.
-        input_ids: the prompt [1, S].
-        new_tokens: the most that will be decoded.
-        keeps_size: whether all tensors keep their sizes, so that the forward is compiled on a GPU.
-        watch: where the seconds go.
-    """
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        target: Any,
-        input_ids: torch.Tensor,
-        new_tokens: int,
-        keeps_size: bool,
-        watch: Stopwatch,
-    ):
-        self.watch = watch
-        limit = input_ids.shape[1] + new_tokens + 1
-        cache = TargetCache(capacity=fixed_size(limit)) if keeps_size else TargetCache(limit=limit)
-        forward = TargetForward(target, cache)
-        logits, _ = forward.read_prompt(input_ids, **last_logits(unwrap(target)))
-        token = logits[:, -1].argmax(-1, keepdim=True)
-        self._run = PlainRun(target, cache, token, watch)
-
-    def round(self) -> Emitted:
-        """Decode one token."""
-        self._run.step()
-        return Emitted(tokens=1, draft_forwards=0)
-
-    def release(self) -> None:
-        """Give its buffers back, of which nobody else makes use."""
-
-
-class DraftedDecoding:
-    """Draft, verify, commit, from the second round on."""
-
-    def __init__(self, run: TimedRun, watch: Stopwatch):
-        self.watch = watch
-        self._run = run.start(watch)
-
-    @torch.no_grad()
-    def round(self) -> Emitted:
-        """Run one round."""
-        done = self._run.round()
-        return Emitted(done.tokens, len(done.widths))
-
-    def release(self) -> None:
-        """Give its buffers back."""
-        self._run.cache.release()
 
 
 @dataclass(frozen=True)
@@ -225,7 +140,7 @@ def profile_rounds(
     depth = 0 if tree is None else tree.depth
     # a round emits so many tokens at most, and must have room for a whole tree
     new_tokens = (WARM_ROUNDS + max(rounds, TRACED_ROUNDS) + 2) * (depth + 1)
-    _check_room(target, input_ids.shape[1], new_tokens, rounds)
+    _check_room(target, input_ids.shape[1], new_tokens)
     start = _starter(target, head, input_ids, tree, new_tokens, keeps_size)
     device = execution_device(target)
 
@@ -336,13 +251,13 @@ def _starter(
     return start_drafted
 
 
-def _check_room(target: Any, length: int, new_tokens: int, rounds: int) -> None:
+def _check_room(target: Any, length: int, new_tokens: int) -> None:
     """Refuse a prompt and rounds that leave the target's context."""
     limit = context_length(target)
     if limit and length + new_tokens > limit:
         raise ValueError(
-            f"the prompt has {length} tokens and {rounds} rounds may add {new_tokens}, but the "
-            f"target's context is {limit} tokens; give a prompt of at most "
-            f"{max(limit - new_tokens, 0)} tokens, fewer rounds or a shallower tree"
+            f"the prompt has {length} tokens and the rounds may add {new_tokens}, but the target's "
+            f"context is {limit} tokens; give a prompt of at most {max(limit - new_tokens, 0)} "
+            "tokens, fewer rounds or a shallower tree"
         )
     check_rope(target, length + new_tokens)

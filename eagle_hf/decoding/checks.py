@@ -11,6 +11,7 @@ from transformers.utils import logging
 from eagle_hf.compat import GENERATE_CACHE, AssistedCall, is_user_defined, padding_token, take_cache
 from eagle_hf.decoding.assistants import Assistant, require_assistant
 from eagle_hf.decoding.callbacks import pads_ended_rows
+from eagle_hf.decoding.compiling import keeps_sizes
 from eagle_hf.decoding.draft_length import asked_chain, name_unused
 from eagle_hf.decoding.modes import check_mode
 from eagle_hf.decoding.support import check_trees
@@ -233,7 +234,8 @@ def check_fixed_size(target, tree: TreeConfig, new_tokens: int) -> None:
     They are allocated whole, before the first token. Padding before a prompt takes no context.
     """
     context = context_length(target)
-    if tree.compile and context and new_tokens > context:
+    is_fixed = tree.compile and keeps_sizes(execution_device(target))
+    if is_fixed and context and new_tokens > context:
         raise ValueError(
             f"the tree says compile=True, whose caches are allocated for all {new_tokens} new "
             f"tokens at once, more than the target's context of {context}; set max_new_tokens to "

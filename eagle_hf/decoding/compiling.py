@@ -1,18 +1,102 @@
-"""Forwards as one compiled graph each, for rounds whose tensors keep their sizes.
+"""Compiled forwards of a round: `TreeConfig(compile=True)` asks for them.
 
-`TreeConfig(compile=True)` asks for it.
+On a CPU one compiled forward serves every tree, batch and length, and is kept on disk (see
+eagle_hf/compilation). On other devices every round is computed on tensors of the same sizes, and on
+a CUDA GPU each forward becomes one captured graph.
+
+Module state: the forwards opened so far, by model.
 """
 
+import time
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from transformers.utils import logging
+
+from eagle_hf.compilation.building import BuildError
+from eagle_hf.compilation.forwards import ExportedForward
+from eagle_hf.compilation.packages import (
+    KeptForward,
+    PackageError,
+    make_forward,
+    open_forward,
+    package_folder,
+)
+from eagle_hf.target import active_adapters, unwrap
+
+logger = logging.get_logger(__name__)
 
 LEAST_SIZE = 256  # slots
 MOST_SHAPES = 512  # that one function is compiled for, over all models and batches of a process
 
+# model -> {what is captured: its forward, or None where it was refused}
+_kept: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def kept_forward(module: ExportedForward) -> KeptForward | None:
+    """The compiled forward of a module on the CPU; compiled where none is kept.
+
+    Args:
+        module: what is computed, see compilation/forwards.py.
+
+    Returns:
+        The forward; None where there can be none, which is said once.
+    """
+    forwards = _kept.setdefault(module.model, {})
+    if module.name not in forwards:
+        forwards[module.name] = _open_or_make(module)
+    forward = forwards[module.name]
+    if forward is None or is_current(forward, module):
+        return forward
+    del forwards[module.name]
+    return kept_forward(module)
+
+
+def is_current(forward: KeptForward, module: ExportedForward) -> bool:
+    """Whether a forward found before is still the model's: its weights, without adapters."""
+    return forward.reads(module) and not active_adapters(module.model)
+
+
+def _open_or_make(module: ExportedForward) -> KeptForward | None:
+    """Open what is kept, else compile it; where neither is possible, say why."""
+    name = type(unwrap(module.model)).__name__
+    try:
+        check_compilable(module.model)
+        forward = open_forward(module)
+        if forward is not None:
+            return forward
+        logger.warning_once(
+            f"{name} is compiled for this processor, which takes a minute or two once; it is kept "
+            f"in {package_folder(module).parent}. eagle-hf compile does it beforehand"
+        )
+        started = time.perf_counter()
+        forward = make_forward(module)
+    except (BuildError, PackageError) as error:
+        logger.warning_once(f"{name} is not compiled and computes as before: {error}")
+        return None
+    logger.warning(f"{name} was compiled in {time.perf_counter() - started:.0f} s")
+    return forward
+
+
+def check_compilable(model: Any) -> None:
+    """Raise a PackageError for a model whose forward may change from call to call."""
+    adapters = active_adapters(model)
+    if adapters:
+        raise PackageError(
+            f"it carries the adapter {', '.join(adapters)}, which may be switched at any time; "
+            "merge it into the weights: model.merge_and_unload()"
+        )
+
+
+def keeps_sizes(device: torch.device) -> bool:
+    """Whether compiled rounds need tensors of the same sizes: everywhere but on the CPU."""
+    return device.type != "cpu"
+
 
 def compiled(function: Callable, device: torch.device) -> Callable:
-    """On a GPU the function compiled whole and captured as a CUDA graph; on a CPU as it is.
+    """On a GPU the function compiled whole and captured as a CUDA graph; elsewhere as it is.
 
     A captured graph writes its results where the last ones lay. Begin every round with
     `mark_cudagraph_step`, and keep no result longer than that.
@@ -28,7 +112,7 @@ def allow_many_shapes() -> None:
 
     The limit counts over all models, and a ninth shape would end the call with an error.
     """
-    config = torch._dynamo.config
+    config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MOST_SHAPES)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, MOST_SHAPES)
 

@@ -12,15 +12,17 @@ B batch, S prompt slots, N nodes, T cache slots, H hidden, V vocabulary.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache
 
 from eagle_hf.compat import cache_inputs, captures_outputs
+from eagle_hf.compilation.forwards import ForwardInputs, NodesForward
+from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.compiling import compiled
+from eagle_hf.decoding.compiling import compiled, kept_forward
 from eagle_hf.decoding.tree_attention import tree_attention
 from eagle_hf.target import capture_aux, execution_device, text_decoder, unwrap
 
@@ -41,6 +43,7 @@ class TargetForward:
         aux_layer_ids: the layers whose inputs are captured.
         attention: the block in which nodes are read; `nullcontext` leaves the model's own attention
             as it is, which copies the cache.
+        compile: let nodes be read by a compiled forward, where there is one.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TargetForward:
         cache: Cache,
         aux_layer_ids: Sequence[int] = (),
         attention: Callable[[], AbstractContextManager] | None = None,
+        compile: bool = False,
     ):
         self.target = target
         self.cache = cache
@@ -60,6 +64,9 @@ class TargetForward:
         if self._places_nodes:
             run = partial(run_whole, target, aux_layer_ids)
             self._run_nodes = compiled(run, execution_device(target))
+        self._kept: KeptForward | None = None
+        if compile and not self._places_nodes:
+            self._kept = kept_forward(NodesForward(target, aux_layer_ids))
 
     def read_prompt(self, input_ids: torch.Tensor, **inputs) -> Output:
         """Text [B, S] behind what the cache holds, read as the model itself would."""
@@ -71,6 +78,8 @@ class TargetForward:
         positions: [B, N], or [A, B, N] for a target with several axes.
         mask: what they see, as `masks.MaskFormat` makes it.
         """
+        if self._kept is not None and positions.dim() == 2:
+            return self._read_compiled(self._kept, tokens, positions, mask, base)
         if self._places_nodes:
             self.cache.place(base, tokens.shape[1])
         with self._attention():
@@ -81,13 +90,35 @@ class TargetForward:
                 **self._cache_inputs,
             )
 
+    def _read_compiled(
+        self, kept: KeptForward, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int
+    ) -> Output:
+        """What `read_nodes` gives, by the compiled forward."""
+        end = base + tokens.shape[1]
+        slots = torch.arange(base, end).expand_as(tokens)
+        buffers = self.cache.extend_to(end)
+        logits, *aux = kept(ForwardInputs(tokens, positions, boolean(mask), slots, buffers))
+        return Output(logits, aux[0] if aux else None)
+
 
 class DraftForward:
-    """A causal LM's decoder with a drafter's cache."""
+    """A causal LM's decoder with a drafter's cache.
 
-    def __init__(self, decoder, cache: DraftCache, device: torch.device, keeps_size: bool):
+    Args:
+        model: the causal LM.
+        cache: where its keys and values go.
+        keeps_size: whether the cache does, and forwards are captured on a GPU.
+        compile: let nodes be read by a compiled forward, where there is one.
+    """
+
+    def __init__(self, model, cache: DraftCache, keeps_size: bool = False, compile: bool = False):
+        decoder = text_decoder(model)
+        device = execution_device(model)
         self.decoder = decoder
         self.cache = cache
+        self._kept: KeptForward | None = None
+        if compile and not keeps_size:
+            self._kept = kept_forward(NodesForward(decoder))
         self._cache_inputs = cache_inputs(decoder, cache)
         self._run_nodes = compiled(decoder, device) if keeps_size else decoder
 
@@ -103,10 +134,20 @@ class DraftForward:
         self, tokens: torch.Tensor, positions: torch.Tensor, mask, slots: torch.Tensor, length: int
     ) -> torch.Tensor:
         """Output [B, N, H] for tokens [B, N], whose keys go to `slots` [B, N] of `length`."""
+        if self._kept is not None:
+            buffers = self.cache.extend_to(length)
+            return self._kept(ForwardInputs(tokens, positions, boolean(mask), slots, buffers))[0]
         self.cache.place(slots, length)
         inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask)
         with tree_attention():
             return self._run_nodes(**inputs, **self._cache_inputs).last_hidden_state
+
+
+def boolean(mask: Any) -> Any:
+    """Masks that are True where attention is allowed, of bool or additive ones."""
+    if isinstance(mask, dict):
+        return {kind: boolean(part) for kind, part in mask.items()}
+    return mask if mask.dtype == torch.bool else mask == 0
 
 
 def run_hooked(target, layer_ids: Sequence[int], **inputs) -> Output:

@@ -20,7 +20,7 @@ from eagle_hf.decoding.adapter_rows import adapters_by_row
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.compiling import fixed_size, mark_cudagraph_step
+from eagle_hf.decoding.compiling import fixed_size, keeps_sizes, mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.lockstep import make_verifier
@@ -129,14 +129,17 @@ class Run:
         self.policy = policy
         self.stats = DecodingStats(rows=rows)
         self.watch = watch or Stopwatch(device)
-        self.cache = make_cache(tree, config.max_length, assistant.owner)
+        keeps_size = tree.compile and keeps_sizes(device)
+        self.cache = make_cache(tree, config.max_length, assistant.owner, keeps_size)
         sampler = make_sampler(tree, config, device)
         context = DraftContext(target, self.cache, tree, policy, self.watch, sampler)
         self.drafter = assistant.drafter(context)
         self.verifier = make_verifier(call, self.sequences, self.drafter)
-        self.forward = TargetForward(target, self.cache, self.drafter.aux_layer_ids)
-        self._is_captured = tree.compile and device.type == "cuda"
-        if tree.compile:
+        self.forward = TargetForward(
+            target, self.cache, self.drafter.aux_layer_ids, compile=tree.compile
+        )
+        self._is_captured = keeps_size and device.type == "cuda"
+        if keeps_size:
             install_output_capture(target, call.input_ids[:1, :1])
 
     @property
@@ -273,10 +276,10 @@ class Run:
             self.streamer.put(torch.tensor(emitted[0]))
 
 
-def make_cache(tree: TreeConfig, max_length: int, owner) -> TargetCache:
+def make_cache(tree: TreeConfig, max_length: int, owner, keeps_size: bool) -> TargetCache:
     """The target's cache of a run, with room for a tree behind the longest row."""
     most = max_length + max(tree.nodes, tree.depth) + 1  # slots
-    if tree.compile:
+    if keeps_size:
         return TargetCache(capacity=fixed_size(most), pool=BufferPool(owner))
     discard_buffers(owner)
     return TargetCache(limit=most)

@@ -1,6 +1,10 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
-from eagle_hf.target.adapter_checks import check_adapters, check_adapters_outside_generate
+from eagle_hf.target.adapter_checks import (
+    active_adapters,
+    check_adapters,
+    check_adapters_outside_generate,
+)
 from eagle_hf.target.adapter_opening import lay_adapter
 from eagle_hf.target.aux_hidden_states import (
     AuxStates,
@@ -36,6 +40,7 @@ from eagle_hf.target.structure import (
 from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
 
 __all__ = [
+    "active_adapters",
     "AuxStates",
     "ChangingRope",
     "apply_final_norm",

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 
 from eagle_hf.compat import attention_implementation
+from eagle_hf.compilation.forwards import HeadForward, HeadInputs, LogitsForward, RowInputs
+from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
-from eagle_hf.decoding.compiling import compiled
+from eagle_hf.decoding.compiling import compiled, kept_forward
 from eagle_hf.decoding.pending import Pending, left_aligned, newest_output, padded_rows, take_slots
 from eagle_hf.decoding.probing import check_giving_states
 from eagle_hf.decoding.upload import upload
@@ -110,8 +112,13 @@ class EagleDrafter(Drafter):
         self.draft_to_target = head.draft_to_target
         self.vocabulary = len(self.draft_to_target)
         self._nodes_forward = self._forward
+        self._kept: KeptForward | None = None
+        self._kept_logits: KeptForward | None = None
         if self.capacity is not None:
             self._nodes_forward = compiled(self._forward, head.device)
+        elif context.tree.compile:
+            self._kept = kept_forward(HeadForward(head))
+            self._kept_logits = kept_forward(LogitsForward(head))
 
     def start(self, input_ids, visible, aux, first, selection, shift=None):
         order, counts = left_aligned(visible)
@@ -128,7 +135,10 @@ class EagleDrafter(Drafter):
         self.pending.append(Pending(counts, emitted, take_slots(aux, nodes)))
 
     def log_probs(self, hidden):
-        return self.head.logits(hidden).float().log_softmax(-1)
+        if self._kept_logits is None:
+            return self.head.logits(hidden).float().log_softmax(-1)
+        (logits,) = self._kept_logits(RowInputs(hidden.flatten(0, -2)))
+        return logits.unflatten(0, hidden.shape[:-1]).float().log_softmax(-1)
 
     def extend(self):
         pending = self.take_pending()
@@ -152,8 +162,13 @@ class EagleDrafter(Drafter):
     def _run_nodes(self, tokens, hidden, slots, positions, seen) -> torch.Tensor:
         """The head's output [B, M, H] for tokens that go to `slots` [B, M]."""
         self.cache.turn_sinks(self.slots, self.head.rotary_emb)
-        self.cache.place(slots, seen.shape[-1])
         with self.watch.phase("head"):
+            if self._kept is not None:
+                embeddings = self.embed(tokens).to(hidden.dtype)
+                buffers = self.cache.extend_to(seen.shape[-1])
+                inputs = HeadInputs(embeddings, hidden, positions, seen[:, None], slots, buffers)
+                return self._kept(inputs)[0]
+            self.cache.place(slots, seen.shape[-1])
             return self._nodes_forward(tokens, hidden, positions, seen)
 
     def _forward(self, tokens, hidden, positions, seen) -> torch.Tensor:

@@ -11,8 +11,11 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from eagle_hf.compilation.forwards import LogitsForward, RowInputs
+from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.assistants.windows import chain_of, check_drafting, describe, make_window
+from eagle_hf.decoding.compiling import kept_forward
 from eagle_hf.decoding.forward import DraftForward
 from eagle_hf.decoding.masks import MaskFormat
 from eagle_hf.decoding.modes import check_mode
@@ -172,7 +175,10 @@ class ModelDrafter(Drafter):
         self._rotary = getattr(self.decoder, "rotary_emb", None)
         self._mask_format = MaskFormat(model)
         keeps_size = self.capacity is not None
-        self._forward = DraftForward(self.decoder, self.cache, self.device, keeps_size)
+        self._forward = DraftForward(model, self.cache, keeps_size, context.tree.compile)
+        self._kept_logits: KeptForward | None = None
+        if context.tree.compile and not keeps_size:
+            self._kept_logits = kept_forward(LogitsForward(model))
         self._last_id = config.vocab_size - 1
         self._last_position = position_limit(model) - 1
 
@@ -200,8 +206,12 @@ class ModelDrafter(Drafter):
         return self._read_nodes(tokens, *self.slots.level(level, ancestors))
 
     def log_probs(self, hidden):
-        logits = target_logits(self.model, hidden)[..., : self.vocabulary]
-        return logits.float().log_softmax(-1)
+        if self._kept_logits is None:
+            logits = target_logits(self.model, hidden)
+        else:
+            (logits,) = self._kept_logits(RowInputs(hidden.flatten(0, -2)))
+            logits = logits.unflatten(0, hidden.shape[:-1])
+        return logits[..., : self.vocabulary].float().log_softmax(-1)
 
     def _read_prompt(self, counts, tokens) -> torch.Tensor:
         """Outputs [B, M, H] of prompts; the cache then holds what the window keeps of them."""

@@ -71,6 +71,17 @@ class DraftCache(Cache):
             return key_states, value_states
         return layer.write(placement.slots, key_states, value_states, placement.length)
 
+    def extend_to(self, length: int) -> list[torch.Tensor]:
+        """Have room for `length` slots, for a forward that writes the new ones by itself.
+
+        Returns:
+            The buffers [B, g, T, D] of all layers, keys and values in turn.
+        """
+        buffers: list[torch.Tensor] = []
+        for layer in self.layers:
+            buffers += layer.make_room(length)
+        return buffers
+
     def turn_sinks(self, slots: SlotMap, rotary) -> None:
         """Once a round, turn the sinks of a rolling window to stand right before the window.
 
@@ -148,13 +159,18 @@ class DraftLayer(DynamicLayer):
             self.keys = keys[:, :, :0].clone()
             self.values = values[:, :, :0].clone()
             self.is_initialized = True
-        self.keys = with_room(self.keys, length)
-        self.values = with_room(self.values, length)
+        self.make_room(length)
         slots = slots.to(keys.device)
         rows = torch.arange(len(slots), device=keys.device)[:, None]
         self.keys[rows, :, slots] = keys.transpose(1, 2)
         self.values[rows, :, slots] = values.transpose(1, 2)
         return self.keys[:, :, :length], self.values[:, :, :length]
+
+    def make_room(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Have `slots` slots; returns the whole buffers of keys and values."""
+        self.keys = with_room(self.keys, slots)
+        self.values = with_room(self.values, slots)
+        return self.keys, self.values
 
     def turn_sinks(
         self, sinks: int, is_new: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor

@@ -58,12 +58,17 @@ class TargetLayer(DynamicLayer):
             return self._keys, self._values
         start = self.length
         end = start + key_states.shape[2]
-        self._keys = with_room(self._keys, end, self.limit)
-        self._values = with_room(self._values, end, self.limit)
+        self.make_room(end)
         self._keys[:, :, start:end] = key_states
         self._values[:, :, start:end] = value_states
-        self.set_length(end)
         return self.keys, self.values
+
+    def make_room(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Have `slots` slots in use; returns the whole buffers of keys and values."""
+        self._keys = with_room(self._keys, slots, self.limit)
+        self._values = with_room(self._values, slots, self.limit)
+        self.set_length(slots)
+        return self._keys, self._values
 
     def set_length(self, length: int) -> None:
         """Use the first `length` slots."""
@@ -128,6 +133,17 @@ class TargetCache(Cache):
         for layer in self.layers:
             layer.slots = slots.to(layer._keys.device)
             layer.set_length(end)
+
+    def extend_to(self, slots: int) -> list[torch.Tensor]:
+        """Have `slots` slots in use, for a forward that writes the new ones by itself.
+
+        Returns:
+            The buffers [B, h, T, D] of all layers, keys and values in turn.
+        """
+        buffers: list[torch.Tensor] = []
+        for layer in self.layers:
+            buffers += layer.make_room(slots)
+        return buffers
 
     def commit(self, base: int, ends: list[int], paths: list[list[int]]) -> None:
         """Keep one branch per row of the tree in the slots from `base` on, and drop the rest.

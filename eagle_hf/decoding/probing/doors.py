@@ -16,7 +16,7 @@ from eagle_hf.decoding.pending import left_aligned, newest_output, padded_rows
 from eagle_hf.decoding.probing.text import KEPT, LEVELS, Text, settings
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.window import SlotMap
-from eagle_hf.target import execution_device, target_logits, text_decoder
+from eagle_hf.target import target_logits
 
 ROOM = 64  # tokens that a row may become; none of the texts is as long
 
@@ -84,12 +84,11 @@ class DraftReader:
     """A language model that reads one tree after the other, as `ModelDrafter` does."""
 
     def __init__(self, model):
-        decoder = text_decoder(model)
         self.model = model
         self.cache = DraftCache()
         self.slots = SlotMap(None, most_new=len(KEPT[0]))
         self.format = MaskFormat(model)
-        self.forward = DraftForward(decoder, self.cache, execution_device(model), keeps_size=False)
+        self.forward = DraftForward(model, self.cache)
 
     def read_tree(self, tree: Tree, tokens: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The logits [B, N, V] of a tree behind tokens [B, M], of which `counts` are real.

@@ -41,6 +41,6 @@ def turned_and_read_keys(model) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _read(model, tokens, positions, kept) -> DraftCache:
     """A cache of what tokens [B, n] at `positions` write, of which the numbers `kept` stay."""
     cache = DraftCache()
-    forward = DraftForward(text_decoder(model), cache, execution_device(model), keeps_size=False)
+    forward = DraftForward(model, cache)
     forward.read_prompt(tokens, positions, kept)
     return cache

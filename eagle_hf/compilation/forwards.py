@@ -1,0 +1,275 @@
+"""Forwards as functions of tensors alone, as they are exported.
+
+The cache's buffers are arguments, and are written to in place. Everything that a round changes, how
+many tokens, how long the text and how large the buffers, is the size of some argument.
+
+B batch, N tokens, L slots in use, T slots of the buffers, g key heads, D head width, H hidden, V
+vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from eagle_hf.compat import cache_inputs
+from eagle_hf.head.modeling import Eagle3DraftHead
+from eagle_hf.target import capture_aux, layer_kinds, target_logits, unwrap
+
+
+class Sizes(NamedTuple):
+    """B, N, the committed slots and T of an example."""
+
+    batch: int
+    tokens: int
+    base: int
+    capacity: int
+
+
+Mask = Tensor | dict[str, Tensor]
+
+
+class ForwardInputs(NamedTuple):
+    """What a forward over tokens reads and writes.
+
+    Attributes:
+        input_ids: [B, N].
+        position_ids: [B, N].
+        mask: bool [B, 1, N, L], True where a token may attend; or one for each kind of layer.
+        slots: [B, N], where the tokens' keys and values go.
+        buffers: [B, g, T, D], keys and values of every layer in turn.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    mask: Mask
+    slots: Tensor
+    buffers: list[Tensor]
+
+
+class HeadInputs(NamedTuple):
+    """What a draft head's pass over tokens reads and writes; the rest is as in `ForwardInputs`.
+
+    Attributes:
+        embeddings: [B, N, H], the target's.
+        hidden: [B, N, H], fused states or outputs of the last pass.
+        mask: bool [B, 1, N, L].
+        buffers: [B, g, T, D], the keys and the values of its layer.
+    """
+
+    embeddings: Tensor
+    hidden: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    slots: Tensor
+    buffers: list[Tensor]
+
+
+class RowInputs(NamedTuple):
+    """Rows [R, H] of final states, for an LM head."""
+
+    rows: Tensor
+
+
+class BufferLayer(DynamicLayer):
+    """A layer of a cache whose keys and values go to given slots of given buffers [B, g, T, D]."""
+
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, length: Tensor | int):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys = keys
+        self.values = values
+        self._slots = slots
+        self._length = length
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Write keys and values [B, g, N, D]; returns the slots in use [B, g, L, D]."""
+        slots = self._slots[:, None, :, None]  # [B, 1, N, 1]
+        self.keys.scatter_(2, slots.expand_as(key_states), key_states)
+        self.values.scatter_(2, slots.expand_as(value_states), value_states)
+        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
+
+
+class ExportedForward(nn.Module):
+    """What can be compiled: a forward over tensors, and the model whose weights it reads.
+
+    Attributes:
+        model: the model.
+        name: what is computed of it.
+    """
+
+    def __init__(self, model: nn.Module, name: str):
+        super().__init__()
+        self.model = model
+        self.name = name
+
+    def example(self, sizes: Sizes) -> tuple:
+        """Random inputs of these sizes: a chain of tokens behind a random cache."""
+        raise NotImplementedError
+
+
+class NodesForward(ExportedForward):
+    """A model's forward over the nodes of trees, or over a chunk of text.
+
+    Args:
+        model: a causal LM, or the decoder of one.
+        layer_ids: the layers whose inputs are captured.
+    """
+
+    def __init__(self, model: nn.Module, layer_ids: Sequence[int] = ()):
+        super().__init__(model, f"nodes {list(layer_ids)}")
+        self.layer_ids = list(layer_ids)
+
+    def example(self, sizes: Sizes) -> ForwardInputs:
+        return example_inputs(self.model, sizes)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Mask,
+        slots: Tensor,
+        buffers: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Read tokens, given as `ForwardInputs`.
+
+        Returns:
+            Logits [B, N, V], or a decoder's states [B, N, H]; and aux hidden states [B, N, 3H]
+            where layers are captured.
+        """
+        any_mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
+        layers = []
+        for keys, values in zip(buffers[::2], buffers[1::2], strict=True):
+            layers.append(BufferLayer(keys, values, slots, any_mask.shape[-1]))
+        capture = capture_aux(self.model, self.layer_ids) if self.layer_ids else nullcontext()
+        with capture as aux:
+            outputs = self.model(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=mask,
+                **cache_inputs(self.model, Cache(layers=layers)),
+            )
+        if aux is None:
+            return (outputs[0],)
+        return outputs[0], aux.take()
+
+
+class HeadForward(ExportedForward):
+    """A draft head's pass over tokens, behind `fuse` or its last pass."""
+
+    def __init__(self, head: Eagle3DraftHead):
+        super().__init__(head, "head")
+
+    def example(self, sizes: Sizes) -> HeadInputs:
+        head = self.model
+        chain = chain_inputs(sizes)
+        states = (*chain.slots.shape, head.config.hidden_size)
+        shape = BufferShape(head.config.num_key_value_heads, head.config.head_dim)
+        return HeadInputs(
+            torch.randn(states, dtype=head.dtype),
+            torch.randn(states, dtype=head.dtype),
+            chain.position_ids,
+            chain.mask,
+            chain.slots,
+            random_buffers([shape, shape], sizes, head.dtype),
+        )
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        hidden: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        slots: Tensor,
+        buffers: list[Tensor],
+    ) -> tuple[Tensor]:
+        """Read tokens, given as `HeadInputs`; returns the output [B, N, H]."""
+        layer = BufferLayer(*buffers, slots, mask.shape[-1])
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = layer.update(key.to(value.dtype), value)
+            return functional.scaled_dot_product_attention(
+                query.to(value.dtype), keys, values, attn_mask=mask, enable_gqa=True
+            )
+
+        return (self.model.step(embeddings, hidden, position_ids, attend),)
+
+
+class LogitsForward(ExportedForward):
+    """What a model makes of rows of final states.
+
+    Args:
+        model: a draft head, or a causal LM.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model, "logits")
+
+    def example(self, sizes: Sizes) -> RowInputs:
+        width = unwrap(self.model).config.get_text_config().hidden_size
+        return RowInputs(torch.randn(sizes.tokens, width, dtype=self.model.dtype))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor]:
+        """Logits [R, V] of rows [R, H], or [R, U] of a draft head's."""
+        if isinstance(self.model, Eagle3DraftHead):
+            return (self.model.logits(rows),)
+        return (target_logits(self.model, rows),)
+
+
+class BufferShape(NamedTuple):
+    """g and D of the keys and values of one layer."""
+
+    heads: int
+    width: int
+
+
+def buffer_shapes(model: Any) -> list[BufferShape]:
+    """The buffers that a model's forward needs, keys and values of every layer in turn.
+
+    One token is read to find out.
+    """
+    cache = DynamicCache()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        model(input_ids=token, **cache_inputs(unwrap(model), cache))
+    shapes = []
+    for layer in cache.layers:
+        for states in (layer.keys, layer.values):
+            shapes.append(BufferShape(states.shape[1], states.shape[3]))
+    return shapes
+
+
+def example_inputs(model: Any, sizes: Sizes) -> ForwardInputs:
+    """Inputs of random tokens behind a random cache."""
+    config = unwrap(model).config.get_text_config()
+    chain = chain_inputs(sizes)
+    kinds = layer_kinds(config)
+    mask: Mask = chain.mask
+    if len(kinds) > 1:
+        mask = {kind: chain.mask.clone() for kind in kinds}
+    return chain._replace(
+        input_ids=torch.randint(config.vocab_size, chain.slots.shape),
+        mask=mask,
+        buffers=random_buffers(buffer_shapes(model), sizes, model.dtype),
+    )
+
+
+def chain_inputs(sizes: Sizes) -> ForwardInputs:
+    """Inputs of a chain of tokens, all of them 0, without buffers."""
+    end = sizes.base + sizes.tokens
+    slots = torch.arange(sizes.base, end).repeat(sizes.batch, 1)
+    seen = torch.ones(sizes.tokens, end, dtype=torch.bool).tril(sizes.base)
+    mask = seen.repeat(sizes.batch, 1, 1, 1)
+    return ForwardInputs(torch.zeros_like(slots), slots.clone(), mask, slots, [])
+
+
+def random_buffers(shapes: Sequence[BufferShape], sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:
+    """Buffers [B, g, T, D] for keys and values."""
+    buffers = []
+    for heads, width in shapes:
+        buffers.append(torch.randn(sizes.batch, heads, sizes.capacity, width, dtype=dtype))
+    return buffers

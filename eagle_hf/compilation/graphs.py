@@ -1,0 +1,117 @@
+"""The forward as one graph for every size, with our operators in the place of torch's.
+
+The graph is exported with symbols for its sizes. Two of its operations are replaced: torch
+multiplies few rows slower than memory allows (see linear.cpp), and its attention needs every key
+once per query head (see attend.cpp).
+"""
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.fx import Graph, Node
+from torch.utils._pytree import tree_map
+
+from eagle_hf.compilation import operators
+from eagle_hf.compilation.attention import DTYPES, load_attention
+from eagle_hf.compilation.forwards import ExportedForward
+
+MOST_ROWS = 64  # B
+MOST_TOKENS = 1024  # N
+MOST_SLOTS = 1 << 20  # L, T
+
+aten = torch.ops.aten
+# How keys [B, g, L, D] become keys [B, h, L, D]: [B, g, 1, L, D], then [B, g, h / g, L, D].
+RESHAPES = (aten.reshape.default, aten.view.default)
+REPEATS = (aten.expand.default, aten.slice.Tensor, aten.unsqueeze.default)
+
+
+def export_forward(forward: ExportedForward, inputs: tuple) -> ExportedProgram:
+    """Export a forward for every B, N, L and T.
+
+    Args:
+        forward: the forward.
+        inputs: an example, in which none of the sizes is 1 and no two are equal.
+
+    Raises:
+        Exception: Whatever torch.export raises for a model that it cannot follow.
+    """
+    with torch.no_grad():
+        program = torch.export.export(
+            forward, tuple(inputs), dynamic_shapes=dynamic_shapes(inputs), strict=False
+        )
+    if operators.is_available():
+        use_linear(program.graph)
+    load_attention()
+    use_attend(program.graph)
+    program.graph_module.recompile()
+    return program
+
+
+def dynamic_shapes(inputs: tuple) -> tuple:
+    """Which sizes of the inputs change from call to call."""
+    batch = Dim("batch", min=1, max=MOST_ROWS)
+    tokens = Dim("tokens", min=1, max=MOST_TOKENS)
+    sizes: dict[str, dict[int, Dim]] = {
+        "rows": {0: Dim("rows", min=1, max=MOST_ROWS * MOST_TOKENS)},
+        "mask": {0: batch, 2: tokens, 3: Dim("length", min=1, max=MOST_SLOTS)},
+        "buffers": {0: batch, 2: Dim("capacity", min=1, max=MOST_SLOTS)},
+    }
+    shapes = []
+    for name, value in inputs._asdict().items():
+        changing = sizes.get(name, {0: batch, 1: tokens})
+        shapes.append(tree_map(lambda _, size=changing: size, value))
+    return tuple(shapes)
+
+
+def use_linear(graph: Graph) -> None:
+    """Let `eagle_hf::linear` compute the linear layers that it can."""
+    for node in graph.nodes:
+        if node.target is not aten.linear.default:
+            continue
+        x, weight = (argument.meta["val"] for argument in node.args[:2])
+        if weight.dtype != x.dtype or x.dtype not in operators.DTYPES:
+            continue
+        bias = node.args[2] if len(node.args) > 2 else None
+        node.args = (*node.args[:2], bias)
+        node.target = torch.ops.eagle_hf.linear.default
+
+
+def use_attend(graph: Graph) -> None:
+    """Let `eagle_hf::attend` compute attention over the keys as they lie in the cache."""
+    for node in list(graph.nodes):
+        if not _suits_attend(node):
+            continue
+        query, key, value, mask = node.args[:4]
+        scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
+        key = _unrepeated(key)
+        value = _unrepeated(value)
+        with graph.inserting_before(node):
+            attend = torch.ops.eagle_hf.attend.default
+            output = graph.call_function(attend, (query, key, value, mask, scale))
+        output.meta = dict(node.meta)
+        node.replace_all_uses_with(output)
+        graph.erase_node(node)  # its dropout, of nothing, would keep it alive
+    graph.eliminate_dead_code()
+
+
+def _suits_attend(node: Node) -> bool:
+    """Whether a node is an attention of the kind that `eagle_hf::attend` computes."""
+    if node.target is not aten.scaled_dot_product_attention.default:
+        return False
+    if len(node.args) < 4 or node.args[3] is None or node.kwargs.get("is_causal"):
+        return False
+    query, key, value, mask = (argument.meta["val"] for argument in node.args[:4])
+    is_plain = mask.dtype == torch.bool and mask.shape[1] == 1 and query.dtype in DTYPES
+    has_one_width = key.shape[-1] == query.shape[-1] == value.shape[-1]
+    return is_plain and has_one_width
+
+
+def _unrepeated(keys: Node) -> Node:
+    """The keys [B, g, L, D] of a cache behind those that were repeated to [B, h, L, D]."""
+    if keys.target not in RESHAPES:
+        return keys
+    source = keys.args[0]
+    while source.target in REPEATS and source.meta["val"].dim() == 5:
+        if source.target is aten.unsqueeze.default and source.args[1] == 2:
+            return source.args[0]
+        source = source.args[0]
+    return keys

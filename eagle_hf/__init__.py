@@ -9,6 +9,7 @@ sub-packages: `eagle_hf.data`, `eagle_hf.training`, `eagle_hf.evaluation`, `eagl
 
 from eagle_hf.contract import warn_untested
 from eagle_hf.decoding.assistants import SelfSpeculation, WindowedDraft
+from eagle_hf.decoding.compiling import compile_target
 from eagle_hf.decoding.dispatch import register
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.head.configuration import Eagle3Config
@@ -32,6 +33,7 @@ __all__ = [
     "TreeConfig",
     "WindowedDraft",
     "__version__",
+    "compile_target",
     "load_target",
     "new_head",
 ]

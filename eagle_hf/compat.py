@@ -202,17 +202,21 @@ def patch_generate(
     recognise: Callable[[Any], Any | None],
     check: Callable[[Any, Any, GenerationConfig, dict[str, Any]], None],
     decode: Callable[[Any, Any, AssistedCall], Any],
+    decode_alone: Callable[[Any, AssistedCall], Any | None],
 ) -> None:
-    """Let generate ask us about assistants; a second call changes nothing.
+    """Let generate ask us about assistants, and compiled targets; a second call changes nothing.
 
     Args:
         recognise: what `assistant_model` is to us; None leaves the call to transformers.
         check: raises for (target, assistant, generation config, arguments of the mode) that cannot
             be served.
         decode: what generate returns for (target, assistant, call).
+        decode_alone: what generate returns for (target, call) without an assistant; None leaves the
+            call to transformers.
     """
     validate = GenerationMixin._validate_generation_mode
     assist = GenerationMixin._assisted_decoding
+    sample = GenerationMixin._sample
     if hasattr(assist, MARK):
         return
 
@@ -231,20 +235,30 @@ def patch_generate(
         assistant = recognise(kwargs.get("assistant_model"))
         if assistant is None:
             return assist(self, input_ids, *args, **kwargs)
-        given = inspect.signature(assist).bind(self, input_ids, *args, **kwargs).arguments
-        call = AssistedCall(
-            input_ids=given["input_ids"],
-            logits_processor=given["logits_processor"],
-            stopping_criteria=given["stopping_criteria"],
-            generation_config=given["generation_config"],
-            streamer=given.get("streamer"),
-            model_inputs=given.get("model_kwargs") or given.get("kwargs") or {},
-        )
-        return decode(self, assistant, call)
+        return decode(self, assistant, _as_call(assist, self, input_ids, *args, **kwargs))
+
+    @functools.wraps(sample)
+    def _sample(self, input_ids, *args, **kwargs):
+        output = decode_alone(self, _as_call(sample, self, input_ids, *args, **kwargs))
+        return sample(self, input_ids, *args, **kwargs) if output is None else output
 
     setattr(_assisted_decoding, MARK, True)
     GenerationMixin._validate_generation_mode = _validate_generation_mode
     GenerationMixin._assisted_decoding = _assisted_decoding
+    GenerationMixin._sample = _sample
+
+
+def _as_call(decoding: Callable, *args, **kwargs) -> AssistedCall:
+    """The call that one of transformers' ways of decoding is given."""
+    given = inspect.signature(decoding).bind(*args, **kwargs).arguments
+    return AssistedCall(
+        input_ids=given["input_ids"],
+        logits_processor=given["logits_processor"],
+        stopping_criteria=given["stopping_criteria"],
+        generation_config=given["generation_config"],
+        streamer=given.get("streamer"),
+        model_inputs=given.get("model_kwargs") or given.get("kwargs") or {},
+    )
 
 
 def patch_pipelines(recognise: Callable[[Any], Any | None]) -> None:

@@ -1,4 +1,4 @@
-// Attention of few queries to a key-value cache, which is read in place.
+// Attention of few queries to a key-value cache, which is written and read in place.
 //
 // Queries that share a key head are taken together, so that a key is fetched once for all of them.
 // Work is split by batch row, key head and chunk of CHUNK slots. Every chunk has its own softmax;
@@ -398,10 +398,61 @@ Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const
   return torch::stable::transpose(output, 1, 2);
 }
 
+int64_t element_bytes(const Tensor& tensor) {
+  const auto dtype = tensor.scalar_type();
+  if (dtype == ScalarType::Double) return 8;
+  return dtype == ScalarType::Float ? 4 : 2;
+}
+
+// Copies states [B, g, N, D] to the slots [B, N] of a buffer [B, g, T, D].
+void copy_states(Tensor& buffer, const Tensor& states, const Tensor& slots) {
+  const auto dtype = states.scalar_type();
+  STD_TORCH_CHECK(buffer.scalar_type() == dtype &&
+                      (dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                       dtype == ScalarType::BFloat16 || dtype == ScalarType::Half),
+                  "eagle_hf::store needs buffer and states of one floating-point dtype");
+  STD_TORCH_CHECK(buffer.stride(3) == 1 && states.stride(3) == 1,
+                  "eagle_hf::store needs tensors whose last dimension is contiguous");
+  STD_TORCH_CHECK(slots.scalar_type() == ScalarType::Long && slots.size(0) == states.size(0) &&
+                      slots.size(1) == states.size(2) && buffer.size(1) == states.size(1) &&
+                      buffer.size(0) == states.size(0) && buffer.size(3) == states.size(3),
+                  "eagle_hf::store was given sizes that do not fit together");
+  const int64_t bytes = element_bytes(states);
+  const Strides to = strides_of(buffer);
+  const Strides from = strides_of(states);
+  const auto* numbers = static_cast<const int64_t*>(slots.const_data_ptr());
+  auto* target = static_cast<char*>(buffer.mutable_data_ptr());
+  const auto* source = static_cast<const char*>(states.const_data_ptr());
+  for (int64_t b = 0; b < states.size(0); b++) {
+    for (int64_t n = 0; n < states.size(2); n++) {
+      const int64_t slot = numbers[b * slots.stride(0) + n * slots.stride(1)];
+      STD_TORCH_CHECK(0 <= slot && slot < buffer.size(2),
+                      "eagle_hf::store was given a slot outside of the buffer");
+      for (int64_t head = 0; head < states.size(1); head++) {
+        const int64_t place = b * to.batch + head * to.head + slot * to.slot;
+        const int64_t origin = b * from.batch + head * from.head + n * from.slot;
+        std::memcpy(target + place * bytes, source + origin * bytes, states.size(3) * bytes);
+      }
+    }
+  }
+}
+
+void store(Tensor keys, Tensor values, const Tensor& new_keys, const Tensor& new_values,
+           const Tensor& slots) {
+  copy_states(keys, new_keys, slots);
+  copy_states(values, new_values, slots);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(eagle_hf, library) {
   library.def("attend(Tensor query, Tensor key, Tensor value, Tensor mask, float scale) -> Tensor");
+  library.def(
+      "store(Tensor(a!) keys, Tensor(b!) values, Tensor new_keys, Tensor new_values, Tensor slots) "
+      "-> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(eagle_hf, CPU, library) { library.impl("attend", TORCH_BOX(&attend)); }
+STABLE_TORCH_LIBRARY_IMPL(eagle_hf, CPU, library) {
+  library.impl("attend", TORCH_BOX(&attend));
+  library.impl("store", TORCH_BOX(&store));
+}

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from eagle_hf.compat import cache_inputs
+from eagle_hf.compilation.attention import load_attention
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import capture_aux, layer_kinds, target_logits, unwrap
 
@@ -81,6 +82,7 @@ class BufferLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, length: Tensor | int):
         super().__init__()
         self.lazy_initialization(keys, values)
+        load_attention()
         self.keys = keys
         self.values = values
         self._slots = slots
@@ -88,9 +90,9 @@ class BufferLayer(DynamicLayer):
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Write keys and values [B, g, N, D]; returns the slots in use [B, g, L, D]."""
-        slots = self._slots[:, None, :, None]  # [B, 1, N, 1]
-        self.keys.scatter_(2, slots.expand_as(key_states), key_states)
-        self.values.scatter_(2, slots.expand_as(value_states), value_states)
+        # As an operator: a compiled scatter would copy the whole buffers.
+        store = torch.ops.eagle_hf.store
+        store(self.keys, self.values, key_states, value_states, self._slots)
         return self.keys[:, :, : self._length], self.values[:, :, : self._length]
 
 
@@ -102,12 +104,14 @@ class ExportedForward(nn.Module):
         name: what is computed of it.
     """
 
+    model: Any
+
     def __init__(self, model: nn.Module, name: str):
         super().__init__()
         self.model = model
         self.name = name
 
-    def example(self, sizes: Sizes) -> tuple:
+    def example(self, sizes: Sizes) -> Any:
         """Random inputs of these sizes: a chain of tokens behind a random cache."""
         raise NotImplementedError
 
@@ -118,6 +122,9 @@ class NodesForward(ExportedForward):
     Args:
         model: a causal LM, or the decoder of one.
         layer_ids: the layers whose inputs are captured.
+
+    Raises:
+        BuildError: The operators cannot be compiled or kept.
     """
 
     def __init__(self, model: nn.Module, layer_ids: Sequence[int] = ()):
@@ -155,7 +162,9 @@ class NodesForward(ExportedForward):
             )
         if aux is None:
             return (outputs[0],)
-        return outputs[0], aux.take()
+        states = aux.take()
+        assert states is not None, "the layers were captured"
+        return outputs[0], states
 
 
 class HeadForward(ExportedForward):
@@ -167,7 +176,8 @@ class HeadForward(ExportedForward):
     def example(self, sizes: Sizes) -> HeadInputs:
         head = self.model
         chain = chain_inputs(sizes)
-        states = (*chain.slots.shape, head.config.hidden_size)
+        states = (sizes.batch, sizes.tokens, head.config.hidden_size)
+        assert isinstance(chain.mask, Tensor), "a head has layers of one kind"
         shape = BufferShape(head.config.num_key_value_heads, head.config.head_dim)
         return HeadInputs(
             torch.randn(states, dtype=head.dtype),
@@ -248,9 +258,9 @@ def example_inputs(model: Any, sizes: Sizes) -> ForwardInputs:
     config = unwrap(model).config.get_text_config()
     chain = chain_inputs(sizes)
     kinds = layer_kinds(config)
-    mask: Mask = chain.mask
-    if len(kinds) > 1:
-        mask = {kind: chain.mask.clone() for kind in kinds}
+    mask = chain.mask
+    if isinstance(mask, Tensor) and len(kinds) > 1:
+        mask = {kind: mask.clone() for kind in kinds}
     return chain._replace(
         input_ids=torch.randint(config.vocab_size, chain.slots.shape),
         mask=mask,

@@ -5,13 +5,15 @@ multiplies few rows slower than memory allows (see linear.cpp), and its attentio
 once per query head (see attend.cpp).
 """
 
+from typing import Any
+
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, Node
 from torch.utils._pytree import tree_map
 
 from eagle_hf.compilation import operators
-from eagle_hf.compilation.attention import DTYPES, load_attention
+from eagle_hf.compilation.attention import DTYPES
 from eagle_hf.compilation.forwards import ExportedForward
 
 MOST_ROWS = 64  # B
@@ -24,7 +26,7 @@ RESHAPES = (aten.reshape.default, aten.view.default)
 REPEATS = (aten.expand.default, aten.slice.Tensor, aten.unsqueeze.default)
 
 
-def export_forward(forward: ExportedForward, inputs: tuple) -> ExportedProgram:
+def export_forward(forward: ExportedForward, inputs: Any) -> ExportedProgram:
     """Export a forward for every B, N, L and T.
 
     Args:
@@ -40,17 +42,16 @@ def export_forward(forward: ExportedForward, inputs: tuple) -> ExportedProgram:
         )
     if operators.is_available():
         use_linear(program.graph)
-    load_attention()
     use_attend(program.graph)
     program.graph_module.recompile()
     return program
 
 
-def dynamic_shapes(inputs: tuple) -> tuple:
-    """Which sizes of the inputs change from call to call."""
+def dynamic_shapes(inputs: Any) -> tuple:
+    """Which sizes of the inputs, a named tuple, change from call to call."""
     batch = Dim("batch", min=1, max=MOST_ROWS)
     tokens = Dim("tokens", min=1, max=MOST_TOKENS)
-    sizes: dict[str, dict[int, Dim]] = {
+    sizes: dict[str, dict[int, Any]] = {
         "rows": {0: Dim("rows", min=1, max=MOST_ROWS * MOST_TOKENS)},
         "mask": {0: batch, 2: tokens, 3: Dim("length", min=1, max=MOST_SLOTS)},
         "buffers": {0: batch, 2: Dim("capacity", min=1, max=MOST_SLOTS)},
@@ -67,7 +68,7 @@ def use_linear(graph: Graph) -> None:
     for node in graph.nodes:
         if node.target is not aten.linear.default:
             continue
-        x, weight = (argument.meta["val"] for argument in node.args[:2])
+        x, weight = (operand.meta["val"] for operand in _operands(node, 2))
         if weight.dtype != x.dtype or x.dtype not in operators.DTYPES:
             continue
         bias = node.args[2] if len(node.args) > 2 else None
@@ -80,7 +81,7 @@ def use_attend(graph: Graph) -> None:
     for node in list(graph.nodes):
         if not _suits_attend(node):
             continue
-        query, key, value, mask = node.args[:4]
+        query, key, value, mask = _operands(node, 4)
         scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
         key = _unrepeated(key)
         value = _unrepeated(value)
@@ -99,7 +100,7 @@ def _suits_attend(node: Node) -> bool:
         return False
     if len(node.args) < 4 or node.args[3] is None or node.kwargs.get("is_causal"):
         return False
-    query, key, value, mask = (argument.meta["val"] for argument in node.args[:4])
+    query, key, value, mask = (operand.meta["val"] for operand in _operands(node, 4))
     is_plain = mask.dtype == torch.bool and mask.shape[1] == 1 and query.dtype in DTYPES
     has_one_width = key.shape[-1] == query.shape[-1] == value.shape[-1]
     return is_plain and has_one_width
@@ -109,9 +110,19 @@ def _unrepeated(keys: Node) -> Node:
     """The keys [B, g, L, D] of a cache behind those that were repeated to [B, h, L, D]."""
     if keys.target not in RESHAPES:
         return keys
-    source = keys.args[0]
+    source = _operands(keys, 1)[0]
     while source.target in REPEATS and source.meta["val"].dim() == 5:
+        parent = _operands(source, 1)[0]
         if source.target is aten.unsqueeze.default and source.args[1] == 2:
-            return source.args[0]
-        source = source.args[0]
+            return parent
+        source = parent
     return keys
+
+
+def _operands(node: Node, count: int) -> list[Node]:
+    """The first arguments of a node, tensors that other nodes compute."""
+    operands = []
+    for argument in node.args[:count]:
+        assert isinstance(argument, Node), f"{node} is given {argument} as an operand"
+        operands.append(argument)
+    return operands

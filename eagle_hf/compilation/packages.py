@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from eagle_hf.compat import attention_implementation
-from eagle_hf.compilation import attention, operators
+from eagle_hf.compilation import operators
+from eagle_hf.compilation.attention import load_attention
 from eagle_hf.compilation.building import cpu_features
 from eagle_hf.compilation.forwards import ExportedForward, Sizes
 from eagle_hf.compilation.graphs import export_forward
@@ -61,7 +62,7 @@ class KeptForward:
     """
 
     def __init__(self, folder: Path, forward: ExportedForward):
-        attention.load_attention()
+        load_attention()
         operators.is_available()
         self._package = torch._inductor.aoti_load_package(str(folder / PACKAGE))
         made = load_file(folder / CONSTANTS)
@@ -71,7 +72,7 @@ class KeptForward:
         # user_managed: the code reads the model's own memory
         self._package.load_constants(self._weights, check_full_update=True, user_managed=True)
 
-    def __call__(self, inputs: tuple) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Any) -> tuple[Tensor, ...]:
         """What the forward returns for these inputs."""
         flat = []
         for value in inputs:
@@ -99,6 +100,9 @@ def open_forward(forward: ExportedForward) -> KeptForward | None:
 
     Returns:
         The forward; None where nothing is kept for it.
+
+    Raises:
+        BuildError: The operators that it calls cannot be compiled or kept.
     """
     folder = package_folder(forward)
     if not (folder / PACKAGE).exists():
@@ -114,6 +118,7 @@ def make_forward(forward: ExportedForward) -> KeptForward:
 
     Raises:
         PackageError: The model cannot be exported or compiled, or the folder cannot be written.
+        BuildError: The operators that it calls cannot be compiled or kept.
     """
     device = execution_device(forward.model)
     if device.type != "cpu":
@@ -229,9 +234,9 @@ def package_key(forward: ExportedForward) -> str:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module by name; shared ones under each of their names."""
-    tensors = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    parameters = module.named_parameters(remove_duplicate=False)
+    tensors = {name: parameter.detach() for name, parameter in parameters}
+    return tensors | dict(module.named_buffers(remove_duplicate=False))
 
 
 def described(tensors: dict[str, Tensor]) -> dict[str, str]:

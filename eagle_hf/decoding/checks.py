@@ -229,13 +229,21 @@ def _check_cache(inputs: dict) -> None:
 
 
 def check_fixed_size(target, tree: TreeConfig, new_tokens: int) -> None:
-    """Refuse caches of a fixed size for more new tokens than the target's context.
+    """Refuse what tensors of fixed sizes cannot hold, where compile=True needs them.
 
-    They are allocated whole, before the first token. Padding before a prompt takes no context.
+    That is a tree whose shape follows from costs, and more new tokens than the target's context:
+    caches are allocated whole, before the first token. Padding before a prompt takes no context.
     """
+    device = execution_device(target)
+    if not tree.compile or not keeps_sizes(device):
+        return
+    if tree.needs_plan:
+        raise ValueError(
+            f"compile=True on {device} needs a tree of one shape, and {tree.policy!r} chooses it "
+            'by cost; use "dynamic", "chain" or parents and ranks'
+        )
     context = context_length(target)
-    is_fixed = tree.compile and keeps_sizes(execution_device(target))
-    if is_fixed and context and new_tokens > context:
+    if context and new_tokens > context:
         raise ValueError(
             f"the tree says compile=True, whose caches are allocated for all {new_tokens} new "
             f"tokens at once, more than the target's context of {context}; set max_new_tokens to "

@@ -4,19 +4,20 @@ On a CPU one compiled forward serves every tree, batch and length, and is kept o
 eagle_hf/compilation). On other devices every round is computed on tensors of the same sizes, and on
 a CUDA GPU each forward becomes one captured graph.
 
-Module state: the forwards opened so far, by model.
+Module state: the forwards opened so far by model, and the models given to `compile_target`.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from transformers.utils import logging
 
 from eagle_hf.compilation.building import BuildError
-from eagle_hf.compilation.forwards import ExportedForward
+from eagle_hf.compilation.forwards import ExportedForward, NodesForward
 from eagle_hf.compilation.packages import (
     KeptForward,
     PackageError,
@@ -24,7 +25,8 @@ from eagle_hf.compilation.packages import (
     open_forward,
     package_folder,
 )
-from eagle_hf.target import active_adapters, unwrap
+from eagle_hf.head.trees import TreeConfig
+from eagle_hf.target import active_adapters, execution_device, unwrap
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +35,49 @@ MOST_SHAPES = 512  # that one function is compiled for, over all models and batc
 
 # model -> {what is captured: its forward, or None where it was refused}
 _kept: WeakKeyDictionary = WeakKeyDictionary()
+_compiled_targets: WeakSet = WeakSet()
+
+
+def compile_target(target: Any) -> Any:
+    """Let a model on the CPU generate by its compiled forward, with drafts and without.
+
+    Plain greedy and sampled decoding then run in this package's loop. What that does not support,
+    as beam search, computes as before. Compiling takes minutes once; what is compiled is kept.
+
+    Args:
+        target: A causal LM.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: The target is not on the CPU, or its forward cannot be compiled.
+    """
+    device = execution_device(target)
+    if device.type != "cpu":
+        raise ValueError(
+            f"the target is on {device}; there transformers compiles plain decoding by itself: "
+            'generate(cache_implementation="static"), and drafts are compiled by '
+            "TreeConfig(compile=True)"
+        )
+    model = unwrap(target)
+    if kept_forward(NodesForward(model)) is None:
+        raise ValueError(
+            f"{type(model).__name__} is not compiled, for the reason said above; generate without "
+            "compile_target"
+        )
+    _compiled_targets.add(model)
+    return target
+
+
+def is_compiled(target: Any) -> bool:
+    """Whether a model was given to `compile_target`."""
+    return unwrap(target) in _compiled_targets
+
+
+def as_compiled(tree: TreeConfig, target: Any) -> TreeConfig:
+    """The tree, with compile=True for a target that was given to `compile_target`."""
+    return replace(tree, compile=tree.compile or is_compiled(target))
 
 
 def kept_forward(module: ExportedForward) -> KeptForward | None:

@@ -8,11 +8,18 @@ untouched.
 from collections.abc import Callable
 from typing import Any
 
+from transformers.utils import logging
+
 from eagle_hf.compat import AssistedCall, patch_generate, patch_pipelines
 from eagle_hf.decoding.assistants import Assistant, as_assistant
+from eagle_hf.decoding.assistants.nobody import Nobody
 from eagle_hf.decoding.checks import check_call, check_fixed_size, check_inputs
+from eagle_hf.decoding.compiling import is_compiled
 from eagle_hf.decoding.draft_length import asked_chain
 from eagle_hf.decoding.loop import speculate
+from eagle_hf.planning.policies import PlainPolicy
+
+logger = logging.get_logger(__name__)
 
 
 def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None:
@@ -33,5 +40,22 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
         check_fixed_size(target, tree, new_tokens)
         return speculate(target, assistant, call, tree)
 
-    patch_generate(as_assistant, check_call, decode)
+    patch_generate(as_assistant, check_call, decode, decode_alone)
     patch_pipelines(as_assistant)
+
+
+def decode_alone(target, call: AssistedCall):
+    """What `generate` returns without an assistant, by the compiled forward.
+
+    None for a target that was not given to `compile_target`, and, said once, for a call that the
+    loop does not support: transformers then decodes.
+    """
+    if not is_compiled(target):
+        return None
+    try:
+        check_call(target, Nobody(), call.generation_config, {})
+        check_inputs(target, call)
+    except ValueError as error:
+        logger.warning_once(f"this call is not compiled, and decodes as before: {error}")
+        return None
+    return speculate(target, Nobody(), call, policy=PlainPolicy())

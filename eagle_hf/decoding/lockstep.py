@@ -38,7 +38,8 @@ NO_TOKEN = -1  # in place of the padding token, where no row is padded
 
 def make_verifier(call: AssistedCall, sequences: Sequences, drafter: Drafter) -> Verifier:
     """What decides what every row of a call emits."""
-    kind = LockstepVerifier if advance_together(call) else RowVerifier
+    steps_together = advance_together(call) or not drafter.drafts
+    kind = LockstepVerifier if steps_together else RowVerifier
     return kind(call, sequences, drafter)
 
 

@@ -20,7 +20,12 @@ from eagle_hf.decoding.adapter_rows import adapters_by_row
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.compiling import fixed_size, keeps_sizes, mark_cudagraph_step
+from eagle_hf.decoding.compiling import (
+    as_compiled,
+    fixed_size,
+    keeps_sizes,
+    mark_cudagraph_step,
+)
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.lockstep import make_verifier
@@ -117,7 +122,7 @@ class Run:
         policy: Policy | None = None,
         watch: Stopwatch | None = None,
     ):
-        tree = tree or assistant.tree
+        tree = as_compiled(tree or assistant.tree, target)
         policy = policy or choose_policy(tree, assistant.find_plan() if tree.needs_plan else None)
         config = call.generation_config
         device = call.input_ids.device

@@ -91,10 +91,11 @@ class TreeConfig:
             - "rejection" draws the drafts and accepts them by the ratio of probabilities. The
               output has the target's distribution, but other tokens than plain `generate`. It
               needs a chain or a fixed shape, and matters only while sampling.
-        compile: Compute every round on tensors of the same sizes. On a GPU the forwards of target
-            and drafter are then compiled and captured as CUDA graphs. The tokens stay the same.
-            The KV caches have their full size, a power of two, from the start and are reused by
-            the next call. The first rounds wait for the compiler.
+        compile: Compile the forwards of target and drafter. The tokens stay the same. On a CPU that
+            takes minutes once (`eagle-hf compile` does it beforehand): what is compiled is kept on
+            disk and serves every tree, batch and length. On a GPU forwards become CUDA graphs: the
+            first rounds of every shape wait for the compiler, trees need one shape, and the KV
+            caches have their full size, a power of two, from the start.
 
     Raises:
         ValueError: The values do not go together, or no tree is of this shape.
@@ -140,11 +141,6 @@ class TreeConfig:
             raise ValueError(
                 "acceptance by rejection needs a tree whose shape does not follow the draws; "
                 f'policy is {self.policy!r}, use "chain" or "sequoia"'
-            )
-        if self.compile and self.needs_plan:
-            raise ValueError(
-                f"compile=True needs a tree of one shape, and {self.policy!r} chooses it by cost; "
-                'use "dynamic", "chain" or parents and ranks'
             )
 
     def _check_counts(self) -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tiny import tiny_target
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from eagle_hf.compilation import packages
+from eagle_hf.compilation.attention import load_attention
 from eagle_hf.compilation.forwards import NodesForward, Sizes, example_inputs
 from eagle_hf.compilation.graphs import aten, export_forward
 from eagle_hf.compilation.packages import (
@@ -15,7 +17,6 @@ from eagle_hf.compilation.packages import (
     open_forward,
     package_key,
 )
-from tiny import tiny_target
 
 LAYERS = [1, 2]
 # B, N, committed slots, T: a single token, trees, a batch, a chunk of a prompt
@@ -26,7 +27,8 @@ ROUNDING = 1e-4
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder."""
+    """An empty cache folder, for packages; the operators are there already."""
+    load_attention()
     folder = tmp_path / "cache"
     monkeypatch.setenv("EAGLE_HF_CACHE", str(folder))
     return folder

@@ -147,7 +147,10 @@ class Drafter(ABC):
             `accept` are given; empty for drafters that read none.
         draft_to_target: target ids [U] of what `log_probs` are for; None where they are the same.
         vocabulary: U.
+        drafts: whether it proposes anything. Without drafts all rows go on together.
     """
+
+    drafts = True
 
     aux_layer_ids: tuple[int, ...] = ()
     draft_to_target: torch.Tensor | None = None

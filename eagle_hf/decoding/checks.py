@@ -53,6 +53,7 @@ def _refused_settings(config) -> list[tuple]:
     returned = config.num_return_sequences
     cache = config.cache_implementation
     chunk = config.prefill_chunk_size
+    is_chunk = chunk is None or (isinstance(chunk, int) and chunk >= 1)
     is_constrained = getattr(config, "constraints", None) or getattr(
         config, "force_words_ids", None
     )
@@ -82,9 +83,9 @@ def _refused_settings(config) -> list[tuple]:
         (is_constrained, "constrained search", LEAVE_UNSET),
         (config.guidance_scale not in (None, 1, 1.0), "guidance_scale", guided),
         (
-            chunk,
-            f"prefill_chunk_size={chunk}",
-            "the prompt is read in one pass; leave it unset",
+            not is_chunk,
+            f"prefill_chunk_size={chunk!r}",
+            "it counts tokens; give an integer of at least 1, or leave it unset",
         ),
         (config.token_healing, "token_healing", "heal the prompt before calling generate"),
         (

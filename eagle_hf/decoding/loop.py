@@ -30,6 +30,7 @@ from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.lockstep import make_verifier
 from eagle_hf.decoding.masks import TreeMask, prompt_positions
+from eagle_hf.decoding.prefill import chunk_size, read_prompt
 from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.snapkv import Selection, recorded
@@ -143,6 +144,7 @@ class Run:
         self.forward = TargetForward(
             target, self.cache, self.drafter.aux_layer_ids, compile=tree.compile
         )
+        self._chunk_size = chunk_size(config, tree)
         self._is_captured = keeps_size and device.type == "cuda"
         if keeps_size:
             install_output_capture(target, call.input_ids[:1, :1])
@@ -256,7 +258,7 @@ class Run:
         with self.watch.phase("prefill"):
             selection = self.drafter.prefill_selection(self.masks.visible)
             with recorded(selection):
-                logits, aux = self.forward.read_prompt(**prepared)
+                logits, aux = read_prompt(self.forward, prepared, self._chunk_size)
         return Prefilled(self.cache, logits[:, -1], aux, selection)
 
     def _drop_finished(self) -> None:

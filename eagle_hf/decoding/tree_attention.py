@@ -54,20 +54,29 @@ class PackedMasks:
 
 
 class QueryRecorder:
-    """The queries of the tokens at `slots` [B, n], layer by layer.
+    """The queries of the tokens at `slots` [B, n] of a prompt, layer by layer.
 
-    `layers` maps a layer's index to its (query [B, h, n, D], scaling).
+    `layers` maps a layer's index to its (query [B, h, n, D], scaling). The prompt may be read in
+    several forwards, one chunk behind the other.
     """
 
     def __init__(self, slots: torch.Tensor):
         self.slots = slots
         self.layers: dict[int, tuple[torch.Tensor, float | None]] = {}
+        self._slots_read: dict[int, int] = {}  # by layer
 
     def record(self, layer: int, query: torch.Tensor, scaling: float | None) -> None:
-        """Keep the recorded tokens' part of a layer's query [B, h, S, D]."""
-        index = self.slots.to(query.device)[:, None, :, None]
-        index = index.expand(-1, query.shape[1], -1, query.shape[-1])  # [B, h, n, D]
-        self.layers[layer] = (query.gather(2, index), scaling)
+        """Keep the recorded tokens' part of a layer's query [B, h, C, D] over the next slots."""
+        width = query.shape[2]
+        start = self._slots_read.get(layer, 0)
+        self._slots_read[layer] = start + width
+        slots = self.slots.to(query.device)[:, None, :, None] - start  # [B, 1, n, 1]
+        index = slots.clamp(0, width - 1).expand(-1, query.shape[1], -1, query.shape[-1])
+        found = query.gather(2, index)  # [B, h, n, D]
+        if start:
+            former, _ = self.layers[layer]
+            found = torch.where(slots >= 0, found, former)
+        self.layers[layer] = (found, scaling)
 
 
 @contextmanager
@@ -83,7 +92,7 @@ def tree_attention() -> Generator[None]:
 
 @contextmanager
 def recording_queries(recorder: QueryRecorder) -> Generator[None]:
-    """Inside the block, the one forward of this thread is recorded."""
+    """Inside the block, the forwards of this thread over one prompt are recorded."""
     wrap_attention("sdpa", with_tree_path)
     token = _recorder.set(recorder)
     try:

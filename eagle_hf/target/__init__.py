@@ -4,6 +4,7 @@ from eagle_hf.target.adapter_checks import (
     active_adapters,
     check_adapters,
     check_adapters_outside_generate,
+    has_activated_lora,
 )
 from eagle_hf.target.adapter_opening import lay_adapter
 from eagle_hf.target.aux_hidden_states import (
@@ -61,6 +62,7 @@ __all__ = [
     "embedded_ids",
     "execution_device",
     "final_norm_gain",
+    "has_activated_lora",
     "lay_adapter",
     "layer_kinds",
     "load_processor",

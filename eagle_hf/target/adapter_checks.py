@@ -48,6 +48,16 @@ def is_activated_lora(config: Any) -> bool:
     return bool(getattr(config, "alora_invocation_tokens", None))
 
 
+def has_activated_lora(model: Any) -> bool:
+    """Return whether a model carries an activated LoRA, for all of its rows or for some.
+
+    Args:
+        model: A model, with or without wrappers.
+    """
+    configs = getattr(unwrap(model), "peft_config", None) or {}
+    return any(is_activated_lora(config) for config in configs.values())
+
+
 def check_adapters(model: Any) -> None:
     """Check that reading tokens together gives what reading them one by one does.
 

@@ -26,7 +26,7 @@ REFUSED = {
     "output_attentions": dict(output_attentions=True, return_dict_in_generate=True),
     "output_hidden_states": dict(output_hidden_states=True, return_dict_in_generate=True),
     "guidance_scale": dict(guidance_scale=1.5),
-    "prefill_chunk_size": dict(prefill_chunk_size=4),
+    "prefill_chunk_size": dict(prefill_chunk_size=0),
     "penalty_alpha": dict(penalty_alpha=0.6, top_k=4, trust_remote_code=True),
 }
 

@@ -10,6 +10,7 @@ from eagle_hf.decoding.probing.trials import (
     check_drafting_trees,
     check_giving_states,
     check_reading_trees,
+    wrong_in_reading_chunks,
     wrong_in_turning_sinks,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "check_drafting_trees",
     "check_giving_states",
     "check_reading_trees",
+    "wrong_in_reading_chunks",
     "wrong_in_turning_sinks",
 ]

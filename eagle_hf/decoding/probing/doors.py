@@ -10,6 +10,7 @@ import torch
 from eagle_hf.compat import prepare_inputs, take_cache
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.chunks import read_chunks
 from eagle_hf.decoding.forward import DraftForward, TargetForward
 from eagle_hf.decoding.masks import MaskFormat, TreeMask, prompt_positions
 from eagle_hf.decoding.pending import left_aligned, newest_output, padded_rows
@@ -34,11 +35,8 @@ def verified_logits(model, text: Text) -> list[torch.Tensor]:
 
 def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
     """What generate returns: the logits [B, N, V] of both trees."""
-    for name in ("logits_processor", "stopping_criteria"):
-        inputs.pop(name)
-    _, inputs = take_cache(inputs)
     cache = TargetCache(limit=ROOM)
-    _, prepared = take_cache(prepare_inputs(model, input_ids, cache, inputs))
+    inputs, prepared = _prepared(model, input_ids, cache, inputs)
     positions = prompt_positions(input_ids, inputs, prepared)
     masks = TreeMask(model, input_ids, inputs.get("attention_mask"), positions)
     forward = TargetForward(model, cache)
@@ -52,6 +50,40 @@ def _read_trees(text: Text, model, input_ids, generation_config=None, **inputs):
         cache.commit(max(ends), ends, [list(nodes) for nodes in KEPT])
         ends = [end + len(nodes) for end, nodes in zip(ends, KEPT, strict=True)]
     return logits
+
+
+def prompt_logits(model, text: Text, rows: int, size: int | None) -> torch.Tensor:
+    """The logits [rows, V] at the ends of the first prompts.
+
+    generate itself prepares them, as in `verified_logits`.
+
+    size: how many of their tokens are read at a time; None reads the whole.
+    """
+    return model.generate(
+        text.prompts[:rows],
+        attention_mask=text.mask[:rows],
+        custom_generate=partial(_read_prompt, size),
+        **settings(steps=1),
+    )
+
+
+def _read_prompt(size: int | None, model, input_ids, generation_config=None, **inputs):
+    """What generate returns: the logits [B, V] at the prompts' ends."""
+    cache = TargetCache(limit=ROOM)
+    _, prepared = _prepared(model, input_ids, cache, inputs)
+    forward = TargetForward(model, cache)
+    if size is None:
+        return forward.read_prompt(**prepared).logits[:, -1]
+    return read_chunks(forward, prepared, size).logits[:, -1]
+
+
+def _prepared(model, input_ids, cache: TargetCache, inputs: dict) -> tuple[dict, dict]:
+    """What generate has prepared, and the same as the model's forward takes it, without caches."""
+    for name in ("logits_processor", "stopping_criteria"):
+        inputs.pop(name)
+    _, inputs = take_cache(inputs)
+    _, prepared = take_cache(prepare_inputs(model, input_ids, cache, inputs))
+    return inputs, prepared
 
 
 def drafted_logits(model, text: Text) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.compat import attention_implementation, quiet_libraries
-from eagle_hf.decoding.probing.doors import drafted_logits, verified_logits
+from eagle_hf.decoding.probing.doors import drafted_logits, prompt_logits, verified_logits
 from eagle_hf.decoding.probing.sinks import turned_and_read_keys
 from eagle_hf.decoding.probing.text import Text, plain_logits
 from eagle_hf.target import capture_aux, decoder_layers, execution_device, unwrap
@@ -24,6 +24,7 @@ Trial = Callable[[PreTrainedModel], float]
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 ROUGH = 0.5  # in dtypes of fewer digits
 READ_LAYERS = 3  # by a head
+CHUNK = 4  # tokens; the shorter prompt's padding fills the first one
 
 # (trial, class, attention, config, whether it has weights) -> what is wrong, "" where nothing is
 _outcomes: dict[tuple[Trial, type, str, str, bool], str] = {}
@@ -91,6 +92,17 @@ def wrong_in_turning_sinks(model: Any) -> str:
     return outcome(turning_sinks, unwrap(model))
 
 
+def wrong_in_reading_chunks(model: Any) -> str:
+    """What is wrong with a target's reading of a prompt in chunks, "" if nothing.
+
+    Some let a prompt's tokens see each other both ways.
+
+    Raises:
+        ValueError: as in `outcome`.
+    """
+    return outcome(reading_chunks, unwrap(model))
+
+
 def verifying(model: PreTrainedModel) -> float:
     """How far the logits of a target's verification are from plain generate's."""
     return _from_plain(model, verified_logits)
@@ -105,6 +117,24 @@ def turning_sinks(model: PreTrainedModel) -> float:
     """How far turned keys are from those that the model writes at the new positions."""
     _read(model, Text.random(model.config, execution_device(model)).prompts)
     return max(_distance(turned, read) for turned, read in turned_and_read_keys(model))
+
+
+def reading_chunks(model: PreTrainedModel) -> float:
+    """How far the logits behind prompts in chunks are from those behind whole prompts.
+
+    A prompt alone, and a batch: some see both ways only where there is no padding.
+    """
+    text = Text.random(model.config, execution_device(model))
+    distances = []
+    for rows in (1, len(text.prompts)):
+        try:
+            whole = prompt_logits(model, text, rows, size=None)
+        except Exception as error:
+            raise Unfit(f"reading a prompt raises {_first_line(error)}") from error
+        if not whole.isfinite().all():  # as in `_from_plain`
+            raise Unfit(f"a prompt's logits in {model.dtype} are not finite")
+        distances.append(_distance(prompt_logits(model, text, rows, CHUNK), whole))
+    return max(distances)
 
 
 def giving_states(model: PreTrainedModel) -> float:

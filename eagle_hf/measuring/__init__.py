@@ -4,7 +4,12 @@ from eagle_hf.decoding.checks import check_target
 from eagle_hf.decoding.tree_attention import tree_attention
 from eagle_hf.measuring.acceptance import measure_acceptance, save_acceptance
 from eagle_hf.measuring.costs import fingerprint, measure_costs
-from eagle_hf.measuring.intervals import ratio_interval, tau_difference, tau_interval
+from eagle_hf.measuring.intervals import (
+    median_interval,
+    ratio_interval,
+    tau_difference,
+    tau_interval,
+)
 from eagle_hf.measuring.plans import TREES, held_out_acceptance, make_plan, measure_plan
 from eagle_hf.measuring.replay import replay
 from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun, finish
@@ -30,6 +35,7 @@ __all__ = [
     "measure_cell",
     "measure_costs",
     "measure_plan",
+    "median_interval",
     "noise_cache",
     "ratio_interval",
     "record",

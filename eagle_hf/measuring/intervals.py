@@ -50,6 +50,20 @@ def tau_difference(
     return percentile_interval(resampled_tau(ours, seed) - resampled_tau(theirs, seed))
 
 
+def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of a median.
+
+    Args:
+        values: one per prompt, or whatever else is drawn.
+        seed: of the draws.
+
+    Returns:
+        (low, high).
+    """
+    drawn = numpy.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
+    return percentile_interval(numpy.median(numpy.array(values)[drawn], axis=1))
+
+
 def ratio_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 ) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from eagle_hf.target.compatibility import check_compatible
 from eagle_hf.target.dtypes import choose_dtype, default_device, resolve_dtype
 from eagle_hf.target.evaluating import evaluating
 from eagle_hf.target.final_norm import apply_final_norm, final_norm_gain
+from eagle_hf.target.gguf import gguf_file
 from eagle_hf.target.layer_states import read_layer_states
 from eagle_hf.target.logits import (
     draft_vocab_logits,
@@ -62,6 +63,7 @@ __all__ = [
     "embedded_ids",
     "execution_device",
     "final_norm_gain",
+    "gguf_file",
     "has_activated_lora",
     "lay_adapter",
     "layer_kinds",

@@ -114,7 +114,12 @@ def site_anchor(heading: str) -> str:
 
 
 def open_script(path: Path) -> ModuleType:
-    """A script as a module of its own, its `main` not run."""
+    """A script as a module of its own, its `main` not run.
+
+    It finds modules beside it, as it does when it is run.
+    """
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.measuring.intervals import tau_difference, tau_interval
+from eagle_hf.measuring.intervals import median_interval, tau_difference, tau_interval
 
 
 def runs(taus, rounds=10):
@@ -60,3 +60,10 @@ def test_draws_without_any_round_say_nothing():
     assert math.isnan(low)
     assert math.isnan(high)
     assert tau_interval([DecodingStats(), *runs([2.0])]) == (2.0, 2.0)
+
+
+def test_the_interval_of_a_median_is_between_the_middle_values():
+    low, high = median_interval([1.0] * 10 + [2.0] * 81 + [9.0] * 10)
+    assert (low, high) == (2.0, 2.0)
+    low, high = median_interval([1.0, 2.0, 3.0])
+    assert (low, high) == (1.0, 3.0)

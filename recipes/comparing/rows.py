@@ -145,13 +145,18 @@ def cells(summary: dict[str, Any]) -> str:
         return f"failed: {summary['failure'].replace('|', '/')} | | | | |"
     low, high = summary["interval"]
     parts = [f"{summary['tokens_s']:.1f} ({low:.1f}-{high:.1f})", f"{summary['seconds']:.2f} s"]
-    for name in ("over_plain", "over_generate"):
-        if name not in summary:
-            parts.append("")
-            continue
-        low, high = summary[f"{name}_interval"]
-        parts.append(f"{summary[name]:.2f}x ({low:.2f}-{high:.2f})")
     is_plain = summary["drafts"] == "plain"
+    parts.append("" if is_plain else ratio_cell(summary, "over_plain"))
+    parts.append(ratio_cell(summary, "over_generate"))
     parts.append("" if is_plain else f"{summary['tau']:.2f}")
-    parts.append(f"{summary['same_text']:.0%}" if "same_text" in summary else "")
+    is_compared = "same_text" in summary and not is_plain
+    parts.append(f"{summary['same_text']:.0%}" if is_compared else "")
     return " | ".join(parts)
+
+
+def ratio_cell(summary: dict[str, Any], name: str) -> str:
+    """A ratio with its interval; empty where there was nothing to compare with."""
+    if name not in summary:
+        return ""
+    low, high = summary[f"{name}_interval"]
+    return f"{summary[name]:.2f}x ({low:.2f}-{high:.2f})"

@@ -36,6 +36,9 @@ settings = json.load(open(sys.argv[2]))
 print(json.dumps({"versions": {}}), flush=True)
 if settings["dtype"] == "float32":
     raise RuntimeError("out of | patience")
+for line in sys.stdin:
+    answer = {"text": [2], "tokens": 1, "decode_seconds": 0.0, "seconds": 1.0, "accepted": None}
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -113,6 +116,7 @@ def test_plain_generate_in_its_faster_dtype_is_the_common_measure(rows):
 def test_an_engine_that_fails_says_why_and_the_others_go_on(rows):
     assert "cannot be started" in rows["openvino", "float32", "plain"]["failure"]
     assert rows["vllm", "float32", "plain"]["failure"] == "RuntimeError: out of | patience"
+    assert "nothing to time" in rows["vllm", "bfloat16", "plain"]["failure"]
     assert "GGUF" in rows["llamacpp", "quantised", "plain"]["failure"]
     assert rows["llamacpp", "float16", "plain"]["failure"] is None
 

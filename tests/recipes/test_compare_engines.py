@@ -1,17 +1,20 @@
 """Engines are compared: each row is a program, one that fails does not stop the others.
 
-The other engines are small programs that stand in the place of their environments' Python.
+Small programs stand in the place of the other engines' Python. Our own is asked in this process.
 """
 
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_head, tiny_target, word_tokenizer
+
+from eagle_hf import load_target
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STEADY = """
@@ -53,27 +56,34 @@ def place(environments: Path, engine: str, program: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    """The folder of a run over our own engine, a steady one, a broken one and a missing one."""
+def models(tmp_path_factory):
+    """The folder of a tiny target and of a head."""
     folder = tmp_path_factory.mktemp("compared")
     target = tiny_target(dtype=torch.float32)
     target.save_pretrained(folder / "target")
     word_tokenizer().save_pretrained(folder / "target")
     tiny_head(target).save_pretrained(folder / "head")
-    place(folder / "environments", "llamacpp", STEADY)
-    place(folder / "environments", "vllm", BROKEN)
-    command = [sys.executable, RECIPES / "compare_engines.py", "--target", "target"]
-    command += ["--head", "head", "--output_dir", "out", "--environments", "environments"]
-    command += ["--prompts", "1", "--new_tokens", "8", "--repeats", "2", "--threads", "1"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(models):
+    """The folder of a run over a steady engine, a broken one and a missing one."""
+    place(models / "environments", "llamacpp", STEADY)
+    place(models / "environments", "vllm", BROKEN)
+    flags = (
+        "--target target --head head --output_dir out --environments environments "
+        "--engines llamacpp openvino vllm --prompts 1 --repeats 2 --threads 1"
+    )
     done = subprocess.run(
-        command,
-        cwd=folder,
+        [sys.executable, RECIPES / "compare_engines.py", *flags.split()],
+        cwd=models,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "out"
+    return models / "out"
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +95,26 @@ def rows(compared):
     return found
 
 
-def test_our_head_is_timed_beside_plain_generate(rows):
-    plain = rows["eagle_hf", "float32", "plain"]
-    drafted = rows["eagle_hf", "float32", "tree by machine"]
-    assert plain["tokens_s"] > 0
-    assert drafted["same_text"] == 1
-    assert drafted["tau"] >= 1
-    low, high = drafted["over_plain_interval"]
-    assert low <= drafted["over_plain"] <= high
+def test_our_engine_answers_as_generate_does(models, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES / "comparing")
+    engine = import_module("run_eagle_hf")
+    settings = {
+        "target": str(models / "target"),
+        "head": None,
+        "dtype": "float32",
+        "threads": 1,
+        "new_tokens": 12,
+        "stop": [2],
+    }
+    prompt = [5, 6, 7, 8]
+    target, _ = load_target(models / "target", dtype=torch.float32)
+    expected = target.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
+    for head in (None, str(models / "head")):
+        answer = engine.open_engine(settings | {"head": head})(prompt)
+        assert answer.text == expected[0, 4:].tolist()
+        assert answer.tokens == 12
+        assert 0 < answer.decode_seconds < answer.seconds
+        assert (answer.accepted is None) == (head is None)
 
 
 def test_speeds_are_tokens_after_the_first_by_their_seconds(rows):
@@ -106,11 +128,21 @@ def test_speeds_are_tokens_after_the_first_by_their_seconds(rows):
     assert drafted["versions"] == {"steady": "1.0"}
 
 
-def test_plain_generate_in_its_faster_dtype_is_the_common_measure(rows):
-    speeds = []
-    for dtype in ("float32", "bfloat16"):
-        speeds.append(rows["eagle_hf", dtype, "plain"]["tokens_s"])
-    assert rows["llamacpp", "float32", "plain"]["over_generate"] == pytest.approx(10 / max(speeds))
+def test_plain_generate_in_its_faster_dtype_is_the_common_measure(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    rows = import_module("comparing.rows")
+
+    def row(engine, dtype, mode, drafts, seconds):
+        answer = {"tokens": 11, "decode_seconds": seconds, "seconds": 9, "accepted": 0, "text": ""}
+        return rows.Row(rows.Setup(engine, dtype, mode), drafts, [[answer]])
+
+    slow = row("eagle_hf", "float32", "eager", "plain", 2.0)
+    fast = row("eagle_hf", "bfloat16", "eager", "plain", 1.0)
+    compiled = row("eagle_hf", "float32", "compiled", "plain", 0.5)
+    drafted = row("eagle_hf", "bfloat16", "eager", "tree by machine", 0.25)
+    assert rows.fastest_generate([slow, fast, compiled, drafted]) is fast
+    assert rows.summarise(drafted, fast, fast)["over_generate"] == 4
+    assert rows.fastest_generate([compiled, drafted]) is None
 
 
 def test_an_engine_that_fails_says_why_and_the_others_go_on(rows):
@@ -134,5 +166,5 @@ def test_single_timings_are_kept(compared, rows):
         timings.append(json.loads(line))
     measured = [row for row in rows.values() if row["failure"] is None]
     assert len(timings) == 2 * 3 * len(measured)  # repeats, prompts
-    assert timings[0]["engine"] == "eagle_hf"
-    assert timings[0]["decode_seconds"] > 0
+    assert timings[0]["engine"] == "llamacpp"
+    assert timings[0]["decode_seconds"] == 1

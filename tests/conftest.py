@@ -9,6 +9,7 @@ from tiny import quickly_trained, tiny_head, tiny_target
 from transformers import LlamaForCausalLM
 
 from eagle_hf import Eagle3DraftHead
+from eagle_hf.decoding import compiling
 from eagle_hf.measuring import machine_costs
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
@@ -36,6 +37,12 @@ def adversarial_head(target: LlamaForCausalLM) -> Eagle3DraftHead:
     with torch.no_grad():
         head.lm_head.weight.neg_()
     return head
+
+
+@pytest.fixture
+def fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """compile=True keeps all sizes on the CPU too, as on a GPU."""
+    monkeypatch.setattr(compiling, "ANY_SIZE", set())
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -33,6 +33,8 @@ from eagle_hf.planning.calibration import Calibration
 from eagle_hf.quickstart import REFERENCE
 from eagle_hf.target.gguf import embedded_smollm2
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 SETTINGS = {
     "greedy": dict(do_sample=False),
     "sampled": dict(do_sample=True, temperature=1.0, top_k=0),

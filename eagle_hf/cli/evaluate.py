@@ -56,6 +56,7 @@ def run(arguments: EvaluateArguments) -> None:
         arguments.adapter,
         tokenizer=arguments.tokenizer,
         dtype=arguments.dtype,
+        compile=arguments.compile,
     )
     prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
     head.to(target.device, target.dtype)

@@ -5,6 +5,7 @@ import sys
 
 from eagle_hf.cli import (
     check,
+    compile,
     data,
     evaluate,
     export,
@@ -25,6 +26,7 @@ COMMANDS: tuple[Command, ...] = (
     data.COMMAND,
     evaluate.COMMAND,
     plan.COMMAND,
+    compile.COMMAND,
     profile.COMMAND,
     targets.COMMAND,
     check.COMMAND,

@@ -126,6 +126,7 @@ def run(arguments: PlanArguments) -> None:
         arguments.adapter,
         tokenizer=arguments.tokenizer,
         dtype=arguments.dtype,
+        compile=arguments.compile,
     )
     assistant = open_assistant(arguments, target, tokenizer)
     check_lengths(target, arguments.lengths)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.cli.command import Command
 from eagle_hf.data import long_prompts, write_run
+from eagle_hf.decoding.compiling import keeps_sizes
 from eagle_hf.evaluation import TargetArguments, VocabularyArguments, open_head, open_target
 from eagle_hf.evaluation.arguments import DTYPES
 from eagle_hf.head.trees import TreeConfig
@@ -19,6 +20,7 @@ from eagle_hf.measuring.profiling import (
     profile_text,
 )
 from eagle_hf.measuring.timing import random_ids
+from eagle_hf.target import default_device
 
 PAGE = "profile.html"
 TRACE = "trace.json"
@@ -50,7 +52,7 @@ class ProfileArguments(TargetArguments, VocabularyArguments):
     )
     compile: bool = field(
         default=False,
-        metadata={"help": "Decode on tensors of fixed sizes, as TreeConfig(compile=True)."},
+        metadata={"help": "Compile all forwards; on a GPU, tensors then have fixed sizes."},
     )
     output_dir: Path | None = field(
         default=None,
@@ -84,6 +86,7 @@ def run(arguments: ProfileArguments) -> None:
         arguments.adapter,
         tokenizer=arguments.tokenizer,
         dtype=arguments.dtype,
+        compile=arguments.compile and not keeps_sizes(default_device()),
     )
     head = None
     if arguments.head is not None:
@@ -99,7 +102,7 @@ def run(arguments: ProfileArguments) -> None:
         head,
         make_prompt(arguments.prompt_tokens, target, tokenizer),
         rounds=arguments.rounds,
-        keeps_size=arguments.compile,
+        keeps_size=arguments.compile and keeps_sizes(target.device),
         trace=None if folder is None else folder / TRACE,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from eagle_hf.compat import cache_inputs
+from eagle_hf.compat import attention_implementation, cache_inputs
 from eagle_hf.compilation.attention import load_attention
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import capture_aux, layer_kinds, target_logits, unwrap
@@ -148,16 +148,16 @@ class NodesForward(ExportedForward):
             Logits [B, N, V], or a decoder's states [B, N, H]; and aux hidden states [B, N, 3H]
             where layers are captured.
         """
-        any_mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
+        length = (next(iter(mask.values())) if isinstance(mask, dict) else mask).shape[-1]
         layers = []
         for keys, values in zip(buffers[::2], buffers[1::2], strict=True):
-            layers.append(BufferLayer(keys, values, slots, any_mask.shape[-1]))
+            layers.append(BufferLayer(keys, values, slots, length))
         capture = capture_aux(self.model, self.layer_ids) if self.layer_ids else nullcontext()
         with capture as aux:
             outputs = self.model(
                 input_ids=input_ids,
                 position_ids=position_ids,
-                attention_mask=mask,
+                attention_mask=self._typed(mask),
                 **cache_inputs(self.model, Cache(layers=layers)),
             )
         if aux is None:
@@ -165,6 +165,14 @@ class NodesForward(ExportedForward):
         states = aux.take()
         assert states is not None, "the layers were captured"
         return outputs[0], states
+
+    def _typed(self, mask: Mask) -> Mask:
+        """The mask as the model's attention takes it: eager attention would add booleans."""
+        if attention_implementation(self.model.config.get_text_config()) != "eager":
+            return mask
+        if isinstance(mask, dict):
+            return {kind: additive(part, self.model.dtype) for kind, part in mask.items()}
+        return additive(mask, self.model.dtype)
 
 
 class HeadForward(ExportedForward):
@@ -228,6 +236,11 @@ class LogitsForward(ExportedForward):
         if isinstance(self.model, Eagle3DraftHead):
             return (self.model.logits(rows),)
         return (target_logits(self.model, rows),)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as one that is added to the scores."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 class BufferShape(NamedTuple):

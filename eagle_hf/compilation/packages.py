@@ -17,6 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils._pytree import tree_map
 
 from eagle_hf.compat import attention_implementation
@@ -62,6 +63,7 @@ class KeptForward:
     """
 
     def __init__(self, folder: Path, forward: ExportedForward):
+        self._label = f"compiled {forward.name}"  # in a profile
         load_attention()
         operators.is_available()
         self._package = torch._inductor.aoti_load_package(str(folder / PACKAGE))
@@ -84,7 +86,8 @@ class KeptForward:
                 assert all(buffer.is_contiguous() for buffer in value)
                 flat += value
         # The package's own call parses its signature each time, which takes a millisecond.
-        return tuple(self._package.loader.boxed_run(flat))
+        with record_function(self._label):
+            return tuple(self._package.loader.boxed_run(flat))
 
     def reads(self, forward: ExportedForward) -> bool:
         """Whether the weights of a forward are still those that the code reads."""

@@ -30,6 +30,7 @@ from eagle_hf.target import active_adapters, execution_device, unwrap
 
 logger = logging.get_logger(__name__)
 
+ANY_SIZE = {"cpu"}  # devices whose compiled forwards take tensors of any size
 LEAST_SIZE = 256  # slots
 MOST_SHAPES = 512  # that one function is compiled for, over all models and batches of a process
 
@@ -137,7 +138,7 @@ def check_compilable(model: Any) -> None:
 
 def keeps_sizes(device: torch.device) -> bool:
     """Whether compiled rounds need tensors of the same sizes: everywhere but on the CPU."""
-    return device.type != "cpu"
+    return device.type not in ANY_SIZE
 
 
 def compiled(function: Callable, device: torch.device) -> Callable:

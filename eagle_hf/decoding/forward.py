@@ -22,7 +22,7 @@ from eagle_hf.compilation.forwards import ForwardInputs, NodesForward
 from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.compiling import compiled, kept_forward
+from eagle_hf.decoding.compiling import compiled, is_compiled, kept_forward
 from eagle_hf.decoding.tree_attention import tree_attention
 from eagle_hf.target import capture_aux, execution_device, text_decoder, unwrap
 
@@ -43,7 +43,8 @@ class TargetForward:
         aux_layer_ids: the layers whose inputs are captured.
         attention: the block in which nodes are read; `nullcontext` leaves the model's own attention
             as it is, which copies the cache.
-        compile: let nodes be read by a compiled forward, where there is one.
+        compile: let nodes be read by a compiled forward, where there is one; None for what
+            `compile_target` says.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class TargetForward:
         cache: Cache,
         aux_layer_ids: Sequence[int] = (),
         attention: Callable[[], AbstractContextManager] | None = None,
-        compile: bool = False,
+        compile: bool | None = None,
     ):
+        if compile is None:
+            compile = attention is None and is_compiled(target)
         self.target = target
         self.cache = cache
         self._attention = attention or tree_attention

@@ -69,6 +69,10 @@ class SettingArguments(AnswerArguments):
             "choices": DTYPES,
         },
     )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "Compile all forwards (CPU), those of plain decoding as well."},
+    )
 
 
 @dataclass(kw_only=True)

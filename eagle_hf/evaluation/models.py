@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.decoding.assistants import WindowedDraft
+from eagle_hf.decoding.compiling import compile_target
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import default_device, execution_device, load_target
@@ -20,6 +21,7 @@ def open_target(
     tokenizer: str | Path | None = None,
     dtype: str | torch.dtype = "auto",
     work: str = "draft",
+    compile: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Open a target on the device that this process has (see `default_device`).
 
@@ -27,16 +29,20 @@ def open_target(
         name: hub id, folder, `.gguf` file, or "smollm2".
         adapter: hub id or folder of a PEFT adapter laid over it.
         tokenizer, dtype, work: as in `load_target`.
+        compile: give it to `compile_target`.
 
     Returns:
         (target, tokenizer); the target is frozen and in eval mode.
 
     Raises:
-        ValueError: where it cannot be opened.
+        ValueError: where it cannot be opened, or compiled.
     """
-    return load_target(
+    target, opened_tokenizer = load_target(
         name, adapter, tokenizer=tokenizer, dtype=dtype, device=default_device(), work=work
     )
+    if compile:
+        compile_target(target)
+    return target, opened_tokenizer
 
 
 def open_head(

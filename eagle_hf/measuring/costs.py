@@ -5,10 +5,12 @@ All settings of a cell take turns, and medians are kept.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from eagle_hf.decoding.assistants import Assistant, DraftContext, require_assistant
+from eagle_hf.decoding.compiling import as_compiled
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.timing import (
     Turns,
@@ -36,7 +38,8 @@ ROUND_SECONDS = 0.003  # of a round outside the forwards: 2.4 to 4 ms on 2 CPU c
 OVERHEAD_PROMPT = 32  # tokens
 OVERHEAD_TOKENS = 16  # decoded to measure a round outside the forwards
 FIRST_WORD = 3  # token ids below are special in most vocabularies
-TREE = TreeConfig()  # bounds of the drafters that are measured; any tree costs the same a forward
+# Bounds of the drafters that are measured; any tree costs the same a forward.
+TREE = TreeConfig()
 
 
 def fingerprint(target, assistant) -> dict:
@@ -131,14 +134,19 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
     """
     started = time.perf_counter()
     cache = read_cache(target, batch, QUICK_CONTEXT)
-    widest = target_forward(target, cache, batch, QUICK_CONTEXT, QUICK_TOKENS[-1])
+    tree = measured_tree(target, assistant)
+    widest = target_forward(
+        target, cache, batch, QUICK_CONTEXT, QUICK_TOKENS[-1], compile=tree.compile
+    )
     is_slow = timed(widest, execution_device(target)) > QUICK_SECONDS / 20
     tokens = (QUICK_TOKENS[0], QUICK_TOKENS[3]) if is_slow else QUICK_TOKENS
 
-    drafter = require_assistant(assistant).drafter(DraftContext.without_run(target, cache, TREE))
+    drafter = require_assistant(assistant).drafter(DraftContext.without_run(target, cache, tree))
     forwards = []
     for count in tokens:
-        forwards.append(target_forward(target, cache, batch, QUICK_CONTEXT, count))
+        forwards.append(
+            target_forward(target, cache, batch, QUICK_CONTEXT, count, compile=tree.compile)
+        )
     for width in QUICK_WIDTHS:
         forwards.append(draft_forward(drafter, target, batch, QUICK_CONTEXT, width))
     turns = Turns(forwards, execution_device(target))
@@ -159,6 +167,12 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
         overhead=(ROUND_SECONDS,),
         facts=facts,
     )
+
+
+def measured_tree(target, assistant) -> TreeConfig:
+    """The tree with which forwards are measured, compiled where the assistant's would be."""
+    own = as_compiled(require_assistant(assistant).tree, target)
+    return replace(TREE, compile=own.compile)
 
 
 def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:
@@ -183,8 +197,11 @@ def _cell(
 ) -> tuple[list[float], list[float]]:
     """Seconds of the target's forwards by `tokens`, and of the drafter's by `widths`."""
     cache = noise_cache(target, batch, length)
-    drafter = assistant.drafter(DraftContext.without_run(target, cache, TREE))
-    forwards = [target_forward(target, cache, batch, length, count) for count in tokens]
+    tree = measured_tree(target, assistant)
+    drafter = assistant.drafter(DraftContext.without_run(target, cache, tree))
+    forwards = []
+    for count in tokens:
+        forwards.append(target_forward(target, cache, batch, length, count, compile=tree.compile))
     forwards += [draft_forward(drafter, target, batch, length, width) for width in widths]
     turns = Turns(forwards, execution_device(target))
     for _ in range(repeats + 1):
@@ -201,7 +218,7 @@ def _overhead(target, assistant: Assistant, batch: int) -> float:
     vocabulary = unwrap(target).config.get_text_config().vocab_size
     shape = (batch, OVERHEAD_PROMPT)
     ids = torch.randint(FIRST_WORD, vocabulary, shape, device=execution_device(target))
-    drafting = assistant.with_tree(TREE)
+    drafting = assistant.with_tree(measured_tree(target, assistant))
     target.generate(
         ids,
         attention_mask=torch.ones_like(ids),

@@ -14,6 +14,7 @@ import torch
 from transformers.utils import logging
 
 from eagle_hf.compat import attention_implementation
+from eagle_hf.decoding.compiling import is_compiled
 from eagle_hf.head.acceptance import Acceptance
 from eagle_hf.measuring.costs import measure_quickly
 from eagle_hf.planning.cost import CostTable
@@ -55,6 +56,7 @@ def machine_costs(target, head, rows: int = 1) -> CostTable:
         sum(1 for _ in model.parameters()),  # an adapter adds some
         str(execution_device(target)),
         str(head.device),
+        is_compiled(target),
     )
     with _lock:
         tables = _known.setdefault(model, {})
@@ -77,7 +79,12 @@ def description(target, head, batch: int) -> dict:
         for name, module in quantised_linears(model):
             weights.update(repr((name, storage_layout(module))).encode())
     attention = attention_implementation(unwrap(target).config.get_text_config())
-    own = {"batch": batch, "weights": weights.hexdigest(), "attention": attention}
+    own = {
+        "batch": batch,
+        "weights": weights.hexdigest(),
+        "attention": attention,
+        "compiled": is_compiled(target),
+    }
     return machine(target) | own
 
 

@@ -71,6 +71,7 @@ def target_forward(
     length: int,
     count: int,
     attention: Callable[[], AbstractContextManager] | None = None,
+    compile: bool | None = None,
 ) -> Callable[[], None]:
     """A function that lets the target read tokens on top of its cache, and forgets them.
 
@@ -81,6 +82,7 @@ def target_forward(
         length: tokens in the cache.
         count: tokens read, a row.
         attention: the block in which they are read, see `TargetForward`.
+        compile: whether by a compiled forward, see there.
 
     Returns:
         The function.
@@ -91,7 +93,7 @@ def target_forward(
     keys = torch.arange(length + count, device=device).expand(batch, -1)
     seen = torch.ones(batch, count, length + count, dtype=torch.bool, device=device).tril(length)
     mask = MaskFormat(target)(seen, positions, keys)
-    forward = TargetForward(target, cache, attention=attention)
+    forward = TargetForward(target, cache, attention=attention, compile=compile)
 
     def run() -> None:
         forward.read_nodes(ids, positions, mask, base=length)

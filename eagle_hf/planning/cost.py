@@ -21,7 +21,10 @@ IDENTITY = (
     "drafter_dtype",
     "device",
     "threads",
+    "compiled",
 )
+# What tables of earlier releases do not say.
+UNSAID = {"compiled": False}
 # Facts as tables of eagle_hf 0.1 call them.
 FORMER_NAMES = {
     "target_sha256": "target_fingerprint",
@@ -149,8 +152,8 @@ class CostTable:
     def check(self, facts: dict) -> None:
         """Raise a ValueError naming the first of IDENTITY in which `facts` differ."""
         for name in IDENTITY:
-            measured = self.facts.get(name)
-            if measured != facts.get(name):
+            measured = self.facts.get(name, UNSAID.get(name))
+            if measured != facts.get(name, UNSAID.get(name)):
                 raise ValueError(
                     f"the cost table was measured with {name} {measured!r}, this is "
                     f"{facts.get(name)!r}; measure here: eagle-hf plan"

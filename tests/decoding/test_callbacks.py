@@ -18,6 +18,8 @@ from user_callbacks import CRITERIA, PROCESSORS, Recorder, penalty_with_lengths
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import take_cache
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 GREEDY = dict(do_sample=False)
 SAMPLED = dict(do_sample=True, temperature=0.9, top_k=0)
 

@@ -11,6 +11,8 @@ from tiny import left_padded, tiny_target
 from eagle_hf.decoding import forward, loop
 from eagle_hf.decoding.assistants import eagle
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 
 @pytest.fixture
 def graphs(monkeypatch):

@@ -15,6 +15,8 @@ from eagle_hf.decoding import forward, loop, shapes
 from eagle_hf.decoding.assistants import eagle
 from eagle_hf.decoding.caches.buffers import BufferPool
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["head", "model", "window", "itself"])

@@ -8,6 +8,8 @@ from tiny import left_padded
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.decoding.sequences import Sequences
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 FAR = 10**10  # tokens; their ids alone would take 80 GB a row
 
 

@@ -9,6 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from eagle_hf import TreeConfig, WindowedDraft
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 
 def gpt2(layers):
     """A model that knows 40 positions."""

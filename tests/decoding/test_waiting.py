@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eagle_hf.decoding import loop, stats
 from eagle_hf.decoding.upload import upload
 
+pytestmark = pytest.mark.usefixtures("fixed_sizes")
+
 # operations that return values to the host, or sizes that follow from values
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
 

@@ -17,6 +17,7 @@ import torch
 
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
+from eagle_hf.decoding.compiling import as_compiled
 from eagle_hf.decoding.growth import Draft, grow
 from eagle_hf.decoding.pending import Pending
 from eagle_hf.decoding.sampler import DraftSampler
@@ -70,6 +71,7 @@ class DraftContext:
     @classmethod
     def without_run(cls, target, cache: TargetCache, tree: TreeConfig) -> "DraftContext":
         """The context of a drafter that is measured by itself, with a tree that needs no plan."""
+        tree = as_compiled(tree, target)
         return cls(target, cache, tree, choose_policy(tree, None))
 
 
@@ -117,7 +119,10 @@ class Assistant(ABC):
 
     def fingerprint(self, target) -> dict:
         """The facts that a cost table holds for, see planning.cost.IDENTITY."""
-        facts = {"target_fingerprint": weights_fingerprint(target)}
+        facts = {
+            "target_fingerprint": weights_fingerprint(target),
+            "compiled": as_compiled(self.tree, target).compile,
+        }
         return facts | self.drafter_facts(target) | machine(target)
 
     def with_tree(self, tree: TreeConfig) -> "Assistant":

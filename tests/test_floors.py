@@ -42,6 +42,7 @@ ROOT_NAMES = {
     "TreeConfig",
     "WindowedDraft",
     "__version__",
+    "compile_target",
     "load_target",
     "new_head",
 }

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 from eagle_hf.compat import attention_implementation
 from eagle_hf.compilation import operators
 from eagle_hf.compilation.attention import load_attention
-from eagle_hf.compilation.building import cpu_features
+from eagle_hf.compilation.building import cpu_features, tuning
 from eagle_hf.compilation.forwards import ExportedForward, Sizes
 from eagle_hf.compilation.graphs import export_forward
 from eagle_hf.target import execution_device, unwrap
@@ -164,8 +164,9 @@ def compile_forward(forward: ExportedForward, folder: Path) -> None:
     try:
         program = export_forward(forward, forward.example(EXPORTED))
         with torch.no_grad():
+            # torch extends the settings that it is given
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(folder / PACKAGE), inductor_configs=SETTINGS
+                program, package_path=str(folder / PACKAGE), inductor_configs=dict(SETTINGS)
             )
     # Models and compilers fail in every way there is; the reason is the caller's to tell.
     except Exception as error:
@@ -226,7 +227,7 @@ def package_key(forward: ExportedForward) -> str:
         "attention": attention_implementation(unwrap(forward.model).config),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "processor": cpu_features(),
+        "processor": (cpu_features(), tuning()),
         "operators": operators.is_available(),
         "settings": SETTINGS,
         "sources": source_hash(),

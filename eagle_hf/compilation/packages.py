@@ -45,9 +45,11 @@ SETTINGS: dict[str, Any] = {
 EXPORTED = Sizes(batch=2, tokens=4, base=7, capacity=24)
 # Of those that a new package is tried with.
 TRIED = (Sizes(1, 1, 9, 64), Sizes(3, 7, 30, 128), Sizes(1, 5, 20, 32))
-# How far its results may be from the model's own, in their standard deviations.
+# How far its results may be from the model's own, as a share of their norm.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}
-ROUGH = 0.3  # in other dtypes
+# In other dtypes. What is compiled rounds less often: for SmolLM2 in bfloat16 it was 0.09 to 0.29
+# from the model's own results, and nearer to float32's than those (0.04 to 0.18; 0.07 to 0.26).
+ROUGH = 0.5
 
 
 class PackageError(RuntimeError):
@@ -196,10 +198,10 @@ def check_results(kept: KeptForward, forward: ExportedForward) -> None:
             inputs = forward.example(sizes)
             results = kept(tree_map(torch.clone, inputs))
             for result, own in zip(results, forward(*inputs), strict=True):
-                distance = float((result - own).abs().max() / own.float().std())
+                distance = float((result - own).float().norm() / own.float().norm())
                 if not distance <= tolerance:  # not a number, too
                     raise PackageError(
-                        f"its compiled results are {distance:.2g} standard deviations off"
+                        f"its compiled results are off by {distance:.2g} of their norm"
                     )
 
 

@@ -4,7 +4,7 @@ Inputs are copied to where they lay when a graph was captured. The slots that ke
 are no arguments, so they are made to keep their address as well.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -77,7 +77,7 @@ def placed_in_drafter(cache: DraftCache, slots: torch.Tensor, length: int) -> No
 
 
 @contextmanager
-def capturing() -> Iterator[None]:
+def capturing() -> Generator[None]:
     """Inside the block, compile=True captures and does not compile."""
 
     def captured(function: Callable, device: torch.device) -> Callable:

@@ -65,9 +65,9 @@ def stages(device: torch.device, rehearse: bool) -> list[tuple[str, float, Calla
     large = [Cell(1, 256), Cell(32, 256), Cell(1, 4096)]
     return [
         ("versions", 20, lambda: versions(device)),
+        ("speed 1B", 120, lambda: speed("1B", SHAPES["1B"], small, [CHAIN, TREE], device)),
+        ("speed 8B", 130, lambda: speed("8B", SHAPES["8B"], large, [CHAIN], device)),
         ("smoke", 130, lambda: smoke(device)),
-        ("speed 1B", 110, lambda: speed("1B", SHAPES["1B"], small, [CHAIN, TREE], device)),
-        ("speed 8B", 120, lambda: speed("8B", SHAPES["8B"], large, [CHAIN], device)),
     ]
 
 

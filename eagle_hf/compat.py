@@ -239,7 +239,9 @@ def patch_generate(
 
     @functools.wraps(sample)
     def _sample(self, input_ids, *args, **kwargs):
-        output = decode_alone(self, _as_call(sample, self, input_ids, *args, **kwargs))
+        output = None
+        if not kwargs.get("synced_gpus"):
+            output = decode_alone(self, _as_call(sample, self, input_ids, *args, **kwargs))
         return sample(self, input_ids, *args, **kwargs) if output is None else output
 
     setattr(_assisted_decoding, MARK, True)

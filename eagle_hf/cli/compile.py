@@ -14,8 +14,9 @@ from eagle_hf.compilation.forwards import (
     LogitsForward,
     NodesForward,
 )
-from eagle_hf.compilation.packages import PackageError, make_forward, open_forward, package_folder
-from eagle_hf.decoding.compiling import check_compilable
+from eagle_hf.compilation.keys import package_folder
+from eagle_hf.compilation.packages import PackageError, make_forward, open_forward
+from eagle_hf.decoding.compiling import obstacle
 from eagle_hf.evaluation import (
     TargetArguments,
     VocabularyArguments,
@@ -102,14 +103,16 @@ def compile_once(forward: ExportedForward) -> str:
     Raises:
         ValueError: it cannot be compiled.
     """
+    name = type(unwrap(forward.model)).__name__
+    reason = obstacle(forward.model)
+    if reason:
+        raise ValueError(f"{name} is not compiled: {reason}")
     try:
-        check_compilable(forward.model)
         if open_forward(forward) is not None:
             return "kept already"
         started = time.perf_counter()
         make_forward(forward)
     except (BuildError, PackageError) as error:
-        name = type(unwrap(forward.model)).__name__
         raise ValueError(f"{name} is not compiled: {error}") from error
     return f"compiled in {time.perf_counter() - started:.0f} s"
 

@@ -186,14 +186,14 @@ class HeadForward(ExportedForward):
         chain = chain_inputs(sizes)
         states = (sizes.batch, sizes.tokens, head.config.hidden_size)
         assert isinstance(chain.mask, Tensor), "a head has layers of one kind"
-        shape = BufferShape(head.config.num_key_value_heads, head.config.head_dim)
+        shape = BufferShape(head.config.num_key_value_heads, head.config.head_dim, head.dtype)
         return HeadInputs(
             torch.randn(states, dtype=head.dtype),
             torch.randn(states, dtype=head.dtype),
             chain.position_ids,
             chain.mask,
             chain.slots,
-            random_buffers([shape, shape], sizes, head.dtype),
+            random_buffers([shape, shape], sizes),
         )
 
     def forward(
@@ -244,10 +244,11 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class BufferShape(NamedTuple):
-    """g and D of the keys and values of one layer."""
+    """g, D and dtype of the keys and values of one layer."""
 
     heads: int
     width: int
+    dtype: torch.dtype
 
 
 def buffer_shapes(model: Any) -> list[BufferShape]:
@@ -262,7 +263,7 @@ def buffer_shapes(model: Any) -> list[BufferShape]:
     shapes = []
     for layer in cache.layers:
         for states in (layer.keys, layer.values):
-            shapes.append(BufferShape(states.shape[1], states.shape[3]))
+            shapes.append(BufferShape(states.shape[1], states.shape[3], states.dtype))
     return shapes
 
 
@@ -273,11 +274,11 @@ def example_inputs(model: Any, sizes: Sizes) -> ForwardInputs:
     kinds = layer_kinds(config)
     mask = chain.mask
     if isinstance(mask, Tensor) and len(kinds) > 1:
-        mask = {kind: mask.clone() for kind in kinds}
+        mask = {kind: mask.clone() for kind in sorted(kinds)}
     return chain._replace(
         input_ids=torch.randint(config.vocab_size, chain.slots.shape),
         mask=mask,
-        buffers=random_buffers(buffer_shapes(model), sizes, model.dtype),
+        buffers=random_buffers(buffer_shapes(model), sizes),
     )
 
 
@@ -290,9 +291,9 @@ def chain_inputs(sizes: Sizes) -> ForwardInputs:
     return ForwardInputs(torch.zeros_like(slots), slots.clone(), mask, slots, [])
 
 
-def random_buffers(shapes: Sequence[BufferShape], sizes: Sizes, dtype: torch.dtype) -> list[Tensor]:
+def random_buffers(shapes: Sequence[BufferShape], sizes: Sizes) -> list[Tensor]:
     """Buffers [B, g, T, D] for keys and values."""
     buffers = []
-    for heads, width in shapes:
+    for heads, width, dtype in shapes:
         buffers.append(torch.randn(sizes.batch, heads, sizes.capacity, width, dtype=dtype))
     return buffers

@@ -37,12 +37,9 @@ def check_call(target, assistant: Assistant, generation_config, mode_kwargs: dic
     check_adapters(target)  # first: X-LoRA asks for settings that would be refused for themselves
     refused = _refused_settings(generation_config)
     refused += _refused_arguments(mode_kwargs, assistant.foreign_tokenizer_remedy)
-    name = type(assistant.owner).__name__
     for is_set, what, remedy in refused:
         if is_set:
-            raise ValueError(
-                f"generate(assistant_model=<{name}>) does not support {what}: {remedy}"
-            )
+            raise ValueError(f"{assistant.call} does not support {what}: {remedy}")
     check_target(target, assistant, asked_chain(assistant, generation_config))
     name_unused(generation_config)
 

@@ -7,26 +7,28 @@ a CUDA GPU each forward becomes one captured graph.
 Module state: the forwards opened so far by model, and the models given to `compile_target`.
 """
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from eagle_hf.compilation.building import BuildError
 from eagle_hf.compilation.forwards import ExportedForward, NodesForward
+from eagle_hf.compilation.keys import package_folder
 from eagle_hf.compilation.packages import (
     KeptForward,
     PackageError,
     make_forward,
     open_forward,
-    package_folder,
 )
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import active_adapters, execution_device, unwrap
+from eagle_hf.target import execution_device, unwrap
 
 logger = logging.get_logger(__name__)
 
@@ -34,8 +36,9 @@ ANY_SIZE = {"cpu"}  # devices whose compiled forwards take tensors of any size
 LEAST_SIZE = 256  # slots
 MOST_SHAPES = 512  # that one function is compiled for, over all models and batches of a process
 
-# model -> {what is captured: its forward, or None where it was refused}
+# model -> {what is computed: its forward, or why there is none}
 _kept: WeakKeyDictionary = WeakKeyDictionary()
+_lock = threading.RLock()
 _compiled_targets: WeakSet = WeakSet()
 
 
@@ -62,23 +65,29 @@ def compile_target(target: Any) -> Any:
             "TreeConfig(compile=True)"
         )
     model = unwrap(target)
-    if kept_forward(NodesForward(model)) is None:
-        raise ValueError(
-            f"{type(model).__name__} is not compiled, for the reason said above; generate without "
-            "compile_target"
-        )
+    forward = NodesForward(model)
+    if kept_forward(forward) is None:
+        refusal = _kept.get(model, {}).get(forward.name)
+        reason = refusal.reason if isinstance(refusal, Refusal) else "torch.autocast is on"
+        raise ValueError(f"{type(model).__name__} is not compiled: {reason}")
     _compiled_targets.add(model)
     return target
 
 
 def is_compiled(target: Any) -> bool:
-    """Whether a model was given to `compile_target`."""
-    return unwrap(target) in _compiled_targets
+    """Whether a model was given to `compile_target`, and is still on the CPU."""
+    is_given = unwrap(target) in _compiled_targets
+    return is_given and not keeps_sizes(execution_device(target))
 
 
 def as_compiled(tree: TreeConfig, target: Any) -> TreeConfig:
     """The tree, with compile=True for a target that was given to `compile_target`."""
     return replace(tree, compile=tree.compile or is_compiled(target))
+
+
+def compiles_any_size(tree: TreeConfig, target: Any) -> bool:
+    """Whether rounds with this tree are computed by kept forwards, which take every size."""
+    return as_compiled(tree, target).compile and not keeps_sizes(execution_device(target))
 
 
 def kept_forward(module: ExportedForward) -> KeptForward | None:
@@ -88,52 +97,94 @@ def kept_forward(module: ExportedForward) -> KeptForward | None:
         module: what is computed, see compilation/forwards.py.
 
     Returns:
-        The forward; None where there can be none, which is said once.
+        The forward; None where there can be none, which is said once, and on other devices.
     """
-    forwards = _kept.setdefault(module.model, {})
-    if module.name not in forwards:
-        forwards[module.name] = _open_or_make(module)
-    forward = forwards[module.name]
-    if forward is None or is_current(forward, module):
-        return forward
-    del forwards[module.name]
-    return kept_forward(module)
+    if keeps_sizes(execution_device(module.model)):
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        logger.warning_once("inside torch.autocast nothing is compiled: it changes dtypes")
+        return None
+    with _lock:  # exporting must not meet another thread that does the same
+        forwards = _kept.setdefault(module.model, {})
+        found = forwards.get(module.name)
+        if found is None or not is_current(found, module):
+            found = forwards[module.name] = _open_or_make(module)
+        return found if isinstance(found, KeptForward) else None
 
 
-def is_current(forward: KeptForward, module: ExportedForward) -> bool:
-    """Whether a forward found before is still the model's: its weights, without adapters."""
-    return forward.reads(module) and not active_adapters(module.model)
+def is_current(found: "KeptForward | Refusal", module: ExportedForward) -> bool:
+    """Whether what was found before still holds: the weights, and that nothing hooks in."""
+    if isinstance(found, Refusal):
+        return obstacle(module.model) == found.obstacle
+    return found.reads(module) and not obstacle(module.model)
 
 
-def _open_or_make(module: ExportedForward) -> KeptForward | None:
+def _open_or_make(module: ExportedForward) -> "KeptForward | Refusal":
     """Open what is kept, else compile it; where neither is possible, say why."""
     name = type(unwrap(module.model)).__name__
+    reason = obstacle(module.model)
+    if reason:
+        logger.warning(f"{name} ({module.name}) is not compiled and computes as before: {reason}")
+        return Refusal(reason, obstacle=reason)
     try:
-        check_compilable(module.model)
         forward = open_forward(module)
         if forward is not None:
             return forward
-        logger.warning_once(
-            f"{name} is compiled for this processor, which takes a minute or two once; it is kept "
-            f"in {package_folder(module).parent}. eagle-hf compile does it beforehand"
+        logger.warning(
+            f"{name} ({module.name}) is compiled for this processor, which takes a minute or two "
+            f"once; it is kept in {package_folder(module).parent}. eagle-hf compile does it "
+            "beforehand"
         )
         started = time.perf_counter()
         forward = make_forward(module)
     except (BuildError, PackageError) as error:
-        logger.warning_once(f"{name} is not compiled and computes as before: {error}")
-        return None
-    logger.warning(f"{name} was compiled in {time.perf_counter() - started:.0f} s")
+        logger.warning(f"{name} ({module.name}) is not compiled and computes as before: {error}")
+        return Refusal(str(error))
+    logger.warning(f"{name} ({module.name}): {time.perf_counter() - started:.0f} s")
     return forward
 
 
-def check_compilable(model: Any) -> None:
-    """Raise a PackageError for a model whose forward may change from call to call."""
-    adapters = active_adapters(model)
-    if adapters:
-        raise PackageError(
-            f"it carries the adapter {', '.join(adapters)}, which may be switched at any time; "
-            "merge it into the weights: model.merge_and_unload()"
-        )
+def obstacle(model: Any) -> str:
+    """Why a model's forward may not be compiled, "" where it may.
+
+    What is compiled reads the weights where they lie, and knows of nothing else that happens later.
+    """
+    for module in model.modules():
+        active = getattr(module, "active_adapters", None)
+        # transformers gives every model a method of this name
+        if isinstance(active, list) and active and not module.disable_adapters:
+            return (
+                f"it carries the adapter {', '.join(active)}, which may be switched at any time; "
+                "merge it into the weights: model.merge_and_unload()"
+            )
+        if hasattr(module, "_hf_hook") or has_hooks(module):
+            return f"a hook is on its {type(module).__name__}, which would not be called; remove it"
+    rope = getattr(unwrap(model).config.get_text_config(), "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        return "it counts positions on several axes"
+    return ""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody's hooks run with a module; transformers' own only collect outputs."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for hook in hooks.values():
+            if not getattr(hook, "__module__", "").startswith("transformers."):
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a model is not compiled.
+
+    Attributes:
+        reason: as it was said.
+        obstacle: of the model as it was; "" where its forward could not be compiled.
+    """
+
+    reason: str
+    obstacle: str = ""
 
 
 def keeps_sizes(device: torch.device) -> bool:

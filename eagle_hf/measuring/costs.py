@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from eagle_hf.decoding.assistants import Assistant, DraftContext, require_assistant
-from eagle_hf.decoding.compiling import as_compiled
+from eagle_hf.decoding.compiling import compiles_any_size
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.timing import (
     Turns,
@@ -171,8 +171,8 @@ def measure_quickly(target, assistant, batch: int, facts: dict) -> CostTable:
 
 def measured_tree(target, assistant) -> TreeConfig:
     """The tree with which forwards are measured, compiled where the assistant's would be."""
-    own = as_compiled(require_assistant(assistant).tree, target)
-    return replace(TREE, compile=own.compile)
+    tree = require_assistant(assistant).tree
+    return replace(TREE, compile=compiles_any_size(tree, target))
 
 
 def check_lengths(target, lengths: Sequence[int], tokens: Sequence[int] = TOKENS) -> None:

@@ -1,21 +1,23 @@
 """A forward is exported once for all sizes, compiled, kept, and reads the model's own weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import tiny_target
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from eagle_hf.compilation import packages
+from eagle_hf.compilation import keys, packages
 from eagle_hf.compilation.attention import load_attention
 from eagle_hf.compilation.forwards import NodesForward, Sizes, example_inputs
 from eagle_hf.compilation.graphs import aten, export_forward
+from eagle_hf.compilation.keys import package_key
 from eagle_hf.compilation.packages import (
     PACKAGE,
     PackageError,
     keep,
     make_forward,
     open_forward,
-    package_key,
 )
 
 LAYERS = [1, 2]
@@ -105,14 +107,35 @@ def test_linear_layers_become_our_operator_where_it_has_their_dtype():
 
 def test_a_key_follows_all_that_a_package_depends_on(monkeypatch):
     model = tiny_target(layers=3)
-    keys = [package_key(NodesForward(model, LAYERS))]
-    assert package_key(NodesForward(tiny_target(layers=3, seed=5), LAYERS)) == keys[0]
-    keys.append(package_key(NodesForward(model, [0])))
-    keys.append(package_key(NodesForward(tiny_target(layers=3, dtype=torch.float32), LAYERS)))
-    keys.append(package_key(NodesForward(tiny_target(layers=3, rms_norm_eps=0.1), LAYERS)))
-    monkeypatch.setattr(packages, "cpu_features", lambda: "another processor")
-    keys.append(package_key(NodesForward(model, LAYERS)))
-    assert len(set(keys)) == len(keys)
+    found = [package_key(NodesForward(model, LAYERS))]
+    assert package_key(NodesForward(tiny_target(layers=3, seed=5), LAYERS)) == found[0]
+    found.append(package_key(NodesForward(model, [0])))
+    found.append(package_key(NodesForward(tiny_target(layers=3, dtype=torch.float32), LAYERS)))
+    found.append(package_key(NodesForward(tiny_target(layers=3, rms_norm_eps=0.1), LAYERS)))
+    monkeypatch.setattr(keys, "cpu_features", lambda: "another processor")
+    found.append(package_key(NodesForward(model, LAYERS)))
+    assert len(set(found)) == len(found)
+
+
+def test_masks_of_several_kinds_are_passed_in_one_order():
+    """A set of kinds has another order in every process."""
+    model = tiny_target()
+    inputs = example_inputs(model, SIZES[1])
+    passed = []
+
+    class Loader:
+        def boxed_run(self, flat):
+            passed.append(flat)
+            return ()
+
+    kept = object.__new__(packages.KeptForward)
+    kept._label = "compiled"
+    kept._package = SimpleNamespace(loader=Loader())
+    masks = {"full_attention": inputs.mask, "sliding_attention": inputs.mask.clone()}
+    for order in (sorted(masks), sorted(masks, reverse=True)):
+        kept(inputs._replace(mask={kind: masks[kind] for kind in order}))
+    for first, second in zip(*passed, strict=True):
+        assert first is second
 
 
 class Undecided(LlamaForCausalLM):
@@ -124,7 +147,7 @@ class Undecided(LlamaForCausalLM):
 
 
 def test_a_model_that_cannot_be_exported_is_named_and_leaves_nothing(cache):
-    with pytest.raises(PackageError, match=r"forward of Undecided cannot be compiled \("):
+    with pytest.raises(PackageError, match=r"its forward cannot be compiled \("):
         make_forward(NodesForward(Undecided(tiny_target(layers=2).config).eval()))
     assert list((cache / "forwards").iterdir()) == []
 

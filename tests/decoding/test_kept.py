@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import left_padded, tiny_head, tiny_target
 
 from eagle_hf import TreeConfig, compile_target
-from eagle_hf.compilation.packages import PackageError
+from eagle_hf.compilation.packages import KeptForward, PackageError
 from eagle_hf.decoding import compiling, forward
 from eagle_hf.decoding.assistants import eagle, small_model
 from eagle_hf.measuring import measure_costs
@@ -32,7 +32,7 @@ def calls(monkeypatch):
     """How often each forward was called in place of a compiled one, by its name."""
     counted = Counter()
 
-    class Uncompiled:
+    class Uncompiled(KeptForward):
         def __init__(self, module):
             self.module = module
 
@@ -100,14 +100,13 @@ def test_every_shape_is_compiled_so_a_plan_may_choose(target, trained_head, poli
     assert torch.equal(plain, fast)
 
 
-def test_on_fixed_sizes_a_plan_may_not_choose(target, trained_head, calls, monkeypatch):
+def test_on_fixed_sizes_a_plan_may_not_choose(target, trained_head, fixed_sizes):
     inputs = left_padded(target, [9])
     with (
         given_tree(trained_head, TreeConfig("adaptive", compile=True)),
         planned(target, trained_head),
         pytest.raises(ValueError, match=r"compile=True on cpu needs a tree of one shape"),
     ):
-        monkeypatch.setattr(compiling, "ANY_SIZE", set())
         target.generate(**inputs, **SETTINGS, assistant_model=trained_head)
 
 
@@ -143,7 +142,6 @@ def test_what_cannot_be_compiled_decodes_as_before_and_is_told_once(
 
     monkeypatch.setattr(compiling, "_kept", type(compiling._kept)())
     monkeypatch.setattr(compiling, "open_forward", refuse)
-    compiling.logger.warning_once.cache_clear()
     inputs = left_padded(target, [9])
     plain = target.generate(**inputs, **SETTINGS)
     with given_tree(trained_head, compiled_tree("dynamic")), caplog.at_level("WARNING"):
@@ -152,18 +150,45 @@ def test_what_cannot_be_compiled_decodes_as_before_and_is_told_once(
             assert torch.equal(plain, fast)
     told = [record for record in caplog.messages if "the compiler is broken" in record]
     assert sorted(told) == sorted(set(told))
-    assert any(text.startswith("LlamaForCausalLM is not compiled") for text in told)
+    assert any(text.startswith("LlamaForCausalLM (nodes") for text in told)
 
 
 def test_an_adapter_is_not_compiled(calls, caplog):
     adapted = get_peft_model(tiny_target(), LoraConfig(init_lora_weights=False))
     head = tiny_head(adapted)
-    compiling.logger.warning_once.cache_clear()
     with given_tree(head, compiled_tree("dynamic")), caplog.at_level("WARNING"):
         plain, fast = plain_and_drafted(adapted, head, left_padded(adapted, [9]), 0, **SETTINGS)
     assert torch.equal(plain, fast)
     assert "carries the adapter default" in caplog.text
     assert not any(name.startswith("nodes") for name in calls)
+
+
+def test_a_hook_that_comes_later_is_called(calls):
+    target = tiny_target()
+    head = tiny_head(target)
+    with given_tree(head, compiled_tree("dynamic")):
+        inputs = left_padded(target, [9])
+        target.generate(**inputs, **SETTINGS, assistant_model=head)
+        before = calls["head"], sum(calls.values())
+        seen = []
+        handle = target.model.layers[1].register_forward_hook(lambda *_: seen.append(1))
+        target.generate(**inputs, **SETTINGS, assistant_model=head)
+        handle.remove()
+        assert len(seen) > 2
+        assert calls["head"] > before[0]  # the head has no hook
+        counted = sum(calls.values())
+        target.generate(**inputs, **SETTINGS, assistant_model=head)
+        assert sum(calls.values()) - counted == before[1]
+
+
+def test_under_autocast_nothing_is_compiled(target, trained_head, calls, caplog):
+    inputs = left_padded(target, [9])
+    with (
+        given_tree(trained_head, compiled_tree("dynamic")),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        target.generate(**inputs, **SETTINGS, assistant_model=trained_head)
+    assert not calls
 
 
 class TestCompileTarget:

@@ -17,7 +17,7 @@ import torch
 
 from eagle_hf.decoding.caches.drafter import DraftCache
 from eagle_hf.decoding.caches.target import TargetCache
-from eagle_hf.decoding.compiling import as_compiled
+from eagle_hf.decoding.compiling import as_compiled, compiles_any_size
 from eagle_hf.decoding.growth import Draft, grow
 from eagle_hf.decoding.pending import Pending
 from eagle_hf.decoding.sampler import DraftSampler
@@ -96,6 +96,11 @@ class Assistant(ABC):
         return self
 
     @property
+    def call(self) -> str:
+        """How a user asks for it, in the messages of refusals."""
+        return f"generate(assistant_model=<{type(self.owner).__name__}>)"
+
+    @property
     def reads_window_only(self) -> bool:
         """Whether it drafts from a part of a long text."""
         return False
@@ -121,7 +126,7 @@ class Assistant(ABC):
         """The facts that a cost table holds for, see planning.cost.IDENTITY."""
         facts = {
             "target_fingerprint": weights_fingerprint(target),
-            "compiled": as_compiled(self.tree, target).compile,
+            "compiled": compiles_any_size(self.tree, target),
         }
         return facts | self.drafter_facts(target) | machine(target)
 

@@ -10,6 +10,10 @@ class Nobody(Assistant):
     def __init__(self) -> None:
         self.tree = TreeConfig("chain", depth=1)
 
+    @property
+    def call(self) -> str:
+        return "a compiled target's generate"
+
     def check(self, target) -> None:
         """Every target can do without."""
 

@@ -45,7 +45,7 @@ def test_a_head_is_profiled_into_a_folder(capsys, tmp_path):
     assert "Where a round&#x27;s time goes: target" in (folder / "profile.html").read_text()
 
 
-def test_plain_decoding_is_profiled_without_a_head(capsys):
+def test_plain_decoding_is_profiled_without_a_head(capsys, fixed_sizes):
     assert cli.main(["profile", "--target", "target", "--compile", *COMMON.split()]) == 0
     screen = capsys.readouterr().out
     assert screen.startswith("plain decoding behind 24 tokens, float32")

@@ -294,6 +294,7 @@ def test_a_prompt_of_an_activated_lora_is_read_whole(head):
     assert torch.equal(plain, fast)
 
 
+@pytest.mark.usefixtures("fixed_sizes")
 @pytest.mark.parametrize("name", ["head", "itself"])
 def test_fixed_sizes_read_long_prompts_in_chunks(target, head, small_model, name, monkeypatch):
     monkeypatch.setattr(prefill, "COMPILED_CHUNK", 4)
@@ -306,6 +307,7 @@ def test_fixed_sizes_read_long_prompts_in_chunks(target, head, small_model, name
     assert torch.equal(fast, target.generate(**inputs, **GREEDY))
 
 
+@pytest.mark.usefixtures("fixed_sizes")
 def test_a_call_says_otherwise_than_the_default_of_fixed_sizes(target, head):
     tree = TreeConfig("chain", depth=3, compile=True)
     config = target.generation_config

@@ -9,7 +9,6 @@ from fixed_trees import SHAPES, assistant_of, compiling
 from tiny import left_padded
 from torch.utils._pytree import tree_leaves
 
-from eagle_hf import TreeConfig
 from eagle_hf.compat import take_cache
 from eagle_hf.decoding import forward, loop, shapes
 from eagle_hf.decoding.assistants import eagle
@@ -190,8 +189,3 @@ def test_a_fixed_tree_made_in_inference_mode_serves_outside(target, trained_head
             inside = target.generate(**settings, assistant_model=trained_head)
         outside = target.generate(**settings, assistant_model=trained_head)
     assert torch.equal(inside, outside)
-
-
-def test_trees_that_follow_costs_have_no_fixed_shape():
-    with pytest.raises(ValueError, match="compile=True needs a tree of one shape, and 'adaptive'"):
-        TreeConfig("adaptive", compile=True)

@@ -129,6 +129,7 @@ def test_plain_rounds_emit_one_token_and_drafted_ones_at_least_one(plain, drafte
     assert 1 <= drafted.timed.tokens <= 3
 
 
+@pytest.mark.usefixtures("fixed_sizes")
 @pytest.mark.parametrize("drafts", [False, True])
 def test_rounds_of_fixed_sizes_are_profiled_too(target, trained_head, drafts):
     head = trained_head if drafts else None

@@ -13,31 +13,29 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "formats.h"
+
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64;
-#elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32;
-#else
-constexpr int VECTOR_BYTES = 16;
-#endif
 
 // Slots whose scores are held at a time.
 constexpr int64_t CHUNK = 128;
 // Multiplications below which a second thread costs more than it saves.
 constexpr int64_t THREAD_WORK = 16384;
 
-typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
+// Bytes of partial results that are held at a time; rows are taken in blocks that need no more.
+constexpr int64_t PARTIAL_BYTES = int64_t(1) << 24;
+
 typedef double Doubles __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t Ints __attribute__((vector_size(VECTOR_BYTES)));
 
@@ -54,41 +52,23 @@ struct Arithmetic<double> {
 };
 
 template <class Vector>
-inline Vector load(const void* from) {
-  Vector vector;
-  std::memcpy(&vector, from, sizeof(vector));
-  return vector;
-}
-
-template <class Vector>
 inline void store_vector(void* to, Vector vector) {
   std::memcpy(to, &vector, sizeof(vector));
 }
 
-inline float widen(uint16_t bits) {
-  const uint32_t word = uint32_t(bits) << 16;
-  float value;
-  std::memcpy(&value, &word, sizeof(value));
-  return value;
-}
+inline float widen(uint16_t bits) { return bfloat16_to_float(bits); }
 inline float widen(float value) { return value; }
 inline double widen(double value) { return value; }
 
 inline void narrow_to(float value, float* to) { *to = value; }
 inline void narrow_to(double value, double* to) { *to = value; }
-// Rounded to nearest, ties to even, as torch rounds.
-inline void narrow_to(float value, uint16_t* to) {
-  uint32_t word;
-  std::memcpy(&word, &value, sizeof(word));
-  const bool is_nan = (word & 0x7fffffff) > 0x7f800000;
-  *to = is_nan ? 0x7fc0 : uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
-}
+inline void narrow_to(float value, uint16_t* to) { *to = float_to_bfloat16(value); }
 
-// exp(x) for x <= 0, within rounding of float32; 0 for what is hidden.
+// exp(x) for x <= 0, within rounding of float32; 0 for what is hidden, NaN for NaN.
 inline Floats exponential(Floats x) {
   constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   const Floats least = Floats{} - 87.0f;
-  const Floats bounded = x > least ? x : least;
+  const Floats bounded = x < least ? least : x;  // NaN stays
   const Floats power = (bounded * 1.44269504088896341f + ROUND) - ROUND;
   const Floats rest = (bounded - power * 0.693359375f) + power * 2.12194440e-4f;
   Floats sum = Floats{} + 1.0f / 5040;
@@ -108,23 +88,31 @@ inline Doubles exponential(Doubles x) {
   return result;
 }
 
-// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
-template <class Vector, class Number, int LANES = sizeof(Vector) / sizeof(Number)>
-inline Vector sum_each(Vector* vectors) {
+// The sums of neighbouring lanes of two vectors: those of the first, then those of the second.
+// Clang lacks GCC's name for a shuffle, and GCC 11 lacks clang's.
+template <class Vector, class Number, int... LANE>
+inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(first, second, 2 * LANE...) +
+         __builtin_shufflevector(first, second, 2 * LANE + 1 ...);
+#else
   using Index = std::conditional_t<sizeof(Number) == 4, int32_t, int64_t>;
   typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
-  Indices even;
-  Indices odd;
-  for (int lane = 0; lane < LANES; lane++) {
-    even[lane] = 2 * lane;
-    odd[lane] = 2 * lane + 1;
-  }
+  return __builtin_shuffle(first, second, Indices{2 * LANE...}) +
+         __builtin_shuffle(first, second, Indices{2 * LANE + 1 ...});
+#endif
+}
+
+// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
+template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
+inline Vector sum_each(Vector* vectors) {
+  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS;
 #pragma GCC unroll 8
-  for (int count = LANES; count > 1; count /= 2)
+  for (int count = COUNT; count > 1; count /= 2)
 #pragma GCC unroll 16
     for (int i = 0; i < count / 2; i++)
-      vectors[i] = __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], even) +
-                   __builtin_shuffle(vectors[2 * i], vectors[2 * i + 1], odd);
+      vectors[i] =
+          sum_pairs<Vector, Number>(vectors[2 * i], vectors[2 * i + 1], LANE_NUMBERS);
   return vectors[0];
 }
 
@@ -132,6 +120,14 @@ struct Strides {
   int64_t batch;
   int64_t head;
   int64_t slot;
+};
+
+// Rows of some pairs of a batch row and a key head, which are attended to together.
+struct Block {
+  int64_t first_pair;
+  int64_t pairs;
+  int64_t first_row;
+  int64_t rows;
 };
 
 // What the tasks of a call share. Rows are the queries of one key head: row r * N + n is token n
@@ -165,6 +161,7 @@ struct Attention {
   int64_t chunks() const { return (length + CHUNK - 1) / CHUNK; }
   // Numbers that a chunk leaves behind for a row: the weighted values, the maximum and the sum.
   int64_t partial() const { return padded() + LANES; }
+  int64_t row_size() const { return chunks() * partial(); }
 
   // `count` slots as numbers, rows filled with zeros up to whole vectors; in place where they
   // lie so already.
@@ -184,14 +181,15 @@ struct Attention {
     return scratch.data();
   }
 
-  // The scaled queries of a key head, [rows, padded].
-  std::vector<Number> queries(int64_t b, int64_t head) const {
-    std::vector<Number> scaled(rows() * padded(), Number(0));
-    for (int64_t row = 0; row < rows(); row++) {
+  // The scaled queries of a block, [rows, padded].
+  std::vector<Number> queries(int64_t b, int64_t head, const Block& block) const {
+    std::vector<Number> scaled(block.rows * padded(), Number(0));
+    for (int64_t i = 0; i < block.rows; i++) {
+      const int64_t row = block.first_row + i;
       const int64_t query_head = head * repeats + row / tokens;
       const Value* from = query + b * query_strides.batch + query_head * query_strides.head +
                           row % tokens * query_strides.slot;
-      Number* to = scaled.data() + row * padded();
+      Number* to = scaled.data() + i * padded();
       for (int64_t d = 0; d < width; d++) to[d] = widen(from[d]) * Number(scale);
     }
     return scaled;
@@ -215,11 +213,11 @@ struct Attention {
       if (!seen[slot]) scores[slot] = -std::numeric_limits<Number>::infinity();
   }
 
-  // Scores become weights, exp(score - maximum).
+  // Scores become weights, exp(score - maximum). NaN stays: its weight, and so the sum, is NaN.
   void weigh(int64_t count, Number* scores, Number* result) const {
+    constexpr Number HIDDEN = -std::numeric_limits<Number>::infinity();
     const int64_t whole = (count + LANES - 1) / LANES * LANES;
-    for (int64_t slot = count; slot < whole; slot++)
-      scores[slot] = -std::numeric_limits<Number>::infinity();
+    for (int64_t slot = count; slot < whole; slot++) scores[slot] = HIDDEN;
     Vector most = load<Vector>(scores);
     for (int64_t slot = LANES; slot < whole; slot += LANES) {
       const Vector next = load<Vector>(scores + slot);
@@ -227,15 +225,11 @@ struct Attention {
     }
     Number maximum = most[0];
     for (int lane = 1; lane < LANES; lane++) maximum = std::max(maximum, Number(most[lane]));
-    if (maximum == -std::numeric_limits<Number>::infinity()) {
-      std::fill(scores, scores + whole, Number(0));
-      result[0] = maximum;
-      result[1] = 0;
-      return;
-    }
+    // where every slot is hidden, weights are zeros
+    const Number shift = maximum == HIDDEN ? Number(0) : maximum;
     Vector sums = {};
     for (int64_t slot = 0; slot < whole; slot += LANES) {
-      const Vector weights = exponential(load<Vector>(scores + slot) - maximum);
+      const Vector weights = exponential(load<Vector>(scores + slot) - shift);
       sums += weights;
       store_vector(scores + slot, weights);
     }
@@ -274,8 +268,9 @@ struct Attention {
       for (int p = 0; p < PARTS; p++) store_vector(result + r * partial() + p * LANES, sums[r][p]);
   }
 
-  // One chunk of one key head: a partial result [rows, partial].
-  void attend_chunk(int64_t b, int64_t head, int64_t chunk, Number* result) const {
+  // One chunk of a block of one key head: a partial result [rows, partial].
+  void attend_chunk(int64_t b, int64_t head, const Block& block, int64_t chunk,
+                    Number* result) const {
     const int64_t first = chunk * CHUNK;
     const int64_t count = std::min(CHUNK, length - first);
     const Value* key_from =
@@ -287,28 +282,29 @@ struct Attention {
     int64_t key_step;
     int64_t value_step;
     const Number* keys = widened(key_from, key_strides.slot, count, key_step, key_scratch);
-    const Number* values = widened(value_from, value_strides.slot, count, value_step, value_scratch);
-    const std::vector<Number> scaled = queries(b, head);
-    std::vector<Number> weights(rows() * CHUNK);
-    for (int64_t row = 0; row < rows(); row++) {
-      const bool* seen = mask + b * mask_batch + row % tokens * mask_row + first;
+    const Number* values =
+        widened(value_from, value_strides.slot, count, value_step, value_scratch);
+    const std::vector<Number> scaled = queries(b, head, block);
+    std::vector<Number> weights(block.rows * CHUNK);
+    for (int64_t row = 0; row < block.rows; row++) {
+      const int64_t token = (block.first_row + row) % tokens;
+      const bool* seen = mask + b * mask_batch + token * mask_row + first;
       Number* scores = weights.data() + row * CHUNK;
       score(scaled.data() + row * padded(), keys, key_step, seen, count, scores);
       weigh(count, scores, result + row * partial() + padded());
     }
     constexpr int R = 4;
     int64_t row = 0;
-    for (; row + R <= rows(); row += R)
+    for (; row + R <= block.rows; row += R)
       add_values<R>(weights.data() + row * CHUNK, values, value_step, count,
                     result + row * partial());
-    for (; row < rows(); row++)
+    for (; row < block.rows; row++)
       add_values<1>(weights.data() + row * CHUNK, values, value_step, count,
                     result + row * partial());
   }
 
-  // The chunks of one row under one softmax.
-  void merge(int64_t b, int64_t head, int64_t row, const Number* results) const {
-    const int64_t apart = rows() * partial();  // from a chunk to the next
+  // The chunks of one row, `apart` numbers from each to the next, under one softmax.
+  void merge(int64_t b, int64_t head, int64_t row, const Number* results, int64_t apart) const {
     Number maximum = -std::numeric_limits<Number>::infinity();
     for (int64_t c = 0; c < chunks(); c++)
       maximum = std::max(maximum, results[c * apart + padded()]);
@@ -323,25 +319,49 @@ struct Attention {
     }
     const int64_t query_head = head * repeats + row / tokens;
     Value* to = output + ((b * tokens + row % tokens) * heads * repeats + query_head) * width;
-    for (int64_t d = 0; d < width; d++) narrow_to(sum > 0 ? total[d] / sum : Number(0), to + d);
+    for (int64_t d = 0; d < width; d++) narrow_to(sum == 0 ? Number(0) : total[d] / sum, to + d);
   }
+
+  // The partial results of a block are [pairs, chunks, rows, partial].
+  void run_block(const Block& block, Number* results) const {
+    const int64_t size = block.rows * partial();
+    const int64_t work = block.rows * std::min(CHUNK, length) * width;
+    const int64_t tasks = block.pairs * chunks();
+    torch::stable::parallel_for(0, tasks, grain(work), [&](int64_t from, int64_t to) {
+      for (int64_t task = from; task < to; task++) {
+        const int64_t pair = block.first_pair + task / chunks();
+        attend_chunk(pair / heads, pair % heads, block, task % chunks(), results + task * size);
+      }
+    });
+    const int64_t merges = block.pairs * block.rows;
+    torch::stable::parallel_for(0, merges, grain(row_size()), [&](int64_t from, int64_t to) {
+      for (int64_t task = from; task < to; task++) {
+        const int64_t pair = task / block.rows;
+        const int64_t row = task % block.rows;
+        const int64_t number = block.first_pair + pair;
+        merge(number / heads, number % heads, block.first_row + row,
+              results + pair * chunks() * size + row * partial(), size);
+      }
+    });
+  }
+
+  // How many tasks of so much work are worth a thread.
+  static int64_t grain(int64_t work) { return 1 + THREAD_WORK / std::max<int64_t>(work, 1); }
 
   void run() const {
     const int64_t pairs = batch * heads;
-    const int64_t size = rows() * partial();
-    std::unique_ptr<Number[]> results(new Number[pairs * chunks() * size]);
-    const int64_t work = rows() * std::min(CHUNK, length) * width;
-    const int64_t grain = 1 + THREAD_WORK / work;
-    torch::stable::parallel_for(0, pairs * chunks(), grain, [&](int64_t from, int64_t to) {
-      for (int64_t task = from; task < to; task++) {
-        const int64_t pair = task / chunks();
-        attend_chunk(pair / heads, pair % heads, task % chunks(), results.get() + task * size);
+    const int64_t row_bytes = row_size() * int64_t(sizeof(Number));
+    const int64_t held = std::max<int64_t>(PARTIAL_BYTES / std::max<int64_t>(row_bytes, 1), 1);
+    const int64_t most_rows = std::min(rows(), held);
+    const int64_t most_pairs = std::clamp<int64_t>(held / rows(), 1, pairs);
+    std::unique_ptr<Number[]> results(new Number[most_pairs * most_rows * row_size()]);
+    for (int64_t pair = 0; pair < pairs; pair += most_pairs) {
+      for (int64_t row = 0; row < rows(); row += most_rows) {
+        run_block({pair, std::min(most_pairs, pairs - pair), row,
+                   std::min(most_rows, rows() - row)},
+                  results.get());
       }
-    });
-    for (int64_t pair = 0; pair < pairs; pair++)
-      for (int64_t row = 0; row < rows(); row++)
-        merge(pair / heads, pair % heads, row,
-              results.get() + pair * chunks() * size + row * partial());
+    }
   }
 };
 
@@ -373,28 +393,49 @@ void run(const Tensor& query, const Tensor& key, const Tensor& value, const Tens
   call.run();
 }
 
-// query [B, h, N, D]; key, value [B, g, L, D]; mask bool [B, 1, N, L]. The output is [B, h, N, D]
-// and lies in memory as [B, N, h, D], as the layer behind it reads it.
-Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
-              double scale) {
+bool has_contiguous_rows(const Tensor& tensor) {
+  return tensor.stride(3) == 1 || tensor.size(3) == 1;
+}
+
+void check_attend(const Tensor& query, const Tensor& key, const Tensor& value,
+                  const Tensor& mask) {
   const auto dtype = query.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                      dtype == ScalarType::BFloat16,
+                  "eagle_hf::attend computes in float32, float64 and bfloat16");
   STD_TORCH_CHECK(key.scalar_type() == dtype && value.scalar_type() == dtype &&
                       mask.scalar_type() == ScalarType::Bool,
                   "eagle_hf::attend needs query, key and value of one dtype and a bool mask");
-  STD_TORCH_CHECK(query.stride(3) == 1 && key.stride(3) == 1 && value.stride(3) == 1 &&
-                      (mask.stride(3) == 1 || mask.size(3) == 1),
+  STD_TORCH_CHECK(query.dim() == 4 && key.dim() == 4 && value.dim() == 4 && mask.dim() == 4,
+                  "eagle_hf::attend needs query, key, value and mask with 4 dimensions");
+  for (int64_t dim = 0; dim < 4; dim++)
+    STD_TORCH_CHECK(key.size(dim) == value.size(dim),
+                    "eagle_hf::attend needs key and value of the same sizes");
+  STD_TORCH_CHECK(key.size(0) == query.size(0) && key.size(3) == query.size(3),
+                  "eagle_hf::attend needs query and key of one batch size and one head width");
+  STD_TORCH_CHECK(key.size(1) > 0 && query.size(1) % key.size(1) == 0,
+                  "eagle_hf::attend needs query heads that are a multiple of the key heads");
+  STD_TORCH_CHECK((mask.size(0) == 1 || mask.size(0) == query.size(0)) && mask.size(1) == 1 &&
+                      mask.size(2) == query.size(2) && mask.size(3) == key.size(2),
+                  "eagle_hf::attend needs a mask [1 or B, 1, N, L]");
+  STD_TORCH_CHECK(has_contiguous_rows(query) && has_contiguous_rows(key) &&
+                      has_contiguous_rows(value) && has_contiguous_rows(mask),
                   "eagle_hf::attend needs tensors whose last dimension is contiguous");
-  STD_TORCH_CHECK(query.size(1) % key.size(1) == 0 && mask.size(3) == key.size(2) &&
-                      mask.size(2) == query.size(2) && key.size(3) == query.size(3) &&
-                      value.size(3) == query.size(3),
-                  "eagle_hf::attend was given sizes that do not fit together");
+}
+
+// query [B, h, N, D]; key, value [B, g, L, D]; mask bool [1 or B, 1, N, L]. The output is
+// [B, h, N, D] and lies in memory as [B, N, h, D], as the layer behind it reads it. A token that
+// sees nothing gets zeros.
+Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
+              double scale) {
+  check_attend(query, key, value, mask);
+  const auto dtype = query.scalar_type();
   Tensor output = torch::stable::new_empty(
       query, {query.size(0), query.size(2), query.size(1), query.size(3)});
   if (output.numel() == 0) return torch::stable::transpose(output, 1, 2);
   if (dtype == ScalarType::Float) run<float>(query, key, value, mask, scale, output);
   else if (dtype == ScalarType::Double) run<double>(query, key, value, mask, scale, output);
-  else if (dtype == ScalarType::BFloat16) run<uint16_t>(query, key, value, mask, scale, output);
-  else STD_TORCH_CHECK(false, "eagle_hf::attend computes in float32, float64 and bfloat16");
+  else run<uint16_t>(query, key, value, mask, scale, output);
   return torch::stable::transpose(output, 1, 2);
 }
 
@@ -404,19 +445,32 @@ int64_t element_bytes(const Tensor& tensor) {
   return dtype == ScalarType::Float ? 4 : 2;
 }
 
-// Copies states [B, g, N, D] to the slots [B, N] of a buffer [B, g, T, D].
-void copy_states(Tensor& buffer, const Tensor& states, const Tensor& slots) {
+void check_store(const Tensor& buffer, const Tensor& states, const Tensor& slots) {
   const auto dtype = states.scalar_type();
   STD_TORCH_CHECK(buffer.scalar_type() == dtype &&
                       (dtype == ScalarType::Float || dtype == ScalarType::Double ||
                        dtype == ScalarType::BFloat16 || dtype == ScalarType::Half),
                   "eagle_hf::store needs buffer and states of one floating-point dtype");
-  STD_TORCH_CHECK(buffer.stride(3) == 1 && states.stride(3) == 1,
+  STD_TORCH_CHECK(buffer.dim() == 4 && states.dim() == 4 && slots.dim() == 2,
+                  "eagle_hf::store needs buffers and states with 4 dimensions and slots with 2");
+  STD_TORCH_CHECK(has_contiguous_rows(buffer) && has_contiguous_rows(states),
                   "eagle_hf::store needs tensors whose last dimension is contiguous");
   STD_TORCH_CHECK(slots.scalar_type() == ScalarType::Long && slots.size(0) == states.size(0) &&
                       slots.size(1) == states.size(2) && buffer.size(1) == states.size(1) &&
                       buffer.size(0) == states.size(0) && buffer.size(3) == states.size(3),
                   "eagle_hf::store was given sizes that do not fit together");
+  const auto* numbers = static_cast<const int64_t*>(slots.const_data_ptr());
+  for (int64_t b = 0; b < slots.size(0); b++) {
+    for (int64_t n = 0; n < slots.size(1); n++) {
+      const int64_t slot = numbers[b * slots.stride(0) + n * slots.stride(1)];
+      STD_TORCH_CHECK(0 <= slot && slot < buffer.size(2),
+                      "eagle_hf::store was given a slot outside of the buffer");
+    }
+  }
+}
+
+// Copies states [B, g, N, D] to the slots [B, N] of a buffer [B, g, T, D].
+void copy_states(Tensor& buffer, const Tensor& states, const Tensor& slots) {
   const int64_t bytes = element_bytes(states);
   const Strides to = strides_of(buffer);
   const Strides from = strides_of(states);
@@ -426,8 +480,6 @@ void copy_states(Tensor& buffer, const Tensor& states, const Tensor& slots) {
   for (int64_t b = 0; b < states.size(0); b++) {
     for (int64_t n = 0; n < states.size(2); n++) {
       const int64_t slot = numbers[b * slots.stride(0) + n * slots.stride(1)];
-      STD_TORCH_CHECK(0 <= slot && slot < buffer.size(2),
-                      "eagle_hf::store was given a slot outside of the buffer");
       for (int64_t head = 0; head < states.size(1); head++) {
         const int64_t place = b * to.batch + head * to.head + slot * to.slot;
         const int64_t origin = b * from.batch + head * from.head + n * from.slot;
@@ -437,8 +489,11 @@ void copy_states(Tensor& buffer, const Tensor& states, const Tensor& slots) {
   }
 }
 
+// Nothing is written unless all of it can be.
 void store(Tensor keys, Tensor values, const Tensor& new_keys, const Tensor& new_values,
            const Tensor& slots) {
+  check_store(keys, new_keys, slots);
+  check_store(values, new_values, slots);
   copy_states(keys, new_keys, slots);
   copy_states(values, new_values, slots);
 }

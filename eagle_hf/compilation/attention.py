@@ -5,6 +5,7 @@ Shapes: B batch, h query heads, g key heads, N tokens, L slots in use, D head wi
 State: the operators are registered with torch, once a process.
 """
 
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +16,22 @@ from eagle_hf.compilation.building import build_library
 
 SOURCE = Path(__file__).with_name("attend.cpp")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+LOCK = threading.Lock()
 
 
-@cache
 def load_attention() -> None:
     """Register `eagle_hf::attend` and `eagle_hf::store`, compiled where there is no library yet.
 
     Raises:
         BuildError: It cannot be compiled or kept.
     """
+    with LOCK:
+        _register()
+
+
+@cache
+def _register() -> None:
+    """Load the library; a failure is not remembered, the next call tries again."""
     torch.ops.load_library(build_library(SOURCE))
     torch.library.register_fake("eagle_hf::attend", _fake_attend)
     torch.library.register_fake("eagle_hf::store", _fake_store)

@@ -8,6 +8,7 @@ cache folder with another kind of machine gets its own.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,36 +44,54 @@ def build_library(source: Path) -> Path:
     Raises:
         BuildError: There is no C++ compiler, it fails, or the cache folder cannot be written.
     """
-    command = compile_command(find_compiler())
-    library = cache_folder() / "kernels" / f"{source.stem}-{library_key(source, command)}.so"
+    compiler = find_compiler()
+    command = compile_command(compiler)
+    key = library_key(source, command, compiler_version(compiler))
+    library = cache_folder() / "kernels" / f"{source.stem}-{key}.so"
     if not library.exists():
         compile_library(command, source, library)
     return library
 
 
-def find_compiler() -> str:
-    """The path of the C++ compiler: $CXX, else the first of COMPILERS.
+def find_compiler() -> list[str]:
+    """The path of the C++ compiler and its arguments: $CXX, else the first of COMPILERS.
 
     Raises:
         BuildError: There is none.
     """
-    chosen = os.environ.get("CXX")
+    chosen = os.environ.get("CXX", "")
     for name in (chosen,) if chosen else COMPILERS:
-        path = shutil.which(name)
+        program, *arguments = split_command(name)
+        path = shutil.which(program)
         if path is not None:
-            return path
+            return [path, *arguments]
     wanted = f"CXX={chosen}" if chosen else "a C++ compiler"
     raise BuildError(f"{wanted} was not found; {ADVICE}")
 
 
-def compile_command(compiler: str) -> list[str]:
+def split_command(command: str) -> list[str]:
+    """The words of a command such as "ccache g++".
+
+    Raises:
+        BuildError: There is none, or a quotation mark is not closed.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise BuildError(f"CXX={command} cannot be read ({error}); {ADVICE}") from error
+    if not words:
+        raise BuildError(f"CXX names no compiler; {ADVICE}, or unset CXX")
+    return words
+
+
+def compile_command(compiler: list[str]) -> list[str]:
     """The compiler's command line, without the source and the library.
 
     No OpenMP: the kernels use torch's own threads, and so its number of them.
     """
-    command = [compiler, "-std=c++20", "-O3", tuning(), "-ffp-contract=fast", "-fPIC", "-shared"]
-    command.append(f"-DTORCH_TARGET_VERSION={STABLE_ABI}")
-    return [*command, "-isystem", str(TORCH / "include")]
+    options = ["-std=c++20", "-O3", tuning(), "-ffp-contract=fast", "-fPIC", "-shared"]
+    options.append(f"-DTORCH_TARGET_VERSION={STABLE_ABI}")
+    return [*compiler, *options, "-isystem", str(TORCH / "include")]
 
 
 def tuning() -> str:
@@ -83,26 +102,26 @@ def tuning() -> str:
     return "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 
 
-def library_key(source: Path, command: list[str]) -> str:
+def library_key(source: Path, command: list[str], version: str) -> str:
     """A hash of all that a library depends on."""
     headers = sorted(source.parent.glob("*.h"))
     parts = [
         *(file.read_text(encoding="utf-8") for file in [source, *headers]),
         " ".join(command),
         torch.__version__,
-        compiler_version(command[0]),
+        version,
         cpu_features(),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def compiler_version(compiler: str) -> str:
+def compiler_version(compiler: list[str]) -> str:
     """What a compiler says about itself.
 
     Raises:
         BuildError: It cannot be run.
     """
-    return run_compiler([compiler, "--version"])
+    return run_compiler([*compiler, "--version"])
 
 
 def cpu_features() -> str:

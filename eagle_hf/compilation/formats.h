@@ -75,32 +75,6 @@ struct Float32 {
   static void put(Input* row, int64_t k, float value) { row[k] = value; }
 };
 
-// bfloat16 is the upper half of float32. The even weights of a step are shifted up, the odd ones
-// are masked; prepared rows of x have the even values of each step first, then the odd ones.
-struct Widened {
-  using Weight = uint16_t;
-  using Input = float;
-  using Vector = Floats;
-  static constexpr int PARTS = 2;
-  static constexpr int STEP = 2 * LANES;
-  static constexpr int ROWS = FEW_REGISTERS ? 2 : 4;
-  static constexpr int COLUMNS = FEW_REGISTERS ? 4 : 6;
-
-  template <int PART>
-  static Vector weights(const Weight* from) {
-    const Words pairs = load<Words>(from);
-    return PART == 0 ? (Floats)(pairs << 16) : (Floats)(pairs & 0xffff0000u);
-  }
-  template <int PART>
-  static Vector inputs(const Input* from) { return load<Floats>(from + PART * LANES); }
-  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
-
-  static void put(Input* row, int64_t k, float value) {
-    const int64_t inside = k % STEP;
-    row[k - inside + (inside % 2) * LANES + inside / 2] = value;
-  }
-};
-
 #if defined(__AVX512BF16__)
 // The processor multiplies pairs of bfloat16 and adds them to float32 sums.
 struct BFloat16 {
@@ -123,7 +97,31 @@ struct BFloat16 {
   static void put(Input* row, int64_t k, float value) { row[k] = float_to_bfloat16(value); }
 };
 #else
-using BFloat16 = Widened;
+// bfloat16 is the upper half of float32. The even weights of a step are shifted up, the odd ones
+// are masked; prepared rows of x have the even values of each step first, then the odd ones.
+struct BFloat16 {
+  using Weight = uint16_t;
+  using Input = float;
+  using Vector = Floats;
+  static constexpr int PARTS = 2;
+  static constexpr int STEP = 2 * LANES;
+  static constexpr int ROWS = FEW_REGISTERS ? 2 : 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 4 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) {
+    const Words pairs = load<Words>(from);
+    return PART == 0 ? (Floats)(pairs << 16) : (Floats)(pairs & 0xffff0000u);
+  }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from + PART * LANES); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) {
+    const int64_t inside = k % STEP;
+    row[k - inside + (inside % 2) * LANES + inside / 2] = value;
+  }
+};
 #endif
 
 }  // namespace

@@ -188,22 +188,16 @@ void multiply_block(const Rows& x, const Product& product, int64_t column, Float
   }
 }
 
-// All products of all rows of x, in one parallel region.
+// The products of all rows of x with all rows of a weight matrix, in one parallel region.
 template <class Format, class Output>
-void multiply(const Rows& x, const std::vector<Product>& products) {
+void multiply(const Rows& x, const Product& product) {
   constexpr int COLUMNS = Format::COLUMNS;
-  std::vector<int64_t> first = {0};  // the number of each product's first block
-  for (const Product& product : products)
-    first.push_back(first.back() + (product.columns + COLUMNS - 1) / COLUMNS);
+  const int64_t blocks = (product.columns + COLUMNS - 1) / COLUMNS;
   const int64_t grain = 1 + THREAD_WORK / (x.count * x.length * COLUMNS);
-  torch::stable::parallel_for(0, first.back(), grain, [&](int64_t from, int64_t to) {
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t from, int64_t to) {
     std::unique_ptr<Floats[]> tile(new Floats[x.count * COLUMNS]);
-    size_t index = 0;
-    for (int64_t block = from; block < to; block++) {
-      while (first[index + 1] <= block) index++;
-      const int64_t column = (block - first[index]) * COLUMNS;
-      multiply_block<Format, Output>(x, products[index], column, tile.get());
-    }
+    for (int64_t block = from; block < to; block++)
+      multiply_block<Format, Output>(x, product, block * COLUMNS, tile.get());
   });
 }
 
@@ -236,9 +230,9 @@ std::vector<typename Format::Input> prepare(const Tensor& x, Rows& rows) {
 }
 
 template <class Format, class Value>
-void run(const Tensor& x, Rows rows, const std::vector<Product>& products) {
+void run(const Tensor& x, Rows rows, const Product& product) {
   const auto prepared = prepare<Format, Value>(x, rows);
-  multiply<Format, Value>(rows, products);
+  multiply<Format, Value>(rows, product);
 }
 
 Tensor make_output(const Tensor& x, int64_t columns) {
@@ -259,49 +253,21 @@ Tensor make_output(const Tensor& x, int64_t columns) {
   return Tensor(handle);
 }
 
-void check(const Tensor& x, const Tensor& weight, const Tensor* bias) {
+void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   STD_TORCH_CHECK(x.dim() >= 1 && weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1),
                   "eagle_hf::linear needs x [..., K] and weight [N, K], but the last dimension "
                   "of x and the second of weight differ");
   const auto dtype = x.scalar_type();
-  const auto stored = weight.scalar_type();
-  const bool served = dtype == ScalarType::Float || dtype == ScalarType::BFloat16;
-  const bool mixed = dtype == ScalarType::Float && stored == ScalarType::BFloat16;
-  STD_TORCH_CHECK((served && stored == dtype) || mixed,
-                  "eagle_hf::linear needs x and weight in float32 or in bfloat16, or x in float32 "
-                  "and weight in bfloat16");
+  STD_TORCH_CHECK((dtype == ScalarType::Float || dtype == ScalarType::BFloat16) &&
+                      weight.scalar_type() == dtype,
+                  "eagle_hf::linear needs x and weight in float32 or in bfloat16");
   STD_TORCH_CHECK(weight.size(1) > 0, "eagle_hf::linear needs at least one input feature");
   STD_TORCH_CHECK(weight.stride(1) == 1 || weight.size(1) == 1,
                   "eagle_hf::linear needs a weight whose rows are contiguous");
-  if (bias == nullptr) return;
+  if (!bias.has_value()) return;
   STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->is_contiguous() &&
                       bias->scalar_type() == dtype,
                   "eagle_hf::linear needs a bias [N] in the dtype of x");
-}
-
-std::vector<Tensor> multiply_all(const Tensor& x, const std::vector<Tensor>& weights,
-                                 const Tensor* bias) {
-  std::vector<Tensor> outputs;
-  std::vector<Product> products;
-  for (const Tensor& weight : weights) {
-    check(x, weight, bias);
-    STD_TORCH_CHECK(weight.scalar_type() == weights[0].scalar_type(),
-                    "eagle_hf::linears needs weights of one dtype");
-    outputs.push_back(make_output(x, weight.size(0)));
-    products.push_back({weight.const_data_ptr(), weight.stride(0),
-                        bias == nullptr ? nullptr : bias->const_data_ptr(),
-                        outputs.back().mutable_data_ptr(), weight.size(0)});
-  }
-  if (weights.empty() || x.numel() == 0) return outputs;
-  const int64_t length = x.size(x.dim() - 1);
-  const Rows rows{nullptr, x.numel() / length, length, 0};
-  if (weights[0].scalar_type() == ScalarType::Float)
-    run<Float32, float>(x, rows, products);
-  else if (x.scalar_type() == ScalarType::Float)
-    run<Widened, float>(x, rows, products);
-  else
-    run<BFloat16, uint16_t>(x, rows, products);
-  return outputs;
 }
 
 // torch's own product, which is faster for many rows.
@@ -315,33 +281,28 @@ Tensor multiply_many_rows(const Tensor& x, const Tensor& weight,
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// Whether x has more rows than are multiplied here; x and weight have one dtype then.
-bool has_many_rows(const Tensor& x, const Tensor& weight) {
-  const int64_t length = x.size(x.dim() - 1);
-  return x.numel() > MOST_ROWS * length && x.scalar_type() == weight.scalar_type();
-}
-
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  if (has_many_rows(x, weight)) return multiply_many_rows(x, weight, bias);
-  return multiply_all(x, {weight}, bias.has_value() ? &*bias : nullptr)[0];
-}
-
-std::vector<Tensor> linears(const Tensor& x, const std::vector<Tensor>& weights) {
-  if (weights.empty() || !has_many_rows(x, weights[0])) return multiply_all(x, weights, nullptr);
-  std::vector<Tensor> outputs;
-  for (const Tensor& weight : weights)
-    outputs.push_back(multiply_many_rows(x, weight, std::nullopt));
-  return outputs;
+  check(x, weight, bias);
+  const int64_t length = weight.size(1);
+  const int64_t count = x.numel() / length;
+  if (count > MOST_ROWS) return multiply_many_rows(x, weight, bias);
+  Tensor output = make_output(x, weight.size(0));
+  if (output.numel() == 0) return output;
+  const Product product{weight.const_data_ptr(), weight.stride(0),
+                        bias.has_value() ? bias->const_data_ptr() : nullptr,
+                        output.mutable_data_ptr(), weight.size(0)};
+  const Rows rows{nullptr, count, length, 0};
+  if (x.scalar_type() == ScalarType::Float) run<Float32, float>(x, rows, product);
+  else run<BFloat16, uint16_t>(x, rows, product);
+  return output;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY(eagle_hf, library) {
   library.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  library.def("linears(Tensor x, Tensor[] weights) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(eagle_hf, CPU, library) {
   library.impl("linear", TORCH_BOX(&linear));
-  library.impl("linears", TORCH_BOX(&linears));
 }

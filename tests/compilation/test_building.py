@@ -80,6 +80,30 @@ def test_a_missing_compiler_is_named(cache, monkeypatch, tmp_path):
         build_library(SOURCE)
 
 
+def test_the_compiler_may_be_called_by_another_program(cache, compiler, tmp_path, monkeypatch):
+    runs = compiler(COPYING)
+    launcher = tmp_path / "launch it"
+    launcher.write_text('#!/bin/sh\necho launched >> "$RUNS"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CXX", f"'{launcher}' {os.environ['CXX']}")
+    assert build_library(SOURCE).read_text() == "library\n"
+    assert runs.read_text().split() == ["launched", "run"] * 2  # the version, and the library
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("'g++", r"CXX='g\+\+ cannot be read \(No closing quotation\); install"),
+        (" ", "CXX names no compiler"),
+        ("no-such-program g++", r"CXX=no-such-program g\+\+ was not found"),
+    ],
+)
+def test_a_compiler_that_cannot_be_called_is_named(command, message, cache, monkeypatch):
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(BuildError, match=message):
+        build_library(SOURCE)
+
+
 def test_a_failing_compiler_is_quoted_and_leaves_nothing(cache, compiler):
     compiler(FAILING)
     with pytest.raises(BuildError, match="failed .x.cpp:1: error: no such thing.; install"):
@@ -136,7 +160,7 @@ def test_two_builds_at_once_leave_one_whole_library(cache, compiler):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_two_processes_may_build_at_once(cache):
     code = (
-        "import torch; from eagle_hf.compilation import is_available;"
+        "import torch; from eagle_hf.compilation.operators import is_available;"
         "assert is_available();"
         "print(torch.ops.eagle_hf.linear(torch.ones(1, 8), torch.ones(2, 8), None).sum().item())"
     )

@@ -163,13 +163,6 @@ def test_on_a_gpu_kernels_count_for_the_operator_and_phase_that_launched_them(re
         ("aten::mv", [[5, 8], [8]], FLOAT[:2], "1 x 8 -> 5", 160),
         ("aten::addmv", [[5], [5, 8], [8], [], []], ["float"] * 5, "1 x 8 -> 5", 160),
         ("eagle_hf::linear", [[3, 8], [5, 8], []], FLOAT, "3 x 8 -> 5", 160),
-        (
-            "eagle_hf::linears",
-            [[3, 8], [[5, 8], [2, 8]]],
-            ["c10::BFloat16", "TensorList"],
-            "3 x 8 -> 5 + 2",
-            112,
-        ),
         ("aten::linear", [[3, 8], [5, 8], []], ["strange", "strange", ""], "3 x 8 -> 5", 0),
     ],
 )

@@ -115,18 +115,17 @@ class Product:
     Attributes:
         rows: M.
         inputs: K.
-        outputs: N of each of its matrices; several where one operator multiplies with several.
-        weight_bytes: of all of them; 0 where the dtype is not known.
+        outputs: N.
+        weight_bytes: 0 where the dtype is not known.
     """
 
     rows: int
     inputs: int
-    outputs: tuple[int, ...]
+    outputs: int
     weight_bytes: int
 
     def __str__(self) -> str:
-        outputs = " + ".join(str(size) for size in self.outputs)
-        return f"{self.rows} x {self.inputs} -> {outputs}"
+        return f"{self.rows} x {self.inputs} -> {self.outputs}"
 
 
 def plain_name(operator: str) -> str:
@@ -164,17 +163,14 @@ def read_product(operator: str, dims: Sequence[Any], dtypes: Sequence[str]) -> P
         tensors = tensors[1::-1]
     if not tensors or isinstance(tensors[0][0][0], list):
         return None
-    shape, own_dtype = tensors[0]
+    shape = tensors[0][0]
     inputs = shape[-1]
-    for others, dtype in tensors[1:]:
-        is_list = isinstance(others[0], list)
-        weights = others if is_list else [others]
+    for weight, dtype in tensors[1:]:
         # the first that fits: behind it may stand the tensor that the result goes to
-        if all(len(weight) == 2 and inputs in weight for weight in weights):
-            item_bytes = _ITEM_BYTES.get(own_dtype if is_list else dtype, 0)
-            sizes = [prod(weight) for weight in weights]
-            outputs = tuple(size // inputs for size in sizes)
-            return Product(prod(shape[:-1]), inputs, outputs, sum(sizes) * item_bytes)
+        if len(weight) == 2 and inputs in weight:
+            size = prod(weight)
+            weight_bytes = size * _ITEM_BYTES.get(dtype, 0)
+            return Product(prod(shape[:-1]), inputs, size // inputs, weight_bytes)
     return None
 
 
@@ -191,8 +187,7 @@ def operator_group(operator: str, product: Product | None, lm_heads: Sequence[in
     """
     name = plain_name(operator)
     if product is not None:
-        is_lm_head = len(product.outputs) == 1 and product.outputs[0] in lm_heads
-        return LM_HEAD if is_lm_head else PRODUCTS
+        return LM_HEAD if product.outputs in lm_heads else PRODUCTS
     if name in _ACTIVATION_PRODUCTS or any(word in name for word in _ATTENTION_WORDS):
         return ATTENTION
     if is_product(operator):  # with weights of a layout of their own

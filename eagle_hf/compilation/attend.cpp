@@ -106,7 +106,7 @@ inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, 
 // Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
 template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
 inline Vector sum_each(Vector* vectors) {
-  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS;
+  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS{};
 #pragma GCC unroll 8
   for (int count = COUNT; count > 1; count /= 2)
 #pragma GCC unroll 16

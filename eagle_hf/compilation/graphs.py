@@ -93,8 +93,9 @@ def use_attend(graph: Graph) -> None:
             continue
         query, key, value, mask = _operands(node, 4)
         scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
-        key = _unrepeated(key)
-        value = _unrepeated(value)
+        sources = _unrepeated(key), _unrepeated(value)
+        if sources[0] is not key and sources[1] is not value:
+            key, value = sources
         with graph.inserting_before(node):
             attend = torch.ops.eagle_hf.attend.default
             output = graph.call_function(attend, (query, key, value, mask, scale))

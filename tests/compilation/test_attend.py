@@ -8,6 +8,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from eagle_hf.compilation.attention import load_attention
+from eagle_hf.compilation.operators import is_available
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs a C++ compiler")
 
 # B, h, g, N, T, L, D
 SIZES = [

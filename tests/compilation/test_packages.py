@@ -12,6 +12,7 @@ from eagle_hf.compilation.attention import load_attention
 from eagle_hf.compilation.forwards import NodesForward, Sizes, example_inputs
 from eagle_hf.compilation.graphs import aten, export_forward
 from eagle_hf.compilation.keys import package_key
+from eagle_hf.compilation.operators import is_available
 from eagle_hf.compilation.packages import (
     PACKAGE,
     PackageError,
@@ -19,6 +20,8 @@ from eagle_hf.compilation.packages import (
     make_forward,
     open_forward,
 )
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs a C++ compiler")
 
 LAYERS = [1, 2]
 # B, N, committed slots, T: a single token, trees, a batch, a chunk of a prompt

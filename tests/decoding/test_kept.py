@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import left_padded, tiny_head, tiny_target
 
 from eagle_hf import TreeConfig, compile_target
+from eagle_hf.compilation.operators import is_available
 from eagle_hf.compilation.packages import KeptForward, PackageError
 from eagle_hf.decoding import compiling, forward
 from eagle_hf.decoding.assistants import eagle, small_model
@@ -22,6 +23,8 @@ from eagle_hf.measuring import measure_costs
 from eagle_hf.measuring.machine_costs import TYPICAL
 from eagle_hf.planning.calibration import Calibration
 from eagle_hf.planning.plan import Plan
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs a C++ compiler")
 
 NAMES = ("head", "model", "window", "itself")
 SETTINGS = dict(max_new_tokens=40, do_sample=False, eos_token_id=5, pad_token_id=0)

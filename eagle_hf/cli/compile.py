@@ -24,12 +24,12 @@ from eagle_hf.evaluation import (
     open_head,
     open_target,
 )
-from eagle_hf.evaluation.arguments import DTYPES
+from eagle_hf.evaluation.arguments import DtypeArguments
 from eagle_hf.target import aux_layer_ids, execution_device, text_decoder, unwrap
 
 
 @dataclass(kw_only=True)
-class CompileArguments(TargetArguments, VocabularyArguments):
+class CompileArguments(TargetArguments, VocabularyArguments, DtypeArguments):
     """Which target, and who drafts for it."""
 
     head: str | None = field(default=None, metadata={"help": "Folder or hub id of the draft head."})
@@ -39,20 +39,9 @@ class CompileArguments(TargetArguments, VocabularyArguments):
     self_speculation: bool = field(
         default=False, metadata={"help": "The target drafts for itself behind a window."}
     )
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Of the models; auto: what this machine is fastest in.",
-            "choices": DTYPES,
-        },
-    )
 
     def __post_init__(self) -> None:
-        if self.vocab_size is not None and self.head is None:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}, but no --head was given that it could be of; "
-                "leave it out"
-            )
+        self.check_head(self.head)
 
 
 def run(arguments: CompileArguments) -> None:

@@ -94,11 +94,7 @@ class PlanArguments(SettingArguments):
                 f"{given or 'nothing'} was given as a folder for plan.json and is none; give "
                 "--out an existing one"
             )
-        if self.vocab_size and not self.head:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}, but no --head was given that it could be of; "
-                "leave it out"
-            )
+        self.check_head(self.head)
         if self.repeats < 0:
             raise ValueError(
                 f"repeats is {self.repeats}; give how often every cell is decoded, or 0 to leave "

@@ -11,7 +11,7 @@ from eagle_hf.cli.command import Command
 from eagle_hf.data import long_prompts, write_run
 from eagle_hf.decoding.compiling import keeps_sizes
 from eagle_hf.evaluation import TargetArguments, VocabularyArguments, open_head, open_target
-from eagle_hf.evaluation.arguments import DTYPES
+from eagle_hf.evaluation.arguments import DtypeArguments
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.profiling import (
     profile_metrics,
@@ -27,7 +27,7 @@ TRACE = "trace.json"
 
 
 @dataclass(kw_only=True)
-class ProfileArguments(TargetArguments, VocabularyArguments):
+class ProfileArguments(TargetArguments, VocabularyArguments, DtypeArguments):
     """Which rounds, of which models, and where the page goes."""
 
     head: str | None = field(
@@ -43,13 +43,6 @@ class ProfileArguments(TargetArguments, VocabularyArguments):
     )
     prompt_tokens: int = field(default=256, metadata={"help": "Length of the prompt."})
     rounds: int = field(default=20, metadata={"help": "Rounds that are timed."})
-    dtype: str = field(
-        default="auto",
-        metadata={
-            "help": "Of the models; auto: what this machine is fastest in.",
-            "choices": DTYPES,
-        },
-    )
     compile: bool = field(
         default=False,
         metadata={"help": "Compile all forwards; on a GPU, tensors then have fixed sizes."},
@@ -64,11 +57,7 @@ class ProfileArguments(TargetArguments, VocabularyArguments):
             raise ValueError(
                 f"tree is {self.tree!r}, but nobody drafts it; give --head, or leave --tree out"
             )
-        if self.head is None and self.vocab_size is not None:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}, but no --head was given that it could be of; "
-                "leave it out"
-            )
+        self.check_head(self.head)
         if self.tree is not None:
             TreeConfig.parse(self.tree)
         for name in ("prompt_tokens", "rounds"):

@@ -240,7 +240,8 @@ class LogitsForward(ExportedForward):
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A bool mask as one that is added to the scores."""
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(~mask, torch.finfo(dtype).min)
 
 
 class BufferShape(NamedTuple):

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from eagle_hf.compilation import operators
 from eagle_hf.compilation.attention import load_attention
 from eagle_hf.compilation.building import BuildError
-from eagle_hf.compilation.forwards import ExportedForward, Sizes
+from eagle_hf.compilation.forwards import ExportedForward, RowInputs, Sizes
 from eagle_hf.compilation.graphs import SETTINGS, export_forward
 from eagle_hf.compilation.keys import named_tensors, package_folder
 from eagle_hf.target import execution_device
@@ -80,6 +80,11 @@ class KeptForward:
         # The package's own call parses its signature each time, which takes a millisecond.
         with record_function(self._label):
             return tuple(self._package.loader.boxed_run(flat))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits [..., V] of final states [..., H], by the forward of an LM head."""
+        (rows,) = self(RowInputs(states.flatten(0, -2)))
+        return rows.unflatten(0, states.shape[:-1])
 
     def reads(self, forward: ExportedForward) -> bool:
         """Whether the weights of a forward are still those that the code reads."""

@@ -28,7 +28,7 @@ from eagle_hf.compilation.packages import (
     open_forward,
 )
 from eagle_hf.head.trees import TreeConfig
-from eagle_hf.target import execution_device, unwrap
+from eagle_hf.target import adapters_of, execution_device, unwrap
 
 logger = logging.get_logger(__name__)
 
@@ -150,9 +150,8 @@ def obstacle(model: Any) -> str:
     What is compiled reads the weights where they lie, and knows of nothing else that happens later.
     """
     for module in model.modules():
-        active = getattr(module, "active_adapters", None)
-        # transformers gives every model a method of this name
-        if isinstance(active, list) and active and not module.disable_adapters:
+        active = adapters_of(module)
+        if active:
             return (
                 f"it carries the adapter {', '.join(active)}, which may be switched at any time; "
                 "merge it into the weights: model.merge_and_unload()"

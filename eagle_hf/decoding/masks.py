@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from eagle_hf.compat import attention_implementation
+from eagle_hf.compilation.forwards import additive
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.upload import upload
 from eagle_hf.target import layer_kinds, position_limit, unwrap
@@ -61,8 +62,7 @@ class MaskFormat:
         """The bool mask [B, 1, N, T] as the model's attention takes it."""
         if not self.is_additive:
             return mask
-        additive = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
-        return additive.masked_fill(~mask, torch.finfo(self.dtype).min)
+        return additive(mask, self.dtype)
 
 
 class TreeMask:

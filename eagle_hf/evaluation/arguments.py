@@ -38,6 +38,14 @@ class VocabularyArguments:
         },
     )
 
+    def check_head(self, head: str | None) -> None:
+        """Raise a ValueError where a size was given without a head that it could be of."""
+        if self.vocab_size is not None and not head:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, but no --head was given that it could be of; "
+                "leave it out"
+            )
+
 
 @dataclass(kw_only=True)
 class AnswerArguments(TargetArguments, VocabularyArguments):
@@ -58,10 +66,9 @@ class AnswerArguments(TargetArguments, VocabularyArguments):
 
 
 @dataclass(kw_only=True)
-class SettingArguments(AnswerArguments):
-    """One way of answering: the fields of the commands that measure a single setting."""
+class DtypeArguments:
+    """What the models compute in."""
 
-    temperature: float = field(default=0.0, metadata={"help": "Of the answers; 0 is greedy."})
     dtype: str = field(
         default="auto",
         metadata={
@@ -69,6 +76,13 @@ class SettingArguments(AnswerArguments):
             "choices": DTYPES,
         },
     )
+
+
+@dataclass(kw_only=True)
+class SettingArguments(AnswerArguments, DtypeArguments):
+    """One way of answering: the fields of the commands that measure a single setting."""
+
+    temperature: float = field(default=0.0, metadata={"help": "Of the answers; 0 is greedy."})
     compile: bool = field(
         default=False,
         metadata={"help": "Compile all forwards (CPU), those of plain decoding as well."},

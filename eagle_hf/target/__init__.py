@@ -1,7 +1,7 @@
 """The frozen target: opening it, its aux hidden states and logits, and what it supports."""
 
 from eagle_hf.target.adapter_checks import (
-    active_adapters,
+    adapters_of,
     check_adapters,
     check_adapters_outside_generate,
     has_activated_lora,
@@ -42,7 +42,7 @@ from eagle_hf.target.structure import (
 from eagle_hf.target.teaching import check_teacher, choose_aux_layer_ids
 
 __all__ = [
-    "active_adapters",
+    "adapters_of",
     "AuxStates",
     "ChangingRope",
     "apply_final_norm",

@@ -32,11 +32,19 @@ def active_adapters(model: Any) -> dict[str, Any]:
         return {}
     names = set()
     for module in base.modules():
-        active = getattr(module, "active_adapters", None)
-        # transformers gives every model a method of this name
-        if isinstance(active, list) and not module.disable_adapters:
-            names.update(active)
+        names.update(adapters_of(module))
     return {name: configs[name] for name in sorted(names) if name in configs}
+
+
+def adapters_of(module: Any) -> list[str]:
+    """Return the names of the adapters that take part in one layer's forward.
+
+    Args:
+        module: Any module.
+    """
+    active = getattr(module, "active_adapters", None)
+    # transformers gives every model a method of this name
+    return active if isinstance(active, list) and not module.disable_adapters else []
 
 
 def is_activated_lora(config: Any) -> bool:

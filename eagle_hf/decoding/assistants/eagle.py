@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from eagle_hf.compat import attention_implementation
-from eagle_hf.compilation.forwards import HeadForward, HeadInputs, LogitsForward, RowInputs
+from eagle_hf.compilation.forwards import HeadForward, HeadInputs, LogitsForward
 from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.compiling import compiled, kept_forward
@@ -135,10 +135,8 @@ class EagleDrafter(Drafter):
         self.pending.append(Pending(counts, emitted, take_slots(aux, nodes)))
 
     def log_probs(self, hidden):
-        if self._kept_logits is None:
-            return self.head.logits(hidden).float().log_softmax(-1)
-        (logits,) = self._kept_logits(RowInputs(hidden.flatten(0, -2)))
-        return logits.unflatten(0, hidden.shape[:-1]).float().log_softmax(-1)
+        to_logits = self._kept_logits.logits if self._kept_logits else self.head.logits
+        return to_logits(hidden).float().log_softmax(-1)
 
     def extend(self):
         pending = self.take_pending()

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from eagle_hf.compilation.forwards import LogitsForward, RowInputs
+from eagle_hf.compilation.forwards import LogitsForward
 from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.assistants.windows import chain_of, check_drafting, describe, make_window
@@ -209,8 +209,7 @@ class ModelDrafter(Drafter):
         if self._kept_logits is None:
             logits = target_logits(self.model, hidden)
         else:
-            (logits,) = self._kept_logits(RowInputs(hidden.flatten(0, -2)))
-            logits = logits.unflatten(0, hidden.shape[:-1])
+            logits = self._kept_logits.logits(hidden)
         return logits[..., : self.vocabulary].float().log_softmax(-1)
 
     def _read_prompt(self, counts, tokens) -> torch.Tensor:

@@ -32,6 +32,14 @@ def with_room(buffer: torch.Tensor, slots: int, limit: int | None = None) -> tor
     return larger
 
 
+def room_in(layers: Sequence, slots: int) -> list[torch.Tensor]:
+    """Let every layer of a cache `make_room`; their buffers, keys and values in turn."""
+    buffers: list[torch.Tensor] = []
+    for layer in layers:
+        buffers += layer.make_room(slots)
+    return buffers
+
+
 class BufferPool:
     """Buffers of one call, at the addresses of the last call's where their sizes agree.
 

@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.llama.modeling_llama import rotate_half
 
-from eagle_hf.decoding.caches.buffers import BufferPool, with_room
+from eagle_hf.decoding.caches.buffers import BufferPool, room_in, with_room
 from eagle_hf.decoding.window import SlotMap
 
 
@@ -77,10 +77,7 @@ class DraftCache(Cache):
         Returns:
             The buffers [B, g, T, D] of all layers, keys and values in turn.
         """
-        buffers: list[torch.Tensor] = []
-        for layer in self.layers:
-            buffers += layer.make_room(length)
-        return buffers
+        return room_in(self.layers, length)
 
     def turn_sinks(self, slots: SlotMap, rotary) -> None:
         """Once a round, turn the sinks of a rolling window to stand right before the window.

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from eagle_hf.decoding.caches.buffers import BufferPool, with_room
+from eagle_hf.decoding.caches.buffers import BufferPool, room_in, with_room
 from eagle_hf.decoding.upload import upload
 
 
@@ -140,10 +140,7 @@ class TargetCache(Cache):
         Returns:
             The buffers [B, h, T, D] of all layers, keys and values in turn.
         """
-        buffers: list[torch.Tensor] = []
-        for layer in self.layers:
-            buffers += layer.make_room(slots)
-        return buffers
+        return room_in(self.layers, slots)
 
     def commit(self, base: int, ends: list[int], paths: list[list[int]]) -> None:
         """Keep one branch per row of the tree in the slots from `base` on, and drop the rest.

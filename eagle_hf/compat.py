@@ -144,7 +144,12 @@ def given_setting(generation_config: GenerationConfig, name: str) -> Any | None:
 
 def last_logits(model) -> dict[str, int]:
     """Arguments that spare a model the logits of all tokens but the last; none if it cannot."""
-    return {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+    return {"logits_to_keep": 1} if chooses_logits(model) else {}
+
+
+def chooses_logits(model) -> bool:
+    """Whether a model's forward can be told which tokens' logits to compute."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def captures_outputs(model) -> bool:

@@ -3,8 +3,8 @@
 The cache's buffers are arguments, and are written to in place. Everything that a round changes, how
 many tokens, how long the text and how large the buffers, is the size of some argument.
 
-B batch, N tokens, L slots in use, T slots of the buffers, g key heads, D head width, H hidden, V
-vocabulary.
+B batch, N tokens, R of them, L slots in use, T slots of the buffers, g key heads, D head width, H
+hidden, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from eagle_hf.compat import attention_implementation, cache_inputs
+from eagle_hf.compat import attention_implementation, cache_inputs, chooses_logits
 from eagle_hf.compilation.attention import load_attention
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import capture_aux, layer_kinds, target_logits, unwrap
 
 
 class Sizes(NamedTuple):
-    """B, N, the committed slots and T of an example."""
+    """B, N, R, the committed slots and T of an example."""
 
     batch: int
     tokens: int
+    wanted: int
     base: int
     capacity: int
 
@@ -42,6 +43,7 @@ class ForwardInputs(NamedTuple):
         position_ids: [B, N].
         mask: bool [B, 1, N, L], True where a token may attend; or one for each kind of layer.
         slots: [B, N], where the tokens' keys and values go.
+        wanted: [R], the numbers of the tokens whose logits are computed.
         buffers: [B, g, T, D], keys and values of every layer in turn.
     """
 
@@ -49,6 +51,7 @@ class ForwardInputs(NamedTuple):
     position_ids: Tensor
     mask: Mask
     slots: Tensor
+    wanted: Tensor
     buffers: list[Tensor]
 
 
@@ -96,6 +99,14 @@ class BufferLayer(DynamicLayer):
         return self.keys[:, :, : self._length], self.values[:, :, : self._length]
 
 
+class BufferShape(NamedTuple):
+    """g, D and dtype of the keys and values of one layer."""
+
+    heads: int
+    width: int
+    dtype: torch.dtype
+
+
 class ExportedForward(nn.Module):
     """What can be compiled: a forward over tensors, and the model whose weights it reads.
 
@@ -110,6 +121,10 @@ class ExportedForward(nn.Module):
         super().__init__()
         self.model = model
         self.name = name
+
+    def buffer_shapes(self) -> list[BufferShape]:
+        """The keys and values that it writes to, of every layer in turn; without any, none."""
+        return []
 
     def example(self, sizes: Sizes) -> Any:
         """Random inputs of these sizes: a chain of tokens behind a random cache."""
@@ -131,6 +146,9 @@ class NodesForward(ExportedForward):
         super().__init__(model, f"nodes {list(layer_ids)}")
         self.layer_ids = list(layer_ids)
 
+    def buffer_shapes(self) -> list[BufferShape]:
+        return buffer_shapes(self.model)
+
     def example(self, sizes: Sizes) -> ForwardInputs:
         return example_inputs(self.model, sizes)
 
@@ -140,13 +158,15 @@ class NodesForward(ExportedForward):
         position_ids: Tensor,
         mask: Mask,
         slots: Tensor,
+        wanted: Tensor,
         buffers: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """Read tokens, given as `ForwardInputs`.
 
         Returns:
-            Logits [B, N, V], or a decoder's states [B, N, H]; and aux hidden states [B, N, 3H]
-            where layers are captured.
+            Logits [B, R, V], or a decoder's states [B, N, H]; and aux hidden states [B, N, 3H]
+            where layers are captured. A model whose forward takes no `logits_to_keep` computes all
+            N logits.
         """
         length = (next(iter(mask.values())) if isinstance(mask, dict) else mask).shape[-1]
         layers = []
@@ -158,6 +178,7 @@ class NodesForward(ExportedForward):
                 input_ids=input_ids,
                 position_ids=position_ids,
                 attention_mask=self._typed(mask),
+                **self._wanted_logits(wanted),
                 **cache_inputs(self.model, Cache(layers=layers)),
             )
         if aux is None:
@@ -165,6 +186,10 @@ class NodesForward(ExportedForward):
         states = aux.take()
         assert states is not None, "the layers were captured"
         return outputs[0], states
+
+    def _wanted_logits(self, wanted: Tensor) -> dict[str, Tensor]:
+        """The argument that spares a model the logits of other tokens, where it takes it."""
+        return {"logits_to_keep": wanted} if chooses_logits(self.model) else {}
 
     def _typed(self, mask: Mask) -> Mask:
         """The mask as the model's attention takes it: eager attention would add booleans."""
@@ -181,19 +206,22 @@ class HeadForward(ExportedForward):
     def __init__(self, head: Eagle3DraftHead):
         super().__init__(head, "head")
 
+    def buffer_shapes(self) -> list[BufferShape]:
+        config = self.model.config
+        return 2 * [BufferShape(config.num_key_value_heads, config.head_dim, self.model.dtype)]
+
     def example(self, sizes: Sizes) -> HeadInputs:
         head = self.model
         chain = chain_inputs(sizes)
         states = (sizes.batch, sizes.tokens, head.config.hidden_size)
         assert isinstance(chain.mask, Tensor), "a head has layers of one kind"
-        shape = BufferShape(head.config.num_key_value_heads, head.config.head_dim, head.dtype)
         return HeadInputs(
             torch.randn(states, dtype=head.dtype),
             torch.randn(states, dtype=head.dtype),
             chain.position_ids,
             chain.mask,
             chain.slots,
-            random_buffers([shape, shape], sizes),
+            random_buffers(self.buffer_shapes(), sizes),
         )
 
     def forward(
@@ -244,14 +272,6 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return zeros.masked_fill(~mask, torch.finfo(dtype).min)
 
 
-class BufferShape(NamedTuple):
-    """g, D and dtype of the keys and values of one layer."""
-
-    heads: int
-    width: int
-    dtype: torch.dtype
-
-
 def buffer_shapes(model: Any) -> list[BufferShape]:
     """The buffers that a model's forward needs, keys and values of every layer in turn.
 
@@ -286,10 +306,11 @@ def example_inputs(model: Any, sizes: Sizes) -> ForwardInputs:
 def chain_inputs(sizes: Sizes) -> ForwardInputs:
     """Inputs of a chain of tokens, all of them 0, without buffers."""
     end = sizes.base + sizes.tokens
+    wanted = torch.arange(sizes.wanted)
     slots = torch.arange(sizes.base, end).repeat(sizes.batch, 1)
     seen = torch.ones(sizes.tokens, end, dtype=torch.bool).tril(sizes.base)
     mask = seen.repeat(sizes.batch, 1, 1, 1)
-    return ForwardInputs(torch.zeros_like(slots), slots.clone(), mask, slots, [])
+    return ForwardInputs(torch.zeros_like(slots), slots.clone(), mask, slots, wanted, [])
 
 
 def random_buffers(shapes: Sequence[BufferShape], sizes: Sizes) -> list[Tensor]:

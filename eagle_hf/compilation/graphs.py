@@ -63,6 +63,7 @@ def dynamic_shapes(inputs: Any) -> tuple:
     tokens = Dim("tokens", min=1, max=MOST_TOKENS)
     sizes: dict[str, dict[int, Any]] = {
         "rows": {0: Dim("rows", min=1, max=MOST_ROWS * MOST_TOKENS)},
+        "wanted": {0: Dim("wanted", min=1, max=MOST_TOKENS)},
         "mask": {0: batch, 2: tokens, 3: Dim("length", min=1, max=MOST_SLOTS)},
         "buffers": {0: batch, 2: Dim("capacity", min=1, max=MOST_SLOTS)},
     }

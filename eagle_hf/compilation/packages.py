@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import AOTICompiledModel
 from torch.profiler import record_function
 from torch.utils._pytree import tree_map
 
@@ -28,13 +29,16 @@ from eagle_hf.compilation.keys import named_tensors, package_folder
 from eagle_hf.target import execution_device
 
 PACKAGE = "forward.pt2"
+MODEL = "model"  # torch's name of the only one in a package
+RUNNERS = 1
+ANY_DEVICE = -1
 CONSTANTS = "constants.safetensors"  # tensors that a forward makes itself
 
 
 # Of the example that is exported: none is 1 and no two are equal, so that all become symbols.
-EXPORTED = Sizes(batch=2, tokens=4, base=7, capacity=24)
+EXPORTED = Sizes(batch=2, tokens=4, wanted=3, base=7, capacity=24)
 # Of those that a new package is tried with.
-TRIED = (Sizes(1, 1, 9, 64), Sizes(3, 7, 30, 128), Sizes(1, 5, 20, 32))
+TRIED = (Sizes(1, 1, 1, 9, 64), Sizes(3, 7, 2, 30, 128), Sizes(1, 5, 5, 20, 32))
 # How far its results may be from the model's own, as a share of their spread.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}
 # In other dtypes. What is compiled rounds less often: for SmolLM2 in bfloat16 it was 0.09 to 0.29
@@ -52,13 +56,17 @@ class KeptForward:
     Args:
         folder: what `make_package` has written.
         forward: the forward it was made of, or of another model of the same key.
+
+    Attributes:
+        buffer_shapes: of the keys and values that it writes to.
     """
 
     def __init__(self, folder: Path, forward: ExportedForward):
         self._label = f"compiled {forward.name}"  # in a profile
+        self.buffer_shapes = forward.buffer_shapes()
         load_attention()
         operators.is_available()
-        self._package = torch._inductor.aoti_load_package(str(folder / PACKAGE))
+        self._package = load_package(folder / PACKAGE)
         own = named_tensors(forward)
         tensors = load_file(folder / CONSTANTS) | own
         self._weights = {name: tensors[name] for name in self._package.get_constant_fqns()}
@@ -89,6 +97,17 @@ class KeptForward:
     def reads(self, forward: ExportedForward) -> bool:
         """Whether the weights of a forward are still those that the code reads."""
         return self._places == places(named_tensors(forward))
+
+
+def load_package(file: Path) -> AOTICompiledModel:
+    """Load the code of a package.
+
+    `torch._inductor.aoti_load_package` does so too, but first runs the C++ compiler to learn the
+    processor's instruction sets, for a second. Here they are part of the folder's name.
+    """
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader
+    is_single_threaded = False
+    return AOTICompiledModel(loader(str(file), MODEL, is_single_threaded, RUNNERS, ANY_DEVICE))
 
 
 def open_forward(forward: ExportedForward) -> KeptForward | None:

@@ -1,25 +1,27 @@
 """A prompt read in chunks, equal to the whole.
 
-Each chunk of C tokens is read behind those before it in the cache, as transformers' own
-`prefill_chunk_size` does. For a prompt of 7 tokens, of which the first is padding, and C = 3:
+Each chunk of C tokens is read behind those before it in the cache, by the model as transformers'
+own `prefill_chunk_size` does, or by its compiled forward. For a prompt of 7 tokens, of which the
+first is padding, and C = 3, the model is given:
 
     slot                 0  1  2  3  4  5  6
     first chunk          x  x  x                 attention mask  0 1 1
     second chunk                  x  x  x        attention mask  0 1 1 1 1 1
     third chunk                            x     attention mask  0 1 1 1 1 1 1
 
-The model makes the causal mask of a chunk itself, from the attention mask up to the chunk's end and
-from the length of the cache.
+It makes the causal mask of a chunk itself, from the attention mask up to the chunk's end and from
+the length of the cache. A compiled forward is given the causal mask.
 
 B batch, S prompt slots, H hidden, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 from eagle_hf.decoding.forward import Output, TargetForward
+from eagle_hf.decoding.masks import TreeMask
 
 # tensors [..., S] of which a chunk takes its own slots
 BY_SLOT = ("input_ids", "position_ids", "cache_position")
@@ -28,7 +30,7 @@ MASK = "attention_mask"
 
 
 def read_chunks(forward: TargetForward, prepared: dict[str, Any], size: int) -> Output:
-    """Read a prompt into the target's empty cache, `size` tokens at a time.
+    """Let the target read a prompt into its empty cache, `size` tokens at a time.
 
     Args:
         forward: Of the target.
@@ -39,17 +41,45 @@ def read_chunks(forward: TargetForward, prepared: dict[str, Any], size: int) -> 
     Returns:
         Logits [B, n, V] of the last chunk, and aux hidden states [B, S, 3H] of all.
     """
-    rows, slots = prepared["input_ids"].shape
+    slots = prepared["input_ids"].shape[1]
+    outputs = (forward.read_prompt(**inputs) for inputs in _chunks(prepared, size))
+    return _joined(outputs, slots)
+
+
+def read_compiled_chunks(
+    forward: TargetForward, tokens: torch.Tensor, masks: TreeMask, size: int
+) -> Output:
+    """Let the target's compiled forward read prompts [B, S] as `read_chunks` does.
+
+    Args:
+        forward: Of the target, compiled.
+        tokens: The prompts.
+        masks: What their tokens see.
+        size: Tokens of a chunk.
+    """
+    slots = tokens.shape[1]
+
+    def outputs() -> Iterator[Output]:
+        for start in range(0, slots, size):
+            end = min(start + size, slots)
+            mask, positions = masks.for_text(start, end)
+            yield forward.read_text(tokens[:, start:end], positions, mask, base=start)
+
+    return _joined(outputs(), slots)
+
+
+def _joined(outputs: Iterable[Output], slots: int) -> Output:
+    """The logits of the last chunk, and the aux hidden states of all slots."""
     aux = None
-    start = 0
-    for inputs in _chunks(prepared, size):
-        output = forward.read_prompt(**inputs)
-        end = start + inputs["input_ids"].shape[1]
-        if output.aux is not None:
-            if aux is None:  # written in place: joined at the end, all would be held twice
-                aux = output.aux.new_empty(rows, slots, output.aux.shape[-1])
-            aux[:, start:end] = output.aux
-        start = end
+    end = 0
+    for output in outputs:
+        if output.aux is None:
+            continue
+        rows, read, width = output.aux.shape
+        if aux is None:  # written in place: joined at the end, all would be held twice
+            aux = output.aux.new_empty(rows, slots, width)
+        aux[:, end : end + read] = output.aux
+        end += read
     return Output(output.logits, aux)
 
 

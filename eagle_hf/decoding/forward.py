@@ -82,7 +82,8 @@ class TargetForward:
         mask: what they see, as `masks.MaskFormat` makes it.
         """
         if self._kept is not None and positions.dim() == 2:
-            return self._read_compiled(self._kept, tokens, positions, mask, base)
+            wanted = torch.arange(tokens.shape[1])
+            return self._read_compiled(self._kept, tokens, positions, mask, base, wanted)
         if self._places_nodes:
             self.cache.place(base, tokens.shape[1])
         with self._attention():
@@ -93,14 +94,38 @@ class TargetForward:
                 **self._cache_inputs,
             )
 
+    @property
+    def reads_compiled_text(self) -> bool:
+        """Whether `read_text` can be called: there is a compiled forward."""
+        return self._kept is not None
+
+    def read_text(self, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int) -> Output:
+        """Text [B, N], read as `read_nodes` reads nodes, by the compiled forward.
+
+        Returns:
+            Logits [B, n, V], of which the last are those at the text's end, and all aux states.
+        """
+        assert self._kept is not None, "the target is not compiled"
+        if not self.cache.layers:
+            self.cache.allocate(len(tokens), self._kept.buffer_shapes)
+        wanted = torch.tensor([tokens.shape[1] - 1])
+        return self._read_compiled(self._kept, tokens, positions, mask, base, wanted)
+
     def _read_compiled(
-        self, kept: KeptForward, tokens: torch.Tensor, positions: torch.Tensor, mask, base: int
+        self,
+        kept: KeptForward,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        mask,
+        base: int,
+        wanted: torch.Tensor,
     ) -> Output:
-        """What `read_nodes` gives, by the compiled forward."""
+        """What `read_nodes` gives, by the compiled forward; logits of tokens `wanted` [R]."""
         end = base + tokens.shape[1]
         slots = torch.arange(base, end).expand_as(tokens)
         buffers = self.cache.extend_to(end)
-        logits, *aux = kept(ForwardInputs(tokens, positions, boolean(mask), slots, buffers))
+        inputs = ForwardInputs(tokens, positions, boolean(mask), slots, wanted, buffers)
+        logits, *aux = kept(inputs)
         return Output(logits, aux[0] if aux else None)
 
 
@@ -139,7 +164,9 @@ class DraftForward:
         """Output [B, N, H] for tokens [B, N], whose keys go to `slots` [B, N] of `length`."""
         if self._kept is not None:
             buffers = self.cache.extend_to(length)
-            return self._kept(ForwardInputs(tokens, positions, boolean(mask), slots, buffers))[0]
+            wanted = torch.arange(tokens.shape[1])  # of a decoder nothing is left out
+            inputs = ForwardInputs(tokens, positions, boolean(mask), slots, wanted, buffers)
+            return self._kept(inputs)[0]
         self.cache.place(slots, length)
         inputs = dict(input_ids=tokens, position_ids=positions, attention_mask=mask)
         with tree_attention():

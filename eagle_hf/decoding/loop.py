@@ -258,7 +258,9 @@ class Run:
         with self.watch.phase("prefill"):
             selection = self.drafter.prefill_selection(self.masks.visible)
             with recorded(selection):
-                logits, aux = read_prompt(self.forward, prepared, self._chunk_size)
+                # a compiled forward calls nothing that could record
+                masks = self.masks if selection is None else None
+                logits, aux = read_prompt(self.forward, prepared, self._chunk_size, masks)
         return Prefilled(self.cache, logits[:, -1], aux, selection)
 
     def _drop_finished(self) -> None:

@@ -118,6 +118,15 @@ class TreeMask:
         if self.shift is not None:
             self.shift = self.shift[:, index]
 
+    def for_text(self, start: int, end: int):
+        """Mask and positions of the prompt's slots from `start` to `end`, as `for_tree` returns."""
+        keys = self.prompt[:, :end]
+        positions = self.prompt[:, start:end]
+        slots = torch.arange(end, device=keys.device)
+        is_before = slots <= slots[start:, None]  # [N, T]
+        seen = self.visible[:, None, :end] & is_before
+        return self.format(seen, positions, keys), positions.clamp(min=0)
+
     def for_tree(self, tree: Tree, ends: list[int], limit: int, capacity: int | None = None):
         """Mask and positions of a tree.
 

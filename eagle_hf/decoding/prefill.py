@@ -8,8 +8,10 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from eagle_hf.decoding.chunks import read_chunks, uncut_argument
+from eagle_hf.compilation.graphs import MOST_TOKENS
+from eagle_hf.decoding.chunks import read_chunks, read_compiled_chunks, uncut_argument
 from eagle_hf.decoding.forward import Output, TargetForward
+from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.probing import wrong_in_reading_chunks
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import has_activated_lora
@@ -33,26 +35,40 @@ def chunk_size(config: GenerationConfig, tree: TreeConfig) -> int | None:
     return COMPILED_CHUNK if tree.compile else None
 
 
-def read_prompt(forward: TargetForward, prepared: dict[str, Any], size: int | None) -> Output:
+def read_prompt(
+    forward: TargetForward,
+    prepared: dict[str, Any],
+    size: int | None,
+    masks: TreeMask | None = None,
+) -> Output:
     """Read a prompt into the target's empty cache.
 
     Args:
         forward: Of the target.
         prepared: What the target takes for reading the whole prompt, its cache left out.
         size: Tokens of a chunk; None for the whole.
+        masks: Let a compiled forward read the prompt, where there is one, and tokens see each other
+            as these say; None lets the target read it.
 
     Returns:
         Logits [B, n, V], of which the last are those at the prompt's end, and aux hidden states
         [B, S, 3H] of all slots. Both are those of a whole prompt, but for what stands at padding.
     """
-    slots = prepared["input_ids"].shape[1]
-    if size is None or slots <= size:
+    tokens = prepared["input_ids"]
+    slots = tokens.shape[1]
+    is_short = size is None or slots <= size
+    is_compiled = masks is not None and forward.reads_compiled_text
+    if is_short and not is_compiled:
         return forward.read_prompt(**prepared)
+    size = size or slots
     obstacle = _obstacle(forward.target, prepared)
-    if obstacle:
+    if not obstacle and is_compiled:
+        return read_compiled_chunks(forward, tokens, masks, min(size, MOST_TOKENS))
+    if not obstacle:
+        return read_chunks(forward, prepared, size)
+    if not is_short:
         logger.warning_once(f"a prompt is read whole, not in chunks: {obstacle}")
-        return forward.read_prompt(**prepared)
-    return read_chunks(forward, prepared, size)
+    return forward.read_prompt(**prepared)
 
 
 def _obstacle(target: Any, prepared: dict[str, Any]) -> str:

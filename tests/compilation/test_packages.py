@@ -24,8 +24,12 @@ from eagle_hf.compilation.packages import (
 pytestmark = pytest.mark.skipif(not is_available(), reason="needs a C++ compiler")
 
 LAYERS = [1, 2]
-# B, N, committed slots, T: a single token, trees, a batch, a chunk of a prompt
-SIZES = [Sizes(1, 1, 9, 64), Sizes(3, 7, 30, 128), Sizes(2, 4, 7, 24), Sizes(1, 70, 0, 512)]
+SIZES = [
+    Sizes(batch=1, tokens=1, wanted=1, base=9, capacity=64),
+    Sizes(batch=3, tokens=7, wanted=7, base=30, capacity=128),  # trees
+    Sizes(batch=2, tokens=4, wanted=4, base=7, capacity=24),
+    Sizes(batch=2, tokens=70, wanted=1, base=0, capacity=512),  # a chunk of a prompt
+]
 # transformers computes norms and RoPE in float32, whatever the model's dtype
 ROUNDING = 1e-4
 

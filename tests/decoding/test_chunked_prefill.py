@@ -22,9 +22,11 @@ from transformers import (
 
 from eagle_hf import SelfSpeculation, TreeConfig, WindowedDraft
 from eagle_hf.compat import GENERATE_CACHE, prepare_inputs, take_cache
+from eagle_hf.compilation.forwards import NodesForward
 from eagle_hf.decoding import prefill
 from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.forward import TargetForward
+from eagle_hf.decoding.masks import TreeMask, prompt_positions
 from eagle_hf.decoding.prefill import read_prompt
 from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.decoding.window import Window
@@ -63,12 +65,16 @@ def model_of(family: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel
 
 
 @torch.no_grad()
-def read(model, inputs, size, capacity=None):
+def read(model, inputs, size, capacity=None, compile=False):
     """(the cache, logits [B, V] at the end, aux hidden states [B, S, 3H]) of prompts."""
     cache = TargetCache(capacity=capacity)
-    given = {"attention_mask": inputs["attention_mask"]}
+    mask = inputs["attention_mask"]
+    given = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
     _, prepared = take_cache(prepare_inputs(model, inputs["input_ids"], cache, given))
-    logits, aux = read_prompt(TargetForward(model, cache, LAYERS), prepared, size)
+    positions = prompt_positions(inputs["input_ids"], given, prepared)
+    masks = TreeMask(model, inputs["input_ids"], mask, positions)
+    forward = TargetForward(model, cache, LAYERS, compile=compile)
+    logits, aux = read_prompt(forward, prepared, size, masks)
     return cache, logits[:, -1], aux
 
 
@@ -87,12 +93,12 @@ def reads_of(model) -> Iterator[list[int]]:
         handle.remove()
 
 
-def check_equal(model, lengths, size, tolerance, capacity=None):
+def check_equal(model, lengths, size, tolerance, **settings):
     """Compare everything that a chunked prompt leaves behind with the whole prompt's."""
     inputs = left_padded(model, lengths)
     visible = inputs["attention_mask"].bool()
     whole_cache, whole_logits, whole_aux = read(model, inputs, None)
-    cache, logits, aux = read(model, inputs, size, capacity)
+    cache, logits, aux = read(model, inputs, size, **settings)
     assert torch.equal(logits.argmax(-1), whole_logits.argmax(-1))
     torch.testing.assert_close(logits, whole_logits, rtol=tolerance, atol=tolerance)
     close = dict(rtol=tolerance, atol=tolerance)
@@ -109,6 +115,15 @@ def check_equal(model, lengths, size, tolerance, capacity=None):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_chunks_leave_what_the_whole_prompt_leaves(family, lengths, size):
     check_equal(model_of(family), LENGTHS[lengths], size, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 13, 18])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_forward_leaves_what_the_whole_prompt_leaves(family, lengths, size, calls):
+    model = model_of(family)
+    check_equal(model, LENGTHS[lengths], size, tolerance=1e-9, compile=True)
+    assert calls[NodesForward(model, LAYERS).name] == -(-13 // size)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -292,6 +307,15 @@ def test_a_prompt_of_an_activated_lora_is_read_whole(head):
         fast = model.generate(**inputs, assistant_model=head, prefill_chunk_size=3, **GREEDY)
     assert widths[0] == 7
     assert torch.equal(plain, fast)
+
+
+def test_a_compiled_target_reads_no_prompt_itself(target, head, calls):
+    inputs = left_padded(target, [11])
+    with given_tree(head, TreeConfig("chain", depth=3, compile=True)):
+        fast = target.generate(**inputs, assistant_model=head, prefill_chunk_size=4, **GREEDY)
+    reads = sum(count for name, count in calls.items() if name.startswith("nodes"))
+    assert reads == 3 + head.last_run.rounds
+    assert torch.equal(fast, target.generate(**inputs, **GREEDY))
 
 
 @pytest.mark.usefixtures("fixed_sizes")

@@ -16,7 +16,7 @@ from tiny import left_padded, tiny_head, tiny_target
 
 from eagle_hf import TreeConfig, compile_target
 from eagle_hf.compilation.operators import is_available
-from eagle_hf.compilation.packages import KeptForward, PackageError
+from eagle_hf.compilation.packages import PackageError
 from eagle_hf.decoding import compiling, forward
 from eagle_hf.decoding.assistants import eagle, small_model
 from eagle_hf.measuring import measure_costs
@@ -28,27 +28,6 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="needs a C++ compiler
 
 NAMES = ("head", "model", "window", "itself")
 SETTINGS = dict(max_new_tokens=40, do_sample=False, eos_token_id=5, pad_token_id=0)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often each forward was called in place of a compiled one, by its name."""
-    counted = Counter()
-
-    class Uncompiled(KeptForward):
-        def __init__(self, module):
-            self.module = module
-
-        def __call__(self, inputs):
-            counted[self.module.name] += 1
-            return self.module(*inputs)
-
-        def reads(self, module):
-            return True
-
-    monkeypatch.setattr(compiling, "_kept", type(compiling._kept)())
-    monkeypatch.setattr(compiling, "open_forward", Uncompiled)
-    return counted
 
 
 def compiled_tree(name):

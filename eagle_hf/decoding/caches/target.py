@@ -9,11 +9,13 @@ base slot 5, for a row that had committed 4 slots (its slot 4 is unused):
     before    a  b  c  d  .  n0 n1 n2 n3  after  a  b  c  d  n0 n2 n3
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from eagle_hf.compilation.forwards import BufferShape
 from eagle_hf.decoding.caches.buffers import BufferPool, room_in, with_room
 from eagle_hf.decoding.upload import upload
 
@@ -120,6 +122,19 @@ class TargetCache(Cache):
         super().__init__(layer_class_to_replicate=layer)
         self.capacity = capacity
         self.pool = pool
+
+    def allocate(self, rows: int, shapes: Sequence[BufferShape]) -> None:
+        """Make the layers of an empty cache, for a forward that only writes to their buffers.
+
+        Args:
+            rows: B.
+            shapes: of keys and values of every layer in turn.
+        """
+        states = []
+        for heads, width, dtype in shapes:
+            states.append(torch.empty(rows, heads, 0, width, dtype=dtype))
+        for index, (keys, values) in enumerate(zip(states[::2], states[1::2], strict=True)):
+            self.update(keys, values, index)
 
     def place(self, base: int, nodes: int) -> None:
         """Announce that the next keys are a tree's, for the slots from `base` on.

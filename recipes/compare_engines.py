@@ -12,6 +12,9 @@ with plain decoding of the same engine and dtype.
 An engine that is missing or fails is a row that says why; what it printed is in OUTPUT/logs. Single
 timings are kept as they are made, in OUTPUT/timings.jsonl.
 
+The row "int8" needs torchao, and is of another target: plain decoding of the same weights is what
+its drafts are compared with.
+
 Hardware: any CPU, with nothing else running. Disk: 6 GB for the engines' environments (Linux
           x86-64), and 3 GB for converted models while it runs.
 Duration: for SmolLM2-135M on 2 CPU cores about half an hour, and 5 minutes for the environments.
@@ -46,6 +49,9 @@ SMALL_TREE = {"tree of 7": {"depth": 3, "top_k": 4, "nodes": 7}}
 SETUPS = (
     Setup("eagle_hf", "float32", "eager"),
     Setup("eagle_hf", "bfloat16", "eager"),
+    Setup("eagle_hf", "float32", "compiled"),
+    Setup("eagle_hf", "bfloat16", "compiled"),
+    Setup("eagle_hf", "int8", "compiled"),
     Setup("llamacpp", "float32", "native"),
     Setup("llamacpp", "float16", "native"),
     Setup("llamacpp", "quantised", "native"),

@@ -13,8 +13,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -86,34 +84,6 @@ inline Doubles exponential(Doubles x) {
   Doubles result;
   for (size_t lane = 0; lane < sizeof(x) / sizeof(double); lane++) result[lane] = std::exp(x[lane]);
   return result;
-}
-
-// The sums of neighbouring lanes of two vectors: those of the first, then those of the second.
-// Clang lacks GCC's name for a shuffle, and GCC 11 lacks clang's.
-template <class Vector, class Number, int... LANE>
-inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(first, second, 2 * LANE...) +
-         __builtin_shufflevector(first, second, 2 * LANE + 1 ...);
-#else
-  using Index = std::conditional_t<sizeof(Number) == 4, int32_t, int64_t>;
-  typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
-  return __builtin_shuffle(first, second, Indices{2 * LANE...}) +
-         __builtin_shuffle(first, second, Indices{2 * LANE + 1 ...});
-#endif
-}
-
-// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
-template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
-inline Vector sum_each(Vector* vectors) {
-  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS{};
-#pragma GCC unroll 8
-  for (int count = COUNT; count > 1; count /= 2)
-#pragma GCC unroll 16
-    for (int i = 0; i < count / 2; i++)
-      vectors[i] =
-          sum_pairs<Vector, Number>(vectors[2 * i], vectors[2 * i + 1], LANE_NUMBERS);
-  return vectors[0];
 }
 
 struct Strides {

@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -24,14 +26,42 @@ constexpr int VECTOR_BYTES = 16;
 constexpr int LANES = VECTOR_BYTES / sizeof(float);
 
 typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
-typedef float Four __attribute__((vector_size(16)));
 typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 template <class Vector>
 inline Vector load(const void* from) {
   Vector vector;
   std::memcpy(&vector, from, sizeof(vector));
   return vector;
+}
+
+// The sums of neighbouring lanes of two vectors: those of the first, then those of the second.
+// Clang lacks GCC's name for a shuffle, and GCC 11 lacks clang's.
+template <class Vector, class Number, int... LANE>
+inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(first, second, 2 * LANE...) +
+         __builtin_shufflevector(first, second, 2 * LANE + 1 ...);
+#else
+  using Index = std::conditional_t<sizeof(Number) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
+  return __builtin_shuffle(first, second, Indices{2 * LANE...}) +
+         __builtin_shuffle(first, second, Indices{2 * LANE + 1 ...});
+#endif
+}
+
+// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
+template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
+inline Vector sum_each(Vector* vectors) {
+  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS{};
+#pragma GCC unroll 8
+  for (int count = COUNT; count > 1; count /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < count / 2; i++)
+      vectors[i] =
+          sum_pairs<Vector, Number>(vectors[2 * i], vectors[2 * i + 1], LANE_NUMBERS);
+  return vectors[0];
 }
 
 inline float bfloat16_to_float(uint16_t bits) {
@@ -70,6 +100,38 @@ struct Float32 {
   static Vector weights(const Weight* from) { return load<Floats>(from); }
   template <int PART>
   static Vector inputs(const Input* from) { return load<Floats>(from); }
+  static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
+
+  static void put(Input* row, int64_t k, float value) { row[k] = value; }
+};
+
+// LANES bytes as whole numbers. Of the compilers only clang finds the instructions by itself.
+inline Floats widen_bytes(const int8_t* from) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from)));
+#elif defined(__AVX2__)
+  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
+  return __builtin_convertvector(load<Bytes>(from), Floats);
+#endif
+}
+
+// Whole numbers, widened to float32. A step is a line of the cache with AVX-512.
+struct Int8 {
+  using Weight = int8_t;
+  using Input = float;
+  using Vector = Floats;
+  static constexpr int PARTS = 4;
+  static constexpr int STEP = PARTS * LANES;
+  static constexpr int ROWS = 4;
+  static constexpr int COLUMNS = FEW_REGISTERS ? 2 : 6;
+
+  template <int PART>
+  static Vector weights(const Weight* from) {
+    return widen_bytes(from + PART * LANES);
+  }
+  template <int PART>
+  static Vector inputs(const Input* from) { return load<Floats>(from + PART * LANES); }
   static Floats add(Floats sums, Vector x, Vector w) { return sums + x * w; }
 
   static void put(Input* row, int64_t k, float value) { row[k] = value; }

@@ -77,14 +77,35 @@ def dynamic_shapes(inputs: Any) -> tuple:
 def use_linear(graph: Graph) -> None:
     """Let `eagle_hf::linear` compute the linear layers that it can."""
     for node in graph.nodes:
-        if node.target is not aten.linear.default:
+        if node.target is aten.linear.default:
+            x, weight = _operands(node, 2)
+            dtypes = {x.meta["val"].dtype, weight.meta["val"].dtype}
+            bias = node.args[2] if len(node.args) > 2 else None
+        elif node.target is aten.mm.default:
+            x, product = _operands(node, 2)
+            weight = _int8_weight(product)
+            dtypes = {x.meta["val"].dtype}
+            bias = None
+        else:
             continue
-        x, weight = (operand.meta["val"] for operand in _operands(node, 2))
-        if weight.dtype != x.dtype or x.dtype not in operators.DTYPES:
-            continue
-        bias = node.args[2] if len(node.args) > 2 else None
-        node.args = (*node.args[:2], bias)
-        node.target = torch.ops.eagle_hf.linear.default
+        if weight is not None and len(dtypes) == 1 and dtypes <= set(operators.DTYPES):
+            node.args = (x, weight, bias)
+            node.target = torch.ops.eagle_hf.linear.default
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def _int8_weight(factor: Node) -> Node | None:
+    """The weight [N, K] in int8 of which `factor` is the transpose in the dtype of x, if it is.
+
+    So torchao multiplies: x @ weight.T.to(x.dtype), scaled behind.
+    """
+    if factor.target is not aten.to.dtype:
+        return None
+    transposed = _operands(factor, 1)[0]
+    if transposed.target is not aten.t.default or transposed.meta["val"].dtype != torch.int8:
+        return None
+    return _operands(transposed, 1)[0]
 
 
 def use_attend(graph: Graph) -> None:

@@ -18,6 +18,7 @@ from eagle_hf.compilation.forwards import ExportedForward
 from eagle_hf.compilation.graphs import SETTINGS
 from eagle_hf.target import unwrap
 from eagle_hf.target.gguf.copies import cache_folder
+from eagle_hf.target.quantised import tensor_parts
 
 PACKAGE = Path(__file__).parents[1]
 # Fields of a config that name a model or its files, and that no forward reads.
@@ -50,9 +51,20 @@ def package_key(forward: ExportedForward) -> str:
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a module by name; shared ones under each of their names."""
-    parameters = module.named_parameters(remove_duplicate=False)
-    tensors = {name: parameter.detach() for name, parameter in parameters}
+    """The parameters and buffers of a module by name; shared ones under each of their names.
+
+    A quantised weight is made of several tensors. They have the names that torch gives them when it
+    exports the module.
+    """
+    tensors = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        parts = tensor_parts(parameter.detach())
+        if len(parts) == 1:
+            tensors[name] = parts[0]
+            continue
+        owner, _, own = name.rpartition(".")
+        for index, part in enumerate(parts):
+            tensors[f"{owner}.parametrizations.{own}.original{index}"] = part
     return tensors | dict(module.named_buffers(remove_duplicate=False))
 
 

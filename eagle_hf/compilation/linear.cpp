@@ -66,6 +66,13 @@ inline void add_part(const Range<Format>& range, int64_t k, Floats (&sums)[R][Fo
   }
 }
 
+// Adds a step to R x COLUMNS sums.
+template <class Format, int R, int PART = 0>
+inline void add_parts(const Range<Format>& range, int64_t k, Floats (&sums)[R][Format::COLUMNS]) {
+  add_part<Format, R, PART>(range, k, sums);
+  if constexpr (PART + 1 < Format::PARTS) add_parts<Format, R, PART + 1>(range, k, sums);
+}
+
 // Adds the products of a range of K to a tile of R rows of x and COLUMNS rows of W.
 template <class Format, int R>
 void add_tile(const Range<Format> range, Floats* tile) {
@@ -77,8 +84,7 @@ void add_tile(const Range<Format> range, Floats* tile) {
 #pragma GCC unroll 8
     for (int c = 0; c < COLUMNS; c++)
       __builtin_prefetch(range.w[c] + k + range.ahead, 0, SECOND_CACHE);
-    add_part<Format, R, 0>(range, k, sums);
-    if constexpr (Format::PARTS == 2) add_part<Format, R, 1>(range, k, sums);
+    add_parts<Format, R>(range, k, sums);
   }
   for (int r = 0; r < R; r++)
     for (int c = 0; c < COLUMNS; c++) tile[r * COLUMNS + c] = sums[r][c];
@@ -89,14 +95,6 @@ template <class Format, int R = Format::ROWS>
 void add_rows(int rows, const Range<Format>& range, Floats* tile) {
   if (rows == R) return add_tile<Format, R>(range, tile);
   if constexpr (R > 1) add_rows<Format, R - 1>(rows, range, tile);
-}
-
-// The sums of LANES partial sums, which lie in memory: quarters of the vector first, then pairs.
-inline float sum_lanes(const Floats* sums) {
-  const char* parts = reinterpret_cast<const char*>(sums);
-  Four total = load<Four>(parts);
-  for (int part = 1; part < LANES / 4; part++) total += load<Four>(parts + part * sizeof(Four));
-  return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 // One weight matrix, its bias and where its products go.
@@ -168,7 +166,8 @@ void sum_block(const Rows& x, Range<Format> range, Floats* tile) {
 
 // The products of all rows of x with COLUMNS rows of a weight matrix.
 template <class Format, class Output>
-void multiply_block(const Rows& x, const Product& product, int64_t column, Floats* tile) {
+void multiply_block(const Rows& x, const Product& product, int64_t column, Floats* tile,
+                    float* sums) {
   constexpr int COLUMNS = Format::COLUMNS;
   const auto* weights = static_cast<const typename Format::Weight*>(product.weight);
   const int valid = int(std::min<int64_t>(COLUMNS, product.columns - column));
@@ -179,9 +178,14 @@ void multiply_block(const Rows& x, const Product& product, int64_t column, Float
   for (int c = 0; c < COLUMNS; c++)
     range.w[c] = weights + (column + std::min(c, valid - 1)) * product.stride;
   sum_block<Format>(x, range, tile);
+  // the sum of each of the tile's vectors, in their places as numbers
+  for (int64_t i = 0; i < x.count * COLUMNS; i += LANES) {
+    const Floats totals = sum_each<Floats, float>(tile + i);
+    std::memcpy(sums + i, &totals, sizeof(totals));
+  }
   for (int64_t row = 0; row < x.count; row++) {
     for (int c = 0; c < valid; c++) {
-      float sum = sum_lanes(tile + row * COLUMNS + c);
+      float sum = sums[row * COLUMNS + c];
       if (product.bias != nullptr) sum += read<Output>(product.bias, column + c);
       write<Output>(product.output, row * product.columns + column + c, sum);
     }
@@ -195,9 +199,11 @@ void multiply(const Rows& x, const Product& product) {
   const int64_t blocks = (product.columns + COLUMNS - 1) / COLUMNS;
   const int64_t grain = 1 + THREAD_WORK / (x.count * x.length * COLUMNS);
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t from, int64_t to) {
-    std::unique_ptr<Floats[]> tile(new Floats[x.count * COLUMNS]);
+    const int64_t vectors = (x.count * COLUMNS + LANES - 1) / LANES * LANES;
+    std::unique_ptr<Floats[]> tile(new Floats[vectors]{});
+    std::unique_ptr<float[]> sums(new float[vectors]);
     for (int64_t block = from; block < to; block++)
-      multiply_block<Format, Output>(x, product, block * COLUMNS, tile.get());
+      multiply_block<Format, Output>(x, product, block * COLUMNS, tile.get(), sums.get());
   });
 }
 
@@ -259,8 +265,9 @@ void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& b
                   "of x and the second of weight differ");
   const auto dtype = x.scalar_type();
   STD_TORCH_CHECK((dtype == ScalarType::Float || dtype == ScalarType::BFloat16) &&
-                      weight.scalar_type() == dtype,
-                  "eagle_hf::linear needs x and weight in float32 or in bfloat16");
+                      (weight.scalar_type() == dtype || weight.scalar_type() == ScalarType::Char),
+                  "eagle_hf::linear needs x in float32 or in bfloat16 and weight in the same dtype "
+                  "or in int8");
   STD_TORCH_CHECK(weight.size(1) > 0, "eagle_hf::linear needs at least one input feature");
   STD_TORCH_CHECK(weight.stride(1) == 1 || weight.size(1) == 1,
                   "eagle_hf::linear needs a weight whose rows are contiguous");
@@ -274,7 +281,8 @@ void check(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& b
 Tensor multiply_many_rows(const Tensor& x, const Tensor& weight,
                           const std::optional<Tensor>& bias) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(x),
-                                    torch::stable::detail::from(weight),
+                                    torch::stable::detail::from(
+                                        torch::stable::to(weight, x.scalar_type())),
                                     torch::stable::detail::from(bias)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
@@ -292,8 +300,15 @@ Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
                         bias.has_value() ? bias->const_data_ptr() : nullptr,
                         output.mutable_data_ptr(), weight.size(0)};
   const Rows rows{nullptr, count, length, 0};
-  if (x.scalar_type() == ScalarType::Float) run<Float32, float>(x, rows, product);
-  else run<BFloat16, uint16_t>(x, rows, product);
+  const bool is_float = x.scalar_type() == ScalarType::Float;
+  if (weight.scalar_type() == ScalarType::Char) {
+    if (is_float) run<Int8, float>(x, rows, product);
+    else run<Int8, uint16_t>(x, rows, product);
+  } else if (is_float) {
+    run<Float32, float>(x, rows, product);
+  } else {
+    run<BFloat16, uint16_t>(x, rows, product);
+  }
   return output;
 }
 

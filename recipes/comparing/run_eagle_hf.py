@@ -1,6 +1,7 @@
 """transformers' `generate`, plain or with the head, for compare_engines.py.
 
-The head drafts the tree that is fastest on this machine.
+The head drafts the tree that is fastest on this machine. In int8 are the weights alone, by torchao;
+what is computed is in float32.
 """
 
 import time
@@ -10,6 +11,7 @@ import torch
 from answering import Answer, AnswerPrompt, serve
 from transformers.generation.streamers import BaseStreamer
 
+import eagle_hf
 from eagle_hf.evaluation import open_head, open_target
 
 
@@ -32,7 +34,15 @@ class FirstTokenClock(BaseStreamer):
 def open_engine(settings: dict[str, Any]) -> AnswerPrompt:
     """The target, and the head where there is one, as what answers a prompt."""
     torch.set_num_threads(settings["threads"])
-    target, _ = open_target(settings["target"], dtype=settings["dtype"])
+    is_quantised = settings["dtype"] == "int8"
+    dtype = "float32" if is_quantised else settings["dtype"]
+    target, _ = open_target(settings["target"], dtype=dtype)
+    if is_quantised:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(target, Int8WeightOnlyConfig())
+    if settings["mode"] == "compiled":
+        eagle_hf.compile_target(target)
     head = None
     if settings["head"] is not None:
         head = open_head(settings["head"], target)

@@ -48,6 +48,22 @@ def test_a_product_is_exact_within_rounding(columns, length, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("columns", "length"), SHAPES)
+def test_weights_in_int8_are_whole_numbers(columns, length, dtype):
+    generator = torch.Generator().manual_seed(columns)
+    shape = (columns, length)
+    weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=generator)
+    bias = seeded(columns, dtype=dtype)
+    x = seeded(60, length, dtype=dtype)
+    together = linear(x[:MOST_ROWS], weight, bias)
+    for rows in (1, 5, MOST_ROWS, 60):
+        product = linear(x[:rows], weight, bias)
+        assert product.dtype == dtype
+        assert relative_error(product, x[:rows], weight, bias) < TOLERANCE[dtype]
+        assert rows > MOST_ROWS or torch.equal(product, together[:rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("columns", "length"), SHAPES)
 def test_a_row_alone_equals_the_same_row_among_others_bit_for_bit(columns, length, dtype):
     weight = seeded(columns, length, dtype=dtype)
     x = seeded(MOST_ROWS, length, dtype=dtype)
@@ -112,9 +128,9 @@ def test_no_rows_give_no_rows():
     ("x", "weight", "bias", "message"),
     [
         (torch.zeros(2, 8), torch.zeros(5, 9), None, "the second of weight differ"),
-        (torch.zeros(2, 8), torch.zeros(5, 8).double(), None, "in float32 or in bfloat16"),
-        (torch.zeros(2, 8), torch.zeros(5, 8).bfloat16(), None, "in float32 or in bfloat16"),
-        (torch.zeros(50, 8), torch.zeros(5, 8).bfloat16(), None, "in float32 or in bfloat16"),
+        (torch.zeros(2, 8), torch.zeros(5, 8).double(), None, "or in int8"),
+        (torch.zeros(2, 8), torch.zeros(5, 8).bfloat16(), None, "weight in the same dtype"),
+        (torch.zeros(50, 8), torch.zeros(5, 8).bfloat16(), None, "weight in the same dtype"),
         (torch.zeros(()), torch.zeros(5, 8), None, r"needs x \[..., K\]"),
         (torch.zeros(2, 0), torch.zeros(5, 0), None, "at least one input feature"),
         (torch.zeros(2, 8), torch.zeros(8, 5).T, None, "rows are contiguous"),

@@ -102,6 +102,7 @@ def test_our_engine_answers_as_generate_does(models, monkeypatch):
         "target": str(models / "target"),
         "head": None,
         "dtype": "float32",
+        "mode": "eager",
         "threads": 1,
         "new_tokens": 12,
         "stop": [2],

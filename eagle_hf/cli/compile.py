@@ -10,6 +10,7 @@ from eagle_hf.cli.command import Command
 from eagle_hf.compilation.building import BuildError
 from eagle_hf.compilation.forwards import (
     ExportedForward,
+    FuseForward,
     HeadForward,
     LogitsForward,
     NodesForward,
@@ -75,7 +76,8 @@ def wanted_forwards(arguments: CompileArguments, target: Any, tokenizer: Any) ->
     if arguments.head is not None:
         head = open_head(arguments.head, target, vocab_size=arguments.vocab_size)
         layers = aux_layer_ids(target, head.config)
-        forwards += [NodesForward(target, layers), HeadForward(head), LogitsForward(head)]
+        forwards += [NodesForward(target, layers)]
+        forwards += [HeadForward(head), FuseForward(head), LogitsForward(head)]
     drafting = []
     if arguments.draft is not None:
         drafting.append(open_draft_model(arguments.draft, target, tokenizer).model)

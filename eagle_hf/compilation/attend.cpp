@@ -13,6 +13,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -84,6 +85,24 @@ inline Doubles exponential(Doubles x) {
   Doubles result;
   for (size_t lane = 0; lane < sizeof(x) / sizeof(double); lane++) result[lane] = std::exp(x[lane]);
   return result;
+}
+
+// The sums of neighbouring lanes of two vectors: those of the first, then those of the second.
+template <class Vector, int... LANE>
+inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
+  return shuffle<2 * LANE...>(first, second) + shuffle<2 * LANE + 1 ...>(first, second);
+}
+
+// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
+template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
+inline Vector sum_each(Vector* vectors) {
+  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS{};
+#pragma GCC unroll 8
+  for (int count = COUNT; count > 1; count /= 2)
+#pragma GCC unroll 16
+    for (int i = 0; i < count / 2; i++)
+      vectors[i] = sum_pairs(vectors[2 * i], vectors[2 * i + 1], LANE_NUMBERS);
+  return vectors[0];
 }
 
 struct Strides {

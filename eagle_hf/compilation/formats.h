@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -27,6 +26,7 @@ constexpr int LANES = VECTOR_BYTES / sizeof(float);
 
 typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+typedef float Four __attribute__((vector_size(16)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 template <class Vector>
@@ -36,32 +36,17 @@ inline Vector load(const void* from) {
   return vector;
 }
 
-// The sums of neighbouring lanes of two vectors: those of the first, then those of the second.
-// Clang lacks GCC's name for a shuffle, and GCC 11 lacks clang's.
-template <class Vector, class Number, int... LANE>
-inline Vector sum_pairs(Vector first, Vector second, std::integer_sequence<int, LANE...>) {
+// Lanes of two vectors by number, those of the second behind those of the first. Clang lacks GCC's
+// name for it, and GCC 11 lacks clang's.
+template <int... LANE, class Vector>
+inline Vector shuffle(Vector first, Vector second) {
 #if defined(__clang__)
-  return __builtin_shufflevector(first, second, 2 * LANE...) +
-         __builtin_shufflevector(first, second, 2 * LANE + 1 ...);
+  return __builtin_shufflevector(first, second, LANE...);
 #else
-  using Index = std::conditional_t<sizeof(Number) == 4, int32_t, int64_t>;
+  using Index = std::conditional_t<sizeof(first[0]) == 4, int32_t, int64_t>;
   typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
-  return __builtin_shuffle(first, second, Indices{2 * LANE...}) +
-         __builtin_shuffle(first, second, Indices{2 * LANE + 1 ...});
+  return __builtin_shuffle(first, second, Indices{LANE...});
 #endif
-}
-
-// Lane i of the result is the sum of the lanes of vectors[i]. Sums are added pairwise.
-template <class Vector, class Number, int COUNT = sizeof(Vector) / sizeof(Number)>
-inline Vector sum_each(Vector* vectors) {
-  constexpr std::make_integer_sequence<int, COUNT> LANE_NUMBERS{};
-#pragma GCC unroll 8
-  for (int count = COUNT; count > 1; count /= 2)
-#pragma GCC unroll 16
-    for (int i = 0; i < count / 2; i++)
-      vectors[i] =
-          sum_pairs<Vector, Number>(vectors[2 * i], vectors[2 * i + 1], LANE_NUMBERS);
-  return vectors[0];
 }
 
 inline float bfloat16_to_float(uint16_t bits) {

@@ -74,7 +74,7 @@ class HeadInputs(NamedTuple):
 
 
 class RowInputs(NamedTuple):
-    """Rows [R, H] of final states, for an LM head."""
+    """Rows [R, K] of states, each computed by itself."""
 
     rows: Tensor
 
@@ -127,7 +127,7 @@ class ExportedForward(nn.Module):
         return []
 
     def example(self, sizes: Sizes) -> Any:
-        """Random inputs of these sizes: a chain of tokens behind a random cache."""
+        """Inputs of these sizes: a chain of tokens behind what a cache holds."""
         raise NotImplementedError
 
 
@@ -150,7 +150,14 @@ class NodesForward(ExportedForward):
         return buffer_shapes(self.model)
 
     def example(self, sizes: Sizes) -> ForwardInputs:
-        return example_inputs(self.model, sizes)
+        """Random tokens behind others, whose keys and values the model has written."""
+        inputs = example_inputs(self.model, sizes)
+        if sizes.base:
+            before = Sizes(sizes.batch, sizes.base, wanted=1, base=0, capacity=sizes.capacity)
+            text = example_inputs(self.model, before)._replace(buffers=inputs.buffers)
+            with torch.no_grad():
+                self(*text)
+        return inputs
 
     def forward(
         self,
@@ -264,6 +271,21 @@ class LogitsForward(ExportedForward):
         if isinstance(self.model, Eagle3DraftHead):
             return (self.model.logits(rows),)
         return (target_logits(self.model, rows),)
+
+
+class FuseForward(ExportedForward):
+    """What a draft head's first pass reads of the target's states."""
+
+    def __init__(self, head: Eagle3DraftHead):
+        super().__init__(head, "fuse")
+
+    def example(self, sizes: Sizes) -> RowInputs:
+        head = self.model
+        return RowInputs(torch.randn(sizes.tokens, head.fc.in_features, dtype=head.dtype))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor]:
+        """Fused states [R, H] of rows [R, 3H]."""
+        return (self.model.fuse(rows),)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <torch/csrc/stable/library.h>
@@ -95,6 +96,32 @@ template <class Format, int R = Format::ROWS>
 void add_rows(int rows, const Range<Format>& range, Floats* tile) {
   if (rows == R) return add_tile<Format, R>(range, tile);
   if constexpr (R > 1) add_rows<Format, R - 1>(rows, range, tile);
+}
+
+// A lane of the first or the second lane of every pair: in each quarter two of one vector, then two
+// of another.
+constexpr int pair_lane(int lane, int place) {
+  const int inside = lane % 4;
+  return lane - inside + 2 * (inside % 2) + place + (inside < 2 ? 0 : LANES);
+}
+
+// The sums of neighbouring lanes of two vectors. A shuffle that stays inside of quarters is cheap.
+template <int... LANE>
+inline Floats sum_pairs(Floats first, Floats second, std::integer_sequence<int, LANE...>) {
+  return shuffle<pair_lane(LANE, 0)...>(first, second) +
+         shuffle<pair_lane(LANE, 1)...>(first, second);
+}
+
+// The sums of four vectors, each of its own: pairs of lanes, pairs of these, then the quarters.
+inline Four sum_four(const Floats* vectors) {
+  constexpr std::make_integer_sequence<int, LANES> LANE_NUMBERS{};
+  const Floats first = sum_pairs(vectors[0], vectors[1], LANE_NUMBERS);
+  const Floats second = sum_pairs(vectors[2], vectors[3], LANE_NUMBERS);
+  const Floats sums = sum_pairs(first, second, LANE_NUMBERS);
+  const char* parts = reinterpret_cast<const char*>(&sums);
+  Four total = load<Four>(parts);
+  for (int part = 1; part < LANES / 4; part++) total += load<Four>(parts + part * sizeof(Four));
+  return total;
 }
 
 // One weight matrix, its bias and where its products go.
@@ -178,9 +205,8 @@ void multiply_block(const Rows& x, const Product& product, int64_t column, Float
   for (int c = 0; c < COLUMNS; c++)
     range.w[c] = weights + (column + std::min(c, valid - 1)) * product.stride;
   sum_block<Format>(x, range, tile);
-  // the sum of each of the tile's vectors, in their places as numbers
-  for (int64_t i = 0; i < x.count * COLUMNS; i += LANES) {
-    const Floats totals = sum_each<Floats, float>(tile + i);
+  for (int64_t i = 0; i < x.count * COLUMNS; i += 4) {
+    const Four totals = sum_four(tile + i);
     std::memcpy(sums + i, &totals, sizeof(totals));
   }
   for (int64_t row = 0; row < x.count; row++) {
@@ -199,7 +225,7 @@ void multiply(const Rows& x, const Product& product) {
   const int64_t blocks = (product.columns + COLUMNS - 1) / COLUMNS;
   const int64_t grain = 1 + THREAD_WORK / (x.count * x.length * COLUMNS);
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t from, int64_t to) {
-    const int64_t vectors = (x.count * COLUMNS + LANES - 1) / LANES * LANES;
+    const int64_t vectors = (x.count * COLUMNS + 3) / 4 * 4;
     std::unique_ptr<Floats[]> tile(new Floats[vectors]{});
     std::unique_ptr<float[]> sums(new float[vectors]);
     for (int64_t block = from; block < to; block++)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from eagle_hf.compat import attention_implementation
-from eagle_hf.compilation.forwards import HeadForward, HeadInputs, LogitsForward
+from eagle_hf.compilation.forwards import FuseForward, HeadForward, HeadInputs, LogitsForward
 from eagle_hf.compilation.packages import KeptForward
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter
 from eagle_hf.decoding.compiling import compiled, kept_forward
@@ -113,11 +113,13 @@ class EagleDrafter(Drafter):
         self.vocabulary = len(self.draft_to_target)
         self._nodes_forward = self._forward
         self._kept: KeptForward | None = None
+        self._kept_fuse: KeptForward | None = None
         self._kept_logits: KeptForward | None = None
         if self.capacity is not None:
             self._nodes_forward = compiled(self._forward, head.device)
         elif context.tree.compile:
             self._kept = kept_forward(HeadForward(head))
+            self._kept_fuse = kept_forward(FuseForward(head))
             self._kept_logits = kept_forward(LogitsForward(head))
 
     def start(self, input_ids, visible, aux, first, selection, shift=None):
@@ -135,7 +137,7 @@ class EagleDrafter(Drafter):
         self.pending.append(Pending(counts, emitted, take_slots(aux, nodes)))
 
     def log_probs(self, hidden):
-        to_logits = self._kept_logits.logits if self._kept_logits else self.head.logits
+        to_logits = self._kept_logits.by_row if self._kept_logits else self.head.logits
         return to_logits(hidden).float().log_softmax(-1)
 
     def extend(self):
@@ -143,7 +145,8 @@ class EagleDrafter(Drafter):
         tokens = pending.tokens
         assert pending.aux is not None, "a head reads aux hidden states"
         with self.watch.phase("head"):
-            hidden = self.head.fuse(pending.aux.to(self.head.device, self.head.dtype))
+            fuse = self._kept_fuse.by_row if self._kept_fuse else self.head.fuse
+            hidden = fuse(pending.aux.to(self.head.device, self.head.dtype))
         if not self.slots.has_started:
             self.cache.place_prompt(self.slots.start(pending.counts))
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)

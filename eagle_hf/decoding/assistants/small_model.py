@@ -209,7 +209,7 @@ class ModelDrafter(Drafter):
         if self._kept_logits is None:
             logits = target_logits(self.model, hidden)
         else:
-            logits = self._kept_logits.logits(hidden)
+            logits = self._kept_logits.by_row(hidden)
         return logits[..., : self.vocabulary].float().log_softmax(-1)
 
     def _read_prompt(self, counts, tokens) -> torch.Tensor:

@@ -17,7 +17,7 @@ its drafts are compared with.
 
 Hardware: any CPU, with nothing else running. Disk: 6 GB for the engines' environments (Linux
           x86-64), and 3 GB for converted models while it runs.
-Duration: for SmolLM2-135M on 2 CPU cores about half an hour, and 5 minutes for the environments.
+Duration: for SmolLM2-135M on 2 CPU cores about 50 minutes, and 5 minutes for the environments.
 Command:  python tests/engines/environments.py llamacpp openvino vllm
           python recipes/compare_engines.py --target smollm2 \\
               --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/engines

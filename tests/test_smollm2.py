@@ -142,8 +142,8 @@ def test_a_prompt_equals_the_target_alone(smollm2, heads, prompts, setting):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_nine_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
-    found = compare(smollm2, heads, prompts[::6], SETTINGS[setting])
+def test_six_prompts_equal_the_target_alone(smollm2, heads, prompts, setting):
+    found = compare(smollm2, heads, prompts[::9], SETTINGS[setting])
     assert found.wrong == []
     assert found.ties <= 1
 

@@ -42,7 +42,8 @@ def export(folder: str, out: Path, *options: str) -> Path:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(f"{out.name}.part")
-        command = [Path(sys.executable).with_name("optimum-cli"), "export", "openvino"]
+        # not the script optimum-cli: that works in the folder alone where it was installed
+        command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino"]
         command += ["--task", "text-generation-with-past", "--weight-format", "fp32", *options]
         subprocess.run([*command, "--model", folder, part], check=True)
         if not options:

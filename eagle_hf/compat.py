@@ -152,6 +152,26 @@ def chooses_logits(model) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
+@contextmanager
+def wrapped_candidates(model, wrap: Callable[[Any], Any]) -> Generator[None]:
+    """Let what proposes drafts in transformers' own assisted generation be wrapped in the block.
+
+    Args:
+        model: the target.
+        wrap: takes a candidate generator, and returns what is used in its place.
+    """
+    make = model._get_candidate_generator
+
+    def make_wrapped(*args, **kwargs):
+        return wrap(make(*args, **kwargs))
+
+    model._get_candidate_generator = make_wrapped
+    try:
+        yield
+    finally:
+        del model._get_candidate_generator
+
+
 def captures_outputs(model) -> bool:
     """Whether transformers has hooked the model's layers, to collect their hidden states.
 

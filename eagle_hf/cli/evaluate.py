@@ -1,7 +1,10 @@
-"""`eagle-hf evaluate`: tau, acceptance, speed and equality of a head in one setting."""
+"""`eagle-hf evaluate`: tau, speed and equality, of a head or of methods side by side."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from eagle_hf.cli.command import Command
 from eagle_hf.data.prompts.suites import load_suite, with_template_variables
@@ -10,6 +13,7 @@ from eagle_hf.evaluation import (
     SettingArguments,
     by_category,
     evaluate,
+    machine,
     markdown_table,
     measured_setting,
     open_target,
@@ -17,16 +21,29 @@ from eagle_hf.evaluation import (
     weights_fingerprint,
     write_report,
 )
+from eagle_hf.evaluation.metrics import METRICS
+from eagle_hf.evaluation.side_by_side import (
+    PLAIN,
+    Contest,
+    KeptAnswers,
+    Method,
+    Setting,
+    open_methods,
+    summaries,
+    table,
+)
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target.gguf import gguf_file
+
+SCHEMA = 2  # of metrics.json with methods side by side
 
 
 @dataclass(kw_only=True)
 class EvaluateArguments(SettingArguments):
     """Which head, for whom, in which setting, on how much."""
 
-    head: str = field(metadata={"help": "Folder or hub id of the draft head."})
+    head: str | None = field(default=None, metadata={"help": "Folder or hub id of the draft head."})
     per_category: int = field(default=8, metadata={"help": "Prompts of each category."})
     tree: str | None = field(
         default=None,
@@ -39,10 +56,76 @@ class EvaluateArguments(SettingArguments):
         default=Path("outputs/evaluation"),
         metadata={"help": "Folder of report.md, metrics.json and the plot."},
     )
+    methods: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Ways of decoding to measure side by side, plain decoding always: lookup, "
+            "assistant:MODEL, early-exit:LAYER, head, window:MODEL, itself; the last three also "
+            "with a tree behind an @."
+        },
+    )
+    temperatures: list[float] = field(
+        default_factory=lambda: [0.0], metadata={"help": "With --methods; 0 is greedy."}
+    )
+    batch_sizes: list[int] = field(
+        default_factory=lambda: [1], metadata={"help": "With --methods: rows of a call."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.methods and self.head is None:
+            raise ValueError("there is nothing to measure; give --head, or --methods")
 
 
 def run(arguments: EvaluateArguments) -> None:
+    """Measure a head, or methods side by side; print the table, and write the report."""
+    if arguments.methods:
+        run_methods(arguments)
+    else:
+        run_head(arguments)
+
+
+def run_methods(arguments: EvaluateArguments) -> None:
+    """Measure methods side by side; what an earlier run has measured is not measured again."""
+    # 1) open everything; what is cheap to refuse comes first
+    names = [PLAIN, *(name for name in arguments.methods if name != PLAIN)]
+    methods = [Method.parse(name) for name in names]
+    gguf_file(arguments.target)
+    prompts = load_suite(arguments.categories, arguments.per_category)
+    target, tokenizer = open_target(
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.dtype,
+        compile=arguments.compile,
+    )
+    prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
+    opened, failures = open_methods(methods, target, tokenizer, arguments.head)
+    asked = json.loads(json.dumps(asdict(arguments), default=str))
+    asked["machine"] = machine(target)
+    kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
+
+    # 2) answer every prompt by every method
+    contest = Contest(target, tokenizer, opened, arguments.max_new_tokens, failures=failures)
+    settings = []
+    for batch, temperature in product(arguments.batch_sizes, arguments.temperatures):
+        settings.append(Setting(temperature, batch))
+    try:
+        contest.run(prompts, settings, kept)
+    finally:  # interrupted, too
+        rows = summaries(kept.answers, contest.failures)
+        write_rows(arguments.out, rows, asked)
+        print(table(rows))
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]], asked: dict[str, Any]) -> None:
+    """Write metrics.json of methods side by side."""
+    metrics = {"schema": SCHEMA, "asked": asked, "rows": rows}
+    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+def run_head(arguments: EvaluateArguments) -> None:
     """Measure a head, print the table, and write the report."""
+    assert arguments.head is not None, "checked where the arguments were read"
     # 1) open everything; what is cheap to refuse comes first
     gguf_file(arguments.target)
     prompts = load_suite(arguments.categories, arguments.per_category)

@@ -266,7 +266,7 @@ def test_compiled_for_real_in_float64(tmp_path, monkeypatch):
         if number % 20 == 0:
             assert torch.equal(target.generate(**inputs, **settings), fast)
     layers = list(head.config.aux_layer_ids)
-    assert made == {f"nodes {layers}": 1, "head": 1, "logits": 1}
+    assert made == {f"nodes {layers}": 1, "head": 1, "fuse": 1, "logits": 1}
 
 
 def test_the_door_asks_only_where_compile_is_wanted(target, monkeypatch):

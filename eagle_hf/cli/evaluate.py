@@ -1,10 +1,8 @@
 """`eagle-hf evaluate`: tau, speed and equality, of a head or of methods side by side."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from eagle_hf.cli.command import Command
 from eagle_hf.data.prompts.suites import load_suite, with_template_variables
@@ -16,12 +14,12 @@ from eagle_hf.evaluation import (
     machine,
     markdown_table,
     measured_setting,
-    open_target,
+    open_set_target,
     sampling_at,
     weights_fingerprint,
+    write_metrics,
     write_report,
 )
-from eagle_hf.evaluation.metrics import METRICS
 from eagle_hf.evaluation.side_by_side import (
     PLAIN,
     Contest,
@@ -87,21 +85,16 @@ def run(arguments: EvaluateArguments) -> None:
 def run_methods(arguments: EvaluateArguments) -> None:
     """Measure methods side by side; what an earlier run has measured is not measured again."""
     # 1) open everything; what is cheap to refuse comes first
-    names = [PLAIN, *(name for name in arguments.methods if name != PLAIN)]
-    methods = [Method.parse(name) for name in names]
+    methods = {}
+    for name in [PLAIN, *arguments.methods]:
+        method = Method.parse(name)
+        methods[str(method)] = method
     gguf_file(arguments.target)
     prompts = load_suite(arguments.categories, arguments.per_category)
-    target, tokenizer = open_target(
-        arguments.target,
-        arguments.adapter,
-        tokenizer=arguments.tokenizer,
-        dtype=arguments.dtype,
-        compile=arguments.compile,
-    )
+    target, tokenizer = open_set_target(arguments)
     prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
     opened, failures = open_methods(methods, target, tokenizer, arguments.head)
-    asked = json.loads(json.dumps(asdict(arguments), default=str))
-    asked["machine"] = machine(target)
+    asked = asdict(arguments) | {"machine": machine(target)}
     kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
 
     # 2) answer every prompt by every method
@@ -113,14 +106,8 @@ def run_methods(arguments: EvaluateArguments) -> None:
         contest.run(prompts, settings, kept)
     finally:  # interrupted, too
         rows = summaries(kept.answers, contest.failures)
-        write_rows(arguments.out, rows, asked)
+        write_metrics(arguments.out, {"schema": SCHEMA, "asked": kept.asked, "rows": rows})
         print(table(rows))
-
-
-def write_rows(folder: Path, rows: list[dict[str, Any]], asked: dict[str, Any]) -> None:
-    """Write metrics.json of methods side by side."""
-    metrics = {"schema": SCHEMA, "asked": asked, "rows": rows}
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 def run_head(arguments: EvaluateArguments) -> None:
@@ -134,13 +121,7 @@ def run_head(arguments: EvaluateArguments) -> None:
         arguments.head, tree=tree, vocab_size=arguments.vocab_size
     )
     fingerprint = weights_fingerprint(head)
-    target, tokenizer = open_target(
-        arguments.target,
-        arguments.adapter,
-        tokenizer=arguments.tokenizer,
-        dtype=arguments.dtype,
-        compile=arguments.compile,
-    )
+    target, tokenizer = open_set_target(arguments)
     prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
     head.to(target.device, target.dtype)
 

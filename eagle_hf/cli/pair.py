@@ -1,14 +1,11 @@
 """`eagle-hf pair`: which drafter suits a target, ranked, with a sentence why."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from eagle_hf.cli.command import Command
 from eagle_hf.data.prompts.suites import load_suite, with_template_variables
-from eagle_hf.evaluation import SettingArguments, machine, open_target
-from eagle_hf.evaluation.metrics import METRICS
+from eagle_hf.evaluation import SettingArguments, machine, open_set_target, write_metrics
 from eagle_hf.evaluation.side_by_side import (
     PLAIN,
     Contest,
@@ -18,10 +15,9 @@ from eagle_hf.evaluation.side_by_side import (
     Pair,
     Setting,
     judge,
-    open_method,
+    open_methods,
     pair_table,
 )
-from eagle_hf.evaluation.side_by_side.methods import first_line
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target.gguf import gguf_file
 
@@ -57,16 +53,10 @@ def run(arguments: PairArguments) -> None:
     # 1) open everything; what is cheap to refuse comes first
     gguf_file(arguments.target)
     prompts = load_suite(arguments.categories, arguments.per_category)
-    target, tokenizer = open_target(
-        arguments.target,
-        arguments.adapter,
-        tokenizer=arguments.tokenizer,
-        dtype=arguments.dtype,
-        compile=arguments.compile,
-    )
+    target, tokenizer = open_set_target(arguments)
     prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
-    methods, failures = open_drafters(arguments, target, tokenizer)
-    asked = json.loads(json.dumps(asdict(arguments), default=str)) | {"machine": machine(target)}
+    methods, failures = open_methods(wanted_drafters(arguments), target, tokenizer)
+    asked = asdict(arguments) | {"machine": machine(target)}
     kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
 
     # 2) answer every prompt with every drafter
@@ -82,36 +72,20 @@ def run(arguments: PairArguments) -> None:
         if method.name not in contest.failures:
             pairs.append(judge(method, target, kept.answers, arguments.drafts))
     print(pair_table(pairs, contest.failures))
-    metrics = {"asked": asked, "pairs": [asdict(pair) for pair in pairs], "failures": failures}
-    (arguments.out / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+    judged = [asdict(pair) for pair in pairs]
+    metrics = {"asked": kept.asked, "pairs": judged, "failures": contest.failures}
+    write_metrics(arguments.out, metrics)
 
 
-def open_drafters(
-    arguments: PairArguments, target: Any, tokenizer: Any
-) -> tuple[list[OpenMethod], dict[str, str]]:
-    """Open every drafter with the same chain.
-
-    Returns:
-        (opened, why others do not fit the target by their names).
-    """
+def wanted_drafters(arguments: PairArguments) -> dict[str, Method]:
+    """Every drafter by its name, with the same chain."""
     tree = TreeConfig("chain", arguments.drafts, 1, arguments.drafts)
-    wanted: list[tuple[str, Method, str | None]] = []
-    for source in arguments.heads:
-        wanted.append((f"head {source}", Method("head", tree=tree), source))
+    wanted = {f"head {source}": Method("head", source, tree) for source in arguments.heads}
     for source in arguments.models:
-        wanted.append((f"model {source}", Method("window", source, tree), None))
+        wanted[f"model {source}"] = Method("window", source, tree)
     if arguments.itself:
-        wanted.append(("itself", Method("itself", tree=tree), None))
-    opened = []
-    failures = {}
-    for name, method, head in wanted:
-        try:
-            found = open_method(method, target, tokenizer, head)
-            found.name = name
-            opened.append(found)
-        except (ValueError, OSError) as error:
-            failures[name] = first_line(error)
-    return opened, failures
+        wanted["itself"] = Method("itself", tree=tree)
+    return wanted
 
 
 COMMAND = Command(

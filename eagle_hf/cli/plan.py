@@ -14,7 +14,7 @@ from eagle_hf.evaluation import (
     SettingArguments,
     open_draft_model,
     open_head,
-    open_target,
+    open_set_target,
     sampling_at,
 )
 from eagle_hf.head.trees import TreeConfig
@@ -117,13 +117,7 @@ class PlanArguments(SettingArguments):
 def run(arguments: PlanArguments) -> None:
     """Make a plan, and measure what it predicts."""
     # 1) open both models; refuse what no plan can be made for
-    target, tokenizer = open_target(
-        arguments.target,
-        arguments.adapter,
-        tokenizer=arguments.tokenizer,
-        dtype=arguments.dtype,
-        compile=arguments.compile,
-    )
+    target, tokenizer = open_set_target(arguments)
     assistant = open_assistant(arguments, target, tokenizer)
     check_lengths(target, arguments.lengths)
     check_rope(target, max(arguments.lengths))

@@ -16,7 +16,7 @@ from eagle_hf.evaluation.metrics import (
     rename_fingerprint,
     write_metrics,
 )
-from eagle_hf.evaluation.models import open_draft_model, open_head, open_target
+from eagle_hf.evaluation.models import open_draft_model, open_head, open_set_target, open_target
 from eagle_hf.evaluation.offline import (
     Answer,
     Summary,
@@ -76,6 +76,7 @@ __all__ = [
     "measured_setting",
     "open_draft_model",
     "open_head",
+    "open_set_target",
     "open_target",
     "read_acceptance",
     "read_metrics",

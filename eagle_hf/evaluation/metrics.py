@@ -96,7 +96,7 @@ def plain_results(summaries: dict[str, Summary]) -> dict[str, dict[str, Any]]:
     return results
 
 
-def write_metrics(folder: str | Path, metrics: Metrics) -> None:
+def write_metrics(folder: str | Path, metrics: Metrics | dict[str, Any]) -> None:
     """Write metrics.json into an existing folder.
 
     Args:

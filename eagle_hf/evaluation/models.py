@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle_hf.decoding.assistants import WindowedDraft
 from eagle_hf.decoding.compiling import compile_target
+from eagle_hf.evaluation.arguments import SettingArguments
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import default_device, execution_device, load_target
@@ -43,6 +44,17 @@ def open_target(
     if compile:
         compile_target(target)
     return target, opened_tokenizer
+
+
+def open_set_target(arguments: SettingArguments) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Open the target of a setting, as `open_target` does."""
+    return open_target(
+        arguments.target,
+        arguments.adapter,
+        tokenizer=arguments.tokenizer,
+        dtype=arguments.dtype,
+        compile=arguments.compile,
+    )
 
 
 def open_head(

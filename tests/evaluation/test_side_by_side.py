@@ -54,7 +54,7 @@ def names_of(folder):
 @pytest.fixture(scope="module")
 def opened(folder):
     target = tiny_target(layers=4, dtype=torch.float32)
-    methods = [Method.parse(name) for name in names_of(folder)]
+    methods = {name: Method.parse(name) for name in names_of(folder)}
     found, failures = open_methods(methods, target, word_tokenizer(), str(folder / "head"))
     assert failures == {}
     return target, found
@@ -158,8 +158,8 @@ def test_a_name_that_is_none_is_refused(name, message):
 
 
 def test_what_does_not_fit_the_target_is_a_reason(opened, folder):
-    methods = [Method.parse(name) for name in ("early-exit:4", "head", "window:/nowhere")]
-    found, failures = open_methods(methods, opened[0], word_tokenizer(), None)
+    methods = {name: Method.parse(name) for name in ("early-exit:4", "head", "window:/nowhere")}
+    found, failures = open_methods(methods, opened[0], word_tokenizer())
     assert found == []
     assert "take 1 to 3" in failures["early-exit:4"]
     assert "give one by --head" in failures["head"]

@@ -68,16 +68,7 @@ class Contest:
     def _answer(self, group: Sequence[Prompt], setting: Setting, turn: int) -> list[GroupAnswer]:
         """A group's answers by all methods, which begin with another one each turn."""
         inputs = padded_inputs(self.target, self.tokenizer, group)
-        running = [method for method in self.methods if method.name not in self.failures]
-        first = turn % len(running)
-        outputs = {}
-        for method in running[first:] + running[:first]:
-            try:
-                outputs[method.name] = self._generate(method, inputs, setting)
-            except Exception as error:  # whatever a method raises, the others go on
-                if method.name == PLAIN:
-                    raise
-                self.failures[method.name] = first_line(error)
+        outputs = self._generate_all(inputs, setting, self.max_new_tokens, turn)
         plain = outputs[PLAIN][0]
         answers = []
         for name, (output, seconds, stats) in outputs.items():
@@ -99,12 +90,32 @@ class Contest:
             )
         return answers
 
+    def _generate_all(
+        self, inputs: dict[str, torch.Tensor], setting: Setting, new_tokens: int, turn: int = 0
+    ) -> dict[str, tuple[Any, float, DecodingStats]]:
+        """What `_generate` returns, by method; one that fails is given up, and the others go on."""
+        running = [method for method in self.methods if method.name not in self.failures]
+        first = turn % len(running)
+        outputs = {}
+        for method in running[first:] + running[:first]:
+            try:
+                outputs[method.name] = self._generate(method, inputs, setting, new_tokens)
+            except Exception as error:  # whatever a method raises
+                if method.name == PLAIN:
+                    raise
+                self.failures[method.name] = first_line(error)
+        return outputs
+
     def _generate(
-        self, method: OpenMethod, inputs: dict[str, torch.Tensor], setting: Setting
+        self,
+        method: OpenMethod,
+        inputs: dict[str, torch.Tensor],
+        setting: Setting,
+        new_tokens: int,
     ) -> tuple[Any, float, DecodingStats]:
         """(output, seconds, rounds) of one call."""
         settings = {
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": new_tokens,
             "do_sample": False,
             "pad_token_id": self.tokenizer.pad_token_id,
             "return_dict_in_generate": True,
@@ -125,20 +136,7 @@ class Contest:
     def _warm_up(self, group: Sequence[Prompt], setting: Setting) -> None:
         """One short call of each method: the first calls pay for allocations."""
         inputs = padded_inputs(self.target, self.tokenizer, group)
-        whole = self.max_new_tokens
-        self.max_new_tokens = WARM_UP_TOKENS
-        try:
-            for method in self.methods:
-                if method.name in self.failures:
-                    continue
-                try:
-                    self._generate(method, inputs, setting)
-                except Exception as error:
-                    if method.name == PLAIN:
-                        raise
-                    self.failures[method.name] = first_line(error)
-        finally:
-            self.max_new_tokens = whole
+        self._generate_all(inputs, setting, WARM_UP_TOKENS)
 
 
 def grouped(prompts: Sequence[Prompt], batch: int) -> list[list[Prompt]]:

@@ -50,7 +50,10 @@ class KeptAnswers:
 
     Args:
         file: where; answers that are there are taken over.
-        asked: what decides the answers, as JSON holds it.
+        asked: what decides the answers.
+
+    Attributes:
+        asked: the same, as JSON holds it.
 
     Raises:
         ValueError: The file holds answers to something else.
@@ -58,13 +61,14 @@ class KeptAnswers:
 
     def __init__(self, file: Path, asked: dict[str, Any]):
         self.file = file
+        self.asked = json.loads(json.dumps(asked, default=str))
         self.answers: list[GroupAnswer] = []
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"asked": asked}) + "\n")
+            file.write_text(json.dumps({"asked": self.asked}) + "\n")
             return
         head, *lines = file.read_text().splitlines()
-        if json.loads(head)["asked"] != asked:
+        if json.loads(head)["asked"] != self.asked:
             raise ValueError(
                 f"{file} holds answers to other prompts, methods or settings; remove it, or give "
                 "another folder"

@@ -12,7 +12,7 @@
 TREE is `policy:depth:top_k:nodes`; without it a method drafts as it does by itself.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +39,8 @@ class Method:
 
     Attributes:
         kind: one of NAMES.
-        source: the model that drafts, or the layer after which the target does; "" where neither.
+        source: the model or head that drafts, or the layer after which the target does; "" where
+            neither is named.
         tree: what is drafted; None where the method decides.
     """
 
@@ -125,12 +126,15 @@ def open_method(
 
 
 def open_methods(
-    methods: Sequence[Method], target: Any, tokenizer: PreTrainedTokenizerBase, head: str | None
+    methods: Mapping[str, Method],
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    head: str | None = None,
 ) -> tuple[list[OpenMethod], dict[str, str]]:
     """Open methods; those that do not fit the target are left out.
 
     Args:
-        methods: which.
+        methods: which, by the names that they get.
         target, tokenizer, head: as in `open_method`.
 
     Returns:
@@ -138,11 +142,11 @@ def open_methods(
     """
     opened = []
     failures = {}
-    for method in methods:
+    for name, method in methods.items():
         try:
-            opened.append(open_method(method, target, tokenizer, head))
+            opened.append(replace(open_method(method, target, tokenizer, head), name=name))
         except (ValueError, OSError) as error:
-            failures[str(method)] = first_line(error)
+            failures[name] = first_line(error)
     return opened, failures
 
 
@@ -176,9 +180,10 @@ def _open_early_exit(method: Method, target: Any) -> OpenMethod:
 
 def _open_head(method: Method, target: Any, head: str | None) -> OpenMethod:
     """The draft head, with the tree of the method or the one that is fastest here."""
-    if head is None:
+    source = method.source or head
+    if source is None:
         raise ValueError(f"the method is {method}, but there is no head; give one by --head")
-    opened = open_head(head, target, tree=method.tree or "auto")
+    opened = open_head(source, target, tree=method.tree or "auto")
     return OpenMethod(str(method), {"assistant_model": opened}, opened)
 
 

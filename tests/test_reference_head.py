@@ -36,7 +36,7 @@ def test_no_engine_refuses_it():
 
 def test_the_weights_are_those_that_were_measured(metrics):
     head = Eagle3DraftHead.from_pretrained(FOLDER, dtype="auto")
-    assert metrics["head_sha256"] == weights_fingerprint(head)
+    assert metrics["head_fingerprint"] == weights_fingerprint(head)
 
 
 def test_the_card_is_built_from_its_metrics(tmp_path):

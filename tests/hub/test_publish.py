@@ -20,6 +20,7 @@ from test_cards import METRICS, RECIPE
 from tiny import tiny_head, word_tokenizer
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
+from eagle_hf.hub import files_to_push
 from eagle_hf.hub.publish import OWN_GENERATE, push_folder
 from eagle_hf.provenance import weights_fingerprint
 
@@ -106,6 +107,18 @@ def test_a_pushed_head_comes_back_by_its_id(hub, saved):
     for name, tensor in head.state_dict().items():
         assert torch.equal(tensor, weights[name])
     assert again.tree == head.tree
+
+
+def test_what_is_listed_is_what_a_push_uploads(hub, saved):
+    listed = files_to_push(saved)
+    assert "optimizer.pt" not in listed
+    push_folder(saved, "alice/head", token=ALICE)
+    assert set(hub.files("alice/head")) == NEW | set(listed)
+
+
+def test_a_folder_without_a_head_lists_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no config.json and no model.safetensors"):
+        files_to_push(tmp_path)
 
 
 def test_people_without_eagle_hf_try_it_by_its_id(hub, saved, target):

@@ -34,17 +34,29 @@ def machine(target: Any) -> dict[str, Any]:
         target: The model that was measured.
 
     Returns:
-        device, cpu_features (None on a GPU), threads, dtype, torch and transformers.
+        device, cpu_features (None on a GPU), gpu_features (None on a CPU), threads, dtype,
+        torch and transformers.
     """
     on_gpu = execution_device(target).type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "cpu_features": None if on_gpu else " ".join(cpu_features()),
+        "gpu_features": gpu_features(execution_device(target)) if on_gpu else None,
         "threads": torch.get_num_threads(),
         "dtype": dtype_name(target),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def gpu_features(device: torch.device) -> str:
+    """Describe a CUDA GPU beyond its name: what it can, how large it is, by which CUDA."""
+    properties = torch.cuda.get_device_properties(device)
+    return (
+        f"compute capability {properties.major}.{properties.minor}, "
+        f"{properties.multi_processor_count} multiprocessors, "
+        f"{properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    )
 
 
 def dtype_name(model: Any) -> str:

@@ -5,11 +5,12 @@ It runs in a thread with an event loop of its own, and speaks HTTP/1.1 over real
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from loop_server import LoopServer
 
 MODEL = "tiny"
 STATUS_LINES = {200: "OK", 404: "Not Found", 429: "Too Many Requests"}
@@ -70,7 +71,7 @@ def answer_well(server: "AnswerServer", body: dict[str, Any]) -> Reply:
     return Reply(with_ids(f"answer to {last_question(body)}", model=body["model"]))
 
 
-class AnswerServer:
+class AnswerServer(LoopServer):
     """Serves until its block ends.
 
     Args:
@@ -78,6 +79,7 @@ class AnswerServer:
         models: what /v1/models lists.
         engine: what it calls itself there.
         port: to listen at. Default: any that is free.
+        metrics: the page of counters at /metrics. None: there is none.
 
     Attributes:
         asked: the bodies of all chat completions, in their order.
@@ -92,51 +94,28 @@ class AnswerServer:
         models: tuple[str, ...] = (MODEL,),
         engine: str = "vllm",
         port: int = 0,
+        metrics: "Callable[[AnswerServer], str] | None" = None,
     ):
+        super().__init__(port)
         self.answer = answer
         self.models = models
         self.engine = engine
-        self.port = port
+        self.metrics = metrics
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.counts: Counter[str] = Counter()
         self.most_at_once = 0
         self._at_once = 0
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    async def open(self) -> tuple[asyncio.Server, int]:
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return listener, listener.sockets[0].getsockname()[1]
 
-    def __enter__(self) -> "AnswerServer":
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Close every connection, as a server that dies does."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        listener = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        )
-        self.port = listener.sockets[0].getsockname()[1]
-        self._ready.set()
-        self._loop.run_forever()
+    async def close(self, listener: asyncio.Server) -> None:
         listener.close()
-        for task in asyncio.all_tasks(self._loop):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.01))  # until they have closed
-        self._loop.close()
+        await asyncio.sleep(0.01)  # until they have closed
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, which may carry several requests."""
@@ -174,6 +153,9 @@ class AnswerServer:
         if path == "/v1/models":
             rows = [{"id": name, "owned_by": self.engine} for name in self.models]
             return Reply({"object": "list", "data": rows})
+        if path == "/metrics":
+            found = self.metrics is not None
+            return Reply(self.metrics(self).encode() if found else b"", 200 if found else 404)
         assert path == "/v1/chat/completions", path
         body = json.loads(raw)
         self.asked.append(body)

@@ -35,6 +35,8 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
         chain = asked_chain(assistant, call.generation_config)
         if chain is None and assistant.chooses_by_machine:
             return decode_by_machine(target, assistant, call)
+        if isinstance(assistant, Nobody):
+            return speculate(target, assistant, call, policy=PlainPolicy())
         tree = chain or assistant.tree
         new_tokens = call.generation_config.max_length - call.input_ids.shape[1]
         check_fixed_size(target, tree, new_tokens)

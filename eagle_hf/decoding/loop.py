@@ -26,6 +26,7 @@ from eagle_hf.decoding.compiling import (
     keeps_sizes,
     mark_cudagraph_step,
 )
+from eagle_hf.decoding.counting import count_round
 from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.lockstep import make_verifier
@@ -35,6 +36,7 @@ from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
 from eagle_hf.decoding.snapkv import Selection, recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
+from eagle_hf.decoding.streaming import RoundStreamer
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.verify import Verdict
 from eagle_hf.head.trees import TreeConfig
@@ -188,8 +190,10 @@ class Run:
             mark_cudagraph_step()
         draft = self.draft()
         logits, aux = self.read(draft.tree)
-        verdicts = self.verify(draft.tree, logits)
+        verdicts = self.verify(draft, logits)
         self.commit(draft, verdicts, aux)
+        if isinstance(self.streamer, RoundStreamer):
+            self.streamer.put_round(draft.tree, verdicts[0])
         emitted = [verdict.emitted for verdict in verdicts]
         self._stream(emitted)
         widths = (1,) if draft.catches_up else draft.widths
@@ -215,13 +219,11 @@ class Run:
         with self.watch.phase("target"):
             return self.forward.read_nodes(tree.tokens, positions, mask, base=max(ends))
 
-    def verify(self, tree: Tree, logits: torch.Tensor) -> list[Verdict]:
+    def verify(self, draft: Draft, logits: torch.Tensor) -> list[Verdict]:
         """A verdict for every row of the batch; its tokens are in the sequences afterwards."""
         with self.watch.phase("accept"):
-            verdicts = self.verifier.verdicts(tree, logits)
-            for verdict in verdicts:
-                if verdict.emitted:
-                    self.stats.count(verdict.trials, verdict.accepted, len(verdict.emitted))
+            verdicts = self.verifier.verdicts(draft.tree, logits)
+            count_round(self.stats, draft, verdicts, self.sequences.in_batch)
             return verdicts
 
     def commit(self, draft: Draft, verdicts: list[Verdict], aux: torch.Tensor | None) -> None:

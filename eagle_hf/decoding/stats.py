@@ -1,9 +1,10 @@
 """What a run did, and where its time went."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 
@@ -99,6 +100,15 @@ class DecodingStats:
             its branch being accepted.
         accepted: accepted[k] counts how many of these were accepted.
         seconds: by phase, see `Stopwatch`.
+        drafted: nodes that were drafted, the roots not counted.
+        forwards: forwards[w] counts the drafter's forwards over w nodes a row.
+        deepest: levels of the deepest tree.
+        by_size: by_size[n][k] counts the rounds that drafted n nodes and accepted k of them.
+        nodes: the places of a tree by rank path: "1.0" is the likeliest child of the root's second
+            child. For each [how often it was on trial, how often it was accepted]. A node is on
+            trial where the walk reaches its parent.
+        row_rounds, row_tokens: the rounds and tokens of each row by itself; empty where the rows
+            were not told apart.
     """
 
     rows: int = 1
@@ -107,6 +117,13 @@ class DecodingStats:
     trials: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    drafted: int = 0
+    forwards: list[int] = field(default_factory=list)
+    deepest: int = 0
+    by_size: list[list[int]] = field(default_factory=list)
+    nodes: dict[str, list[int]] = field(default_factory=dict)
+    row_rounds: list[int] = field(default_factory=list)
+    row_tokens: list[int] = field(default_factory=list)
 
     @property
     def tau(self) -> float:
@@ -142,6 +159,69 @@ class DecodingStats:
             self.trials[depth] += 1
             self.accepted[depth] += depth < accepted
 
+    def count_draft(self, drafted: int, accepted: int, depth: int) -> None:
+        """Add what one row's round drafted: so many nodes in so many levels; so many accepted."""
+        self.drafted += drafted
+        self.deepest = max(self.deepest, depth)
+        while len(self.by_size) <= drafted:
+            self.by_size.append([])
+        counts = self.by_size[drafted]
+        counts += [0] * (accepted + 1 - len(counts))
+        counts[accepted] += 1
+
+    def count_forwards(self, widths: Sequence[int]) -> None:
+        """Add a round's forwards of the drafter, each over so many nodes a row."""
+        for width in widths:
+            self.forwards += [0] * (width + 1 - len(self.forwards))
+            self.forwards[width] += 1
+
+    def count_row(self, row: int, tokens: int) -> None:
+        """Add a round of one row to what that row did by itself."""
+        missing = row + 1 - len(self.row_rounds)
+        self.row_rounds += [0] * missing
+        self.row_tokens += [0] * missing
+        self.row_rounds[row] += 1
+        self.row_tokens[row] += tokens
+
+    def count_nodes(
+        self, parents: Sequence[int], tokens: Sequence[int], walk: Sequence[int]
+    ) -> None:
+        """Add one row's tree: which of its nodes were on trial, and which were accepted.
+
+        The tree 0 -> (1, 2), 1 -> 3 with the walk [token of 1] has 1, 2 and 3 on trial, as "0",
+        "1" and "0.0", of which 1 was accepted.
+
+        Args:
+            parents: of every node, the root first. Parents precede their children, and siblings
+                follow by rank.
+            tokens: of every node.
+            walk: the tokens of the accepted nodes, from the root's child on.
+        """
+        reached = {0: ""}  # nodes that the walk reached -> rank path
+        ranks = {0: 0}  # the same -> how many of their children were seen
+        depth_of = {0: 0}
+        for node in range(1, len(parents)):
+            parent = parents[node]
+            if parent not in reached:
+                continue
+            rank = ranks[parent]
+            ranks[parent] = rank + 1
+            depth = depth_of[parent]
+            above = reached[parent]
+            path = f"{above}.{rank}" if above else str(rank)
+            is_accepted = depth < len(walk) and tokens[node] == walk[depth]
+            self.count_node(path, is_accepted)
+            if is_accepted:
+                reached[node] = path
+                ranks[node] = 0
+                depth_of[node] = depth + 1
+
+    def count_node(self, path: str, is_accepted: bool) -> None:
+        """Add one trial of the node at a rank path."""
+        counts = self.nodes.setdefault(path, [0, 0])
+        counts[0] += 1
+        counts[1] += is_accepted
+
     def __add__(self, other: "DecodingStats") -> "DecodingStats":
         """Both runs taken together."""
         seconds = {}
@@ -154,7 +234,27 @@ class DecodingStats:
             trials=_sums(self.trials, other.trials),
             accepted=_sums(self.accepted, other.accepted),
             seconds=seconds,
+            drafted=self.drafted + other.drafted,
+            forwards=_sums(self.forwards, other.forwards),
+            deepest=max(self.deepest, other.deepest),
+            by_size=_table_sums(self.by_size, other.by_size),
+            nodes=_node_sums(self.nodes, other.nodes),
+            row_rounds=self.row_rounds + other.row_rounds,
+            row_tokens=self.row_tokens + other.row_tokens,
         )
+
+
+def _table_sums(ours: list[list[int]], theirs: list[list[int]]) -> list[list[int]]:
+    """The sums of two lists of lists, row by row."""
+    return [_sums(mine, other) for mine, other in zip_longest(ours, theirs, fillvalue=[])]
+
+
+def _node_sums(ours: dict[str, list[int]], theirs: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The sums of two counts of nodes, by rank path."""
+    sums = {path: list(counts) for path, counts in ours.items()}
+    for path, counts in theirs.items():
+        sums[path] = _sums(sums.get(path, []), counts)
+    return sums
 
 
 def _sums(ours: list[int], theirs: list[int]) -> list[int]:

@@ -7,6 +7,7 @@ from eagle_hf.evaluation.arguments import (
     TargetArguments,
     VocabularyArguments,
 )
+from eagle_hf.evaluation.asked import facts_of, load_asked, prompts_fingerprint
 from eagle_hf.evaluation.equality import Difference, first_difference
 from eagle_hf.evaluation.metrics import (
     MeasuredSetting,
@@ -16,7 +17,13 @@ from eagle_hf.evaluation.metrics import (
     rename_fingerprint,
     write_metrics,
 )
-from eagle_hf.evaluation.models import open_draft_model, open_head, open_set_target, open_target
+from eagle_hf.evaluation.models import (
+    open_draft_model,
+    open_drafter,
+    open_head,
+    open_set_target,
+    open_target,
+)
 from eagle_hf.evaluation.offline import (
     Answer,
     Summary,
@@ -69,15 +76,19 @@ __all__ = [
     "draw_simulation",
     "dtype_name",
     "evaluate",
+    "facts_of",
     "first_difference",
     "fit_scaling",
+    "load_asked",
     "machine",
     "markdown_table",
     "measured_setting",
     "open_draft_model",
+    "open_drafter",
     "open_head",
     "open_set_target",
     "open_target",
+    "prompts_fingerprint",
     "read_acceptance",
     "read_metrics",
     "rename_fingerprint",

@@ -109,6 +109,26 @@ def open_draft_model(
     Raises:
         ValueError: where the model cannot be opened.
     """
+    drafter, _ = open_drafter(name, target, tokenizer, sinks=sinks, window=window)
+    return drafter
+
+
+def open_drafter(
+    name: str | Path,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sinks: int = 16,
+    window: int | None = 496,
+) -> tuple[WindowedDraft, PreTrainedTokenizerBase]:
+    """Open a smaller causal LM as a drafter, and its tokenizer.
+
+    Args:
+        name, target, tokenizer, sinks, window: as in `open_draft_model`.
+
+    Returns:
+        (drafter, the tokenizer of its model).
+    """
     model, own_tokenizer = load_target(name, dtype=target.dtype, device=execution_device(target))
     own_entries = own_tokenizer.get_vocab().items()
     differing = len(own_entries ^ tokenizer.get_vocab().items())
@@ -118,8 +138,8 @@ def open_draft_model(
             "otherwise are never accepted",
             file=sys.stderr,
         )
-        return WindowedDraft(model, sinks, window)
+        return WindowedDraft(model, sinks, window), own_tokenizer
     draft_size = model.config.get_text_config().vocab_size
     target_size = target.config.get_text_config().vocab_size
     common = min(len(tokenizer), draft_size, target_size)
-    return WindowedDraft(model, sinks, window, vocab_size=common)
+    return WindowedDraft(model, sinks, window, vocab_size=common), own_tokenizer

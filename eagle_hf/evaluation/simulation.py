@@ -62,7 +62,7 @@ class RooflineArguments:
         default=32000, metadata={"help": "EAGLE-3 tree: tokens that the head can propose."}
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for roofline.md and roofline.png."}
+        default=None, metadata={"help": "Folder for roofline.md, roofline.json and roofline.png."}
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,8 @@
 """Simulated speed-ups as a table and a plot; both say that they are simulated."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ def _draw_line(axes: Any, cells: Sequence[SimulatedCell], way: int, label: str, 
 def write_simulation(
     arguments: RooflineArguments, shape: ModelShape, cells: Sequence[SimulatedCell]
 ) -> None:
-    """Write roofline.md and roofline.png into `arguments.output_dir`.
+    """Write roofline.md, roofline.json and roofline.png into `arguments.output_dir`.
 
     Args:
         arguments: what was simulated, with an output_dir.
@@ -139,5 +141,27 @@ def write_simulation(
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "roofline.md").write_text(simulation_table(arguments, shape, cells) + "\n")
+    (folder / "roofline.json").write_text(_as_json(arguments, shape, cells))
     title = f"speed-up of {shape.name} over plain decoding, {arguments.gpus} GPU(s)"
     draw_simulation(folder / "roofline.png", title, cells)
+
+
+def _as_json(
+    arguments: RooflineArguments, shape: ModelShape, cells: Sequence[SimulatedCell]
+) -> str:
+    """The cells for `eagle-hf report`; a gain is null where the model does not fit."""
+    rows = []
+    for cell in cells:
+        gains = {}
+        for way, gain in zip(WAYS, cell.gains, strict=True):
+            gains[way] = None if gain is None else gain.value
+        place = {"machine": cell.machine, "batch": cell.batch, "length": cell.length}
+        rows.append(place | {"gains": gains})
+    content = {
+        "kind": "roofline",
+        "simulated": True,
+        "model": shape.name,
+        "settings": asdict(arguments),
+        "cells": rows,
+    }
+    return json.dumps(content, indent=1) + "\n"

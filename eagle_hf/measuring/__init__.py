@@ -13,7 +13,7 @@ from eagle_hf.measuring.intervals import (
 from eagle_hf.measuring.plans import TREES, held_out_acceptance, make_plan, measure_plan
 from eagle_hf.measuring.replay import replay
 from eagle_hf.measuring.runs import PrefilledPrompt, TimedRun, finish
-from eagle_hf.measuring.speeds import HEADER, Speed, draw_speeds, measure_cell
+from eagle_hf.measuring.speeds import HEADER, Speed, draw_speeds, measure_cell, save_speeds
 from eagle_hf.measuring.timing import Turns, noise_cache, target_forward, timed
 from eagle_hf.measuring.traces import Trace, record
 
@@ -41,6 +41,7 @@ __all__ = [
     "record",
     "replay",
     "save_acceptance",
+    "save_speeds",
     "target_forward",
     "tau_difference",
     "tau_interval",

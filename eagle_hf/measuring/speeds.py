@@ -7,10 +7,12 @@ which users compare with, and by the leanest loop over the forwards that a cost 
 is what the table's predictions are relative to.
 """
 
+import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from eagle_hf.planning.cost import CostTable
 # `generate` decodes one token in so many: it is slow behind long prompts. A call's own milliseconds
 # weigh more then.
 GENERATE_SHARE = 4
+SPEEDS = "speeds.json"
 COLUMNS = (
     "batch",
     "length",
@@ -155,6 +158,20 @@ def measure_cell(
         )
         rows.append(speed)
     return rows
+
+
+def save_speeds(folder: str | Path, rows: list[Speed], machine: dict[str, Any]) -> None:
+    """Write speeds.json into a folder, for `eagle-hf report`; it appears whole or not at all.
+
+    Args:
+        folder: an existing one.
+        rows: what `measure_cell` found.
+        machine: where, as the plan's costs say it.
+    """
+    content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    scratch = Path(folder, SPEEDS + ".tmp")
+    scratch.write_text(json.dumps(content, indent=1) + "\n")
+    scratch.rename(Path(folder, SPEEDS))
 
 
 def draw_speeds(path: str | Path, rows: list[Speed]) -> None:

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers import trainer as parent
 from transformers.trainer_utils import TrainOutput
 
 from eagle_hf.data.manifest import check_manifest, only_one_run
@@ -55,8 +55,8 @@ class ResumableTrainer(Trainer):
             callbacks.append(TimeBudget(args.max_minutes))
         super().__init__(args=args, callbacks=callbacks, **kwargs)
         if args.max_minutes is not None:
-            # This bar counts steps; TimeBudget's counts the seconds.
-            self.remove_callback(ProgressCallback)
+            # This bar counts steps, in a notebook as a table; TimeBudget's counts the seconds.
+            self.remove_callback(parent.DEFAULT_PROGRESS_CALLBACK)
 
     def train(
         self,

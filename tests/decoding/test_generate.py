@@ -54,7 +54,9 @@ def test_finished_rows_cost_nothing(target, trained_head, assistant):
     lengths = (ids[:, 12:] != 0).sum(1).tolist()
     assert batches[0] == 4
     assert batches == sorted(batches, reverse=True)
-    assert len(set(batches)) == len(set(lengths)) > 1
+    # rows that end in the same round leave together
+    assert 1 < len(set(batches)) <= len(set(lengths))
+    assert batches[-1] == lengths.count(max(lengths))
     assert torch.equal(ids, target.generate(**inputs, **settings))
 
 

@@ -8,6 +8,8 @@ import torch
 from tiny import left_padded, tiny_head, word_tokenizer
 from transformers import AsyncTextIteratorStreamer, TextIteratorStreamer, TextStreamer
 
+from eagle_hf.decoding.streaming import RoundStreamer
+
 
 @pytest.fixture(scope="module")
 def tokenizer(target):
@@ -87,6 +89,53 @@ def test_streamed_tokens_arrive_each_round_in_order_and_never_past_the_end(
     assert sum(parts, []) == out[0].tolist()
     # the prompt, the first token, then a part a round
     assert len(parts) == 2 + trained_head.last_run.rounds
+
+
+class RoundRecorder(RoundStreamer):
+    """Keeps every round, and the tokens that follow it."""
+
+    def __init__(self):
+        self.rounds = []
+        self.tokens = []
+
+    def put_round(self, tree, verdict):
+        self.rounds.append((tree, verdict))
+
+    def put(self, value):
+        self.tokens.append((len(self.rounds), value.flatten().tolist()))
+
+    def end(self):
+        pass
+
+
+def record_rounds(target, head, **settings):
+    streamer = RoundRecorder()
+    prompt = left_padded(target, [7])
+    target.generate(
+        **prompt, max_new_tokens=60, streamer=streamer, assistant_model=head, **settings
+    )
+    return streamer
+
+
+def test_a_round_is_shown_with_its_tree_before_its_tokens(target, trained_head):
+    shown = record_rounds(target, trained_head, eos_token_id=None)
+    run = trained_head.last_run
+    assert len(shown.rounds) == run.rounds > 5
+    before_rounds, in_rounds = shown.tokens[:2], shown.tokens[2:]
+    assert [number for number, _ in before_rounds] == [0, 0]
+    for (number, tokens), (tree, verdict) in zip(in_rounds, shown.rounds, strict=True):
+        assert shown.rounds[number - 1] == (tree, verdict)
+        assert verdict.emitted == tokens
+        drafted = [int(tree.tokens[0, node]) for node in verdict.path[1:]]
+        assert drafted == tokens[: len(drafted)]
+    accepted = sum(verdict.accepted for _, verdict in shown.rounds)
+    assert accepted == sum(run.accepted) > 0
+
+
+def test_the_target_alone_shows_no_rounds(target):
+    shown = record_rounds(target, None, eos_token_id=None)
+    assert shown.rounds == []
+    assert len(sum([tokens for _, tokens in shown.tokens], [])) == 7 + 60
 
 
 def start_streaming(target, head, streamer):

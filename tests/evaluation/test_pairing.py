@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_head, tiny_target, word_tokenizer
+from tiny import CHAT_TEMPLATE, tiny_head, tiny_target, word_tokenizer
 
-from eagle_hf import cli
+from eagle_hf import WindowedDraft, cli
+from eagle_hf.evaluation.side_by_side import OpenMethod
+from eagle_hf.evaluation.side_by_side.pairing import notes_on
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,28 @@ def test_drafters_are_judged_and_ranked(folder, monkeypatch, capsys):
 def test_what_cannot_be_judged_is_refused(flags, message, capsys):
     assert cli.main(["pair", "--target", "target", *flags.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("template", "note"),
+    [
+        ("{{ messages[0].content }}", "the chat templates differ"),
+        (None, "it has no chat template"),
+        (CHAT_TEMPLATE, None),
+        (CHAT_TEMPLATE + "{# the same #}", None),
+    ],
+)
+def test_chat_templates_are_compared_by_what_they_render(template, note):
+    target = tiny_target(layers=2, dtype=torch.float32)
+    own = word_tokenizer()
+    own.chat_template = template
+    drafter = WindowedDraft(tiny_target(layers=2, dtype=torch.float32), vocab_size=31)
+    method = OpenMethod("model", {}, drafter, own)
+    notes = notes_on(method, target, word_tokenizer())
+    assert len(notes) == (note is not None)
+    assert all(found.startswith(note) for found in notes)
+
+
+def test_a_vocabulary_without_a_head_is_refused(capsys):
+    assert cli.main(["pair", "--target", "target", "--itself", "--vocab-size", "31"]) == 2
+    assert "no --head was given" in capsys.readouterr().err

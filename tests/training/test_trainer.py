@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_head, tiny_target
 from training_checks import assert_close_weights, copied_parameters, evaluations, losses
+from transformers import TrainerCallback
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer
 from eagle_hf.training.batches import TargetStates, collate
@@ -200,6 +201,22 @@ def test_a_clocked_run_stops_in_time(target, head, examples, tmp_path, trained):
     assert trainer.progress() == 1.0
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert max(rates) > 10 * rates[-1]
+
+
+class TableOfSteps(TrainerCallback):
+    """What transformers shows in a notebook, which must be gone where the clock has its bar."""
+
+    def on_train_begin(self, *args, **kwargs):
+        raise AssertionError("it counts the steps of a run whose end is not a step")
+
+
+def test_a_clocked_run_has_one_bar_in_a_notebook_too(
+    target, head, examples, tmp_path, trained, monkeypatch
+):
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", TableOfSteps)
+    shown = dict(max_steps=100_000, disable_tqdm=False)
+    trainer = trained(target, head, examples, tmp_path, max_minutes=0.01, **shown)
+    assert trainer.state.global_step > 0
 
 
 def test_a_resumed_clocked_run_knows_what_is_spent(target, head, examples, tmp_path, trained):

@@ -128,7 +128,7 @@ def parse_answer(payload: Mapping[str, Any], request: TurnRequest, model: str) -
     if not isinstance(message, Mapping):
         raise _broken(f"a choice without a message: {str(choice):.{SHOWN}}")
     prompt_ids = _ids(choice.get("prompt_token_ids") or payload.get("prompt_token_ids"))
-    response_ids = _ids(choice.get("token_ids") or _ids_of_logprobs(choice.get("logprobs")))
+    response_ids = _ids(choice.get("token_ids") or ids_of_logprobs(choice.get("logprobs")))
     usage = payload.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     return FinishedTurn(
@@ -216,7 +216,7 @@ def _is_id(token: object) -> bool:
     return type(token) is int and 0 <= token < LARGEST_VOCABULARY
 
 
-def _ids_of_logprobs(logprobs: object) -> list[int] | None:
+def ids_of_logprobs(logprobs: object) -> list[int] | None:
     """The ids that llama.cpp writes beside log-probabilities; other servers write none there."""
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     if not isinstance(content, list):

@@ -1,6 +1,6 @@
 """Evaluation prompts by category, which are never trained on.
 
-Their sources and licences are in data/bundled/SOURCES.md.
+Sources and licences of the bundled ones are in data/bundled/SOURCES.md.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from eagle_hf.data.prompts.bundled_sets import bundled_prompts
 from eagle_hf.data.prompts.gathering import evenly_spread, read_prompts
+from eagle_hf.data.prompts.long_texts import COUNT, is_long, long_length, long_suite
+from eagle_hf.data.prompts.outside_suites import read_outside_suite
 from eagle_hf.data.rows import Message, Prompt
 from eagle_hf.data.templates.arguments import TemplateArguments
 from eagle_hf.data.templates.template import SENTINEL, chat_template, render_text
@@ -26,43 +28,90 @@ DEFAULT = ("chat", "code", "math")
 
 
 def load_suite(
-    names: Sequence[str] = DEFAULT, per_category: int | None = None, leave_out: int = 0
+    names: Sequence[str] = DEFAULT,
+    per_category: int | None = None,
+    leave_out: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[Prompt]:
     """Load prompts to evaluate on.
 
     Args:
-        names: bundled categories (the keys of `SUITES`), or JSON-lines files for `read_prompts`.
-        per_category: most prompts of each, evenly spread over it. Default: all.
+        names: bundled categories (the keys of `SUITES`); "long:4k", see long_texts.py; files for
+            `read_prompts`; or files and folders of other suites, see outside_suites.py.
+        per_category: most prompts of each category, evenly spread over it. Default: all, and 8 long
+            ones.
         leave_out: take the prompts of `load_suite(names, leave_out)` away first, so that a head is
             not judged by the prompts that it was chosen by.
+        tokenizer: the target's, for long prompts.
 
     Returns:
-        The prompts, category by category.
+        The prompts, category by category, with distinct ids.
 
     Raises:
-        ValueError: an unknown name, or no prompt is left of a category.
+        ValueError: an unknown name, no prompt is left of a category, or no tokenizer for long
+            prompts.
     """
+    check_suites(names)
     prompts: list[Prompt] = []
+    ids: set[str] = set()
     for name in names:
-        if name in SUITES:
-            path = bundled_prompts(SUITES[name])
-        elif Path(name).is_file():
-            path = Path(name)
-        else:
-            raise ValueError(
-                f"no category or file is called {name!r}; take of {', '.join(SUITES)}, "
-                "or give a .jsonl file"
-            )
-        found, _ = read_prompts(path)
-        # Evenly spread prompts are not a prefix, so they are taken away by id.
-        chosen_on = {prompt["id"] for prompt in evenly_spread(found, leave_out)}
-        remaining = [prompt for prompt in found if prompt["id"] not in chosen_on]
-        if not remaining:
-            raise ValueError(
-                f"{name} has {len(chosen_on)} prompts and leave_out is {leave_out}; leave fewer out"
-            )
-        prompts += evenly_spread(remaining, per_category)
+        found = _prompts_of(name, per_category, leave_out, tokenizer)
+        categories: dict[str, list[Prompt]] = {}
+        for prompt in found:
+            categories.setdefault(prompt["category"], []).append(prompt)
+        for members in categories.values():
+            # Evenly spread prompts are not a prefix, so they are taken away by id.
+            chosen_on = {prompt["id"] for prompt in evenly_spread(members, leave_out)}
+            remaining = [prompt for prompt in members if prompt["id"] not in chosen_on]
+            if not remaining:
+                raise ValueError(
+                    f"{name} has {len(chosen_on)} prompts and leave_out is {leave_out}; leave "
+                    "fewer out"
+                )
+            for prompt in evenly_spread(remaining, per_category):
+                if prompt["id"] in ids:
+                    prompt["id"] = f"{name}/{prompt['id']}"
+                ids.add(prompt["id"])
+                prompts.append(prompt)
     return prompts
+
+
+def check_suites(names: Sequence[str]) -> None:
+    """Refuse names that stand for no prompts, before anything large is opened.
+
+    Args:
+        names: as for `load_suite`.
+
+    Raises:
+        ValueError: One is no category, file or folder, or is given twice.
+    """
+    for name in names:
+        if is_long(name):
+            long_length(name)
+        elif name not in SUITES and not Path(name).exists():
+            raise ValueError(
+                f"no category or file is called {name!r}; take of {', '.join(SUITES)}, long:4k, "
+                "or give a .jsonl file or a folder"
+            )
+        if list(names).count(name) > 1:
+            raise ValueError(f"the suite {name} is given {list(names).count(name)} times")
+
+
+def _prompts_of(
+    name: str,
+    per_category: int | None,
+    leave_out: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> list[Prompt]:
+    """All prompts of a name."""
+    if name in SUITES:
+        found, _ = read_prompts(bundled_prompts(SUITES[name]))
+        return found
+    if not is_long(name):
+        return read_outside_suite(Path(name))
+    if tokenizer is None:
+        raise ValueError(f"{name} is a number of tokens; give load_suite the target's tokenizer")
+    return long_suite(name, tokenizer, (per_category or COUNT) + leave_out)
 
 
 def with_template_variables(

@@ -5,14 +5,17 @@ from eagle_hf.head.trees import TreeConfig
 
 
 class Nobody(Assistant):
-    """An assistant without drafts, for a policy that asks for none."""
+    """An assistant without drafts.
+
+    `generate(assistant_model=Nobody())` decodes plainly by this package's loop.
+    """
 
     def __init__(self) -> None:
         self.tree = TreeConfig("chain", depth=1)
 
     @property
     def call(self) -> str:
-        return "a compiled target's generate"
+        return "the loop without drafts, or a compiled target's generate"
 
     def check(self, target) -> None:
         """Every target can do without."""

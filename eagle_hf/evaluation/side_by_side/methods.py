@@ -1,80 +1,27 @@
-"""Ways of decoding that can be measured side by side, by the names that a command line gives them.
+"""Opening the ways of decoding that names.py lists."""
 
-    plain                  the target alone
-    lookup                 prompt look-up: transformers copies drafts from the text (arXiv
-                           2304.04487)
-    assistant:MODEL        transformers' assisted generation, another model drafts a chain
-    early-exit:LAYER       transformers' own early exit: the target's first layers draft
-    head[@TREE]            the draft head
-    window:MODEL[@TREE]    another model drafts, behind a window
-    itself[@TREE]          the target drafts, behind a window of its own cache
-
-TREE is `policy:depth:top_k:nodes`; without it a method drafts as it does by itself.
-"""
-
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from eagle_hf.compat import wrapped_candidates
 from eagle_hf.decoding.assistants import SelfSpeculation
+from eagle_hf.decoding.assistants.nobody import Nobody
+from eagle_hf.decoding.checks import check_target
 from eagle_hf.decoding.stats import DecodingStats
-from eagle_hf.evaluation.models import open_draft_model, open_head
-from eagle_hf.head.trees import TreeConfig
+from eagle_hf.evaluation.models import open_drafter, open_head
+from eagle_hf.evaluation.offline import sampling_at
+from eagle_hf.evaluation.side_by_side.calls import GroupCall, Outcome, answer_lengths
+from eagle_hf.evaluation.side_by_side.counted import counted_rounds
+from eagle_hf.evaluation.side_by_side.names import LOOP, PLAIN, Method
+from eagle_hf.evaluation.side_by_side.served import ServedMethod
+from eagle_hf.measuring.timing import timed
 from eagle_hf.target import execution_device, load_target, unwrap
 
 LOOKUP_TOKENS = 10  # drafts of prompt look-up a round, as its README has them
-PLAIN = "plain"
-NAMES = ("plain", "lookup", "assistant", "early-exit", "head", "window", "itself")
-WITH_SOURCE = ("assistant", "early-exit", "window")
-WITH_TREE = ("head", "window", "itself")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way of decoding, not opened yet.
-
-    Attributes:
-        kind: one of NAMES.
-        source: the model or head that drafts, or the layer after which the target does; "" where
-            neither is named.
-        tree: what is drafted; None where the method decides.
-    """
-
-    kind: str
-    source: str = ""
-    tree: TreeConfig | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> "Method":
-        """Make the method that a text names.
-
-        Args:
-            text: as listed above.
-
-        Raises:
-            ValueError: There is no such method, or it lacks something.
-        """
-        named, _, tree = text.partition("@")
-        kind, _, source = named.partition(":")
-        if kind not in NAMES:
-            raise ValueError(f"the method is {text!r}; take of {', '.join(NAMES)}")
-        if bool(source) != (kind in WITH_SOURCE):
-            wanted = "a layer" if kind == "early-exit" else "a model"
-            rule = f"needs {wanted} behind a colon" if kind in WITH_SOURCE else "takes no model"
-            raise ValueError(f"the method is {text!r}; {kind} {rule}")
-        if tree and kind not in WITH_TREE:
-            raise ValueError(f"the method is {text!r}; trees are drafted by {', '.join(WITH_TREE)}")
-        if kind == "early-exit" and not source.isdigit():
-            raise ValueError(f"the method is {text!r}; give the layer's number: early-exit:4")
-        return cls(kind, source, TreeConfig.parse(tree) if tree else None)
-
-    def __str__(self) -> str:
-        text = f"{self.kind}:{self.source}" if self.source else self.kind
-        return f"{text}@{self.tree}" if self.tree else text
 
 
 @dataclass
@@ -85,11 +32,42 @@ class OpenMethod:
         name: the method's text.
         arguments: of `generate`.
         assistant: one of ours, which keeps its last run's statistics; None for transformers' own.
+        tokenizer: of another model that drafts; None where none does.
     """
 
     name: str
     arguments: dict[str, Any]
     assistant: Any = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def answer(self, call: GroupCall) -> Outcome:
+        """Answer a group.
+
+        Raises:
+            Exception: Whatever `generate` raises.
+        """
+        settings: dict[str, Any] = {
+            "max_new_tokens": call.max_new_tokens,
+            "do_sample": False,
+            "pad_token_id": call.tokenizer.pad_token_id,
+            "return_dict_in_generate": True,
+        }
+        settings |= sampling_at(call.setting.temperature)
+        if self.name == PLAIN:
+            # scores judge a difference, logits tell the entropy; keeping them costs plain decoding
+            # nothing
+            settings |= {"output_scores": True, "output_logits": True}
+        results = []
+
+        def generate() -> None:
+            results.append(self.generate(call.target, **call.inputs, **settings))
+
+        torch.manual_seed(call.seed)
+        seconds = timed(generate, execution_device(call.target))
+        output, stats = results[0]
+        new = output.sequences[:, call.prompt_tokens :]
+        tokens = sum(answer_lengths(new, call.tokenizer.pad_token_id))
+        return Outcome(seconds, tokens, stats, output)
 
     def generate(self, target: Any, **settings: Any) -> tuple[Any, DecodingStats]:
         """What `target.generate` returns, and its rounds; without drafts there are none."""
@@ -100,8 +78,12 @@ class OpenMethod:
 
 
 def open_method(
-    method: Method, target: Any, tokenizer: PreTrainedTokenizerBase, head: str | None
-) -> OpenMethod:
+    method: Method,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    head: str | None = None,
+    vocab_size: int | None = None,
+) -> OpenMethod | ServedMethod:
     """Open what a method drafts with.
 
     Args:
@@ -109,18 +91,21 @@ def open_method(
         target: the opened target.
         tokenizer: its tokenizer.
         head: folder or hub id of the draft head, None where there is none.
+        vocab_size: of the target, for the head; as in `Eagle3DraftHead.from_pretrained`.
 
     Raises:
         ValueError: It does not fit the target, or there is nothing of that name.
     """
-    openers: dict[str, Callable[[], OpenMethod]] = {
+    openers: dict[str, Callable[[], OpenMethod | ServedMethod]] = {
         PLAIN: lambda: OpenMethod(PLAIN, {}),
+        LOOP: lambda: _with_tree(method, Nobody()),
         "lookup": lambda: OpenMethod("lookup", {"prompt_lookup_num_tokens": LOOKUP_TOKENS}),
         "assistant": lambda: _open_assistant(method, target, tokenizer),
         "early-exit": lambda: _open_early_exit(method, target),
-        "head": lambda: _open_head(method, target, head),
+        "head": lambda: _open_head(method, target, head, vocab_size),
         "window": lambda: _open_window(method, target, tokenizer),
         "itself": lambda: _with_tree(method, SelfSpeculation()),
+        "server": lambda: ServedMethod.open(str(method), method.source),
     }
     return openers[method.kind]()
 
@@ -130,12 +115,13 @@ def open_methods(
     target: Any,
     tokenizer: PreTrainedTokenizerBase,
     head: str | None = None,
-) -> tuple[list[OpenMethod], dict[str, str]]:
+    vocab_size: int | None = None,
+) -> tuple[list[OpenMethod | ServedMethod], dict[str, str]]:
     """Open methods; those that do not fit the target are left out.
 
     Args:
         methods: which, by the names that they get.
-        target, tokenizer, head: as in `open_method`.
+        target, tokenizer, head, vocab_size: as in `open_method`.
 
     Returns:
         (opened methods, why others are not by their names).
@@ -144,10 +130,21 @@ def open_methods(
     failures = {}
     for name, method in methods.items():
         try:
-            opened.append(replace(open_method(method, target, tokenizer, head), name=name))
+            found = open_method(method, target, tokenizer, head, vocab_size)
+            _check_fit(found, target)
+            opened.append(replace(found, name=name))
         except (ValueError, OSError) as error:
             failures[name] = first_line(error)
     return opened, failures
+
+
+def _check_fit(method: OpenMethod | ServedMethod, target: Any) -> None:
+    """Raise a ValueError where one of our assistants cannot draft for the target.
+
+    It would say so at its first answer, once for every setting.
+    """
+    if isinstance(method, OpenMethod) and method.assistant is not None:
+        check_target(target, method.assistant)
 
 
 def first_line(error: Exception) -> str:
@@ -178,18 +175,19 @@ def _open_early_exit(method: Method, target: Any) -> OpenMethod:
     return OpenMethod(str(method), {"assistant_early_exit": layer})
 
 
-def _open_head(method: Method, target: Any, head: str | None) -> OpenMethod:
+def _open_head(method: Method, target: Any, head: str | None, vocab_size: int | None) -> OpenMethod:
     """The draft head, with the tree of the method or the one that is fastest here."""
     source = method.source or head
     if source is None:
         raise ValueError(f"the method is {method}, but there is no head; give one by --head")
-    opened = open_head(source, target, tree=method.tree or "auto")
+    opened = open_head(source, target, tree=method.tree or "auto", vocab_size=vocab_size)
     return OpenMethod(str(method), {"assistant_model": opened}, opened)
 
 
 def _open_window(method: Method, target: Any, tokenizer: PreTrainedTokenizerBase) -> OpenMethod:
     """Another model behind a window."""
-    return _with_tree(method, open_draft_model(method.source, target, tokenizer))
+    drafter, own_tokenizer = open_drafter(method.source, target, tokenizer)
+    return replace(_with_tree(method, drafter), tokenizer=own_tokenizer)
 
 
 def _with_tree(method: Method, assistant: Any) -> OpenMethod:
@@ -197,38 +195,3 @@ def _with_tree(method: Method, assistant: Any) -> OpenMethod:
     if method.tree is not None:
         assistant.tree = replace(method.tree)
     return OpenMethod(str(method), {"assistant_model": assistant}, assistant)
-
-
-@contextmanager
-def counted_rounds(target: Any, stats: DecodingStats) -> Generator[None]:
-    """Count the rounds of transformers' own assisted generation inside the block.
-
-    Its first round reads the prompt as well, and counts.
-    """
-    with wrapped_candidates(unwrap(target), lambda made: CountedCandidates(made, stats)):
-        yield
-
-
-class CountedCandidates:
-    """A candidate generator of transformers that counts drafts and how many are accepted."""
-
-    def __init__(self, generator: Any, stats: DecodingStats):
-        self._generator = generator
-        self._stats = stats
-        self._drafted = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
-
-    def get_candidates(self, input_ids, *args, **kwargs):
-        """Drafts behind a text [1, S], as transformers asks for them."""
-        candidates, logits = self._generator.get_candidates(input_ids, *args, **kwargs)
-        self._drafted = candidates.shape[1] - input_ids.shape[1]
-        return candidates, logits
-
-    def update_candidate_strategy(self, input_ids, scores, num_matches):
-        """What transformers says after a round."""
-        accepted = int(num_matches)
-        trials = min(self._drafted, accepted + 1)
-        self._stats.count(trials, accepted, accepted + 1)
-        return self._generator.update_candidate_strategy(input_ids, scores, num_matches)

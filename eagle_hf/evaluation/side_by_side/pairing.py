@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from eagle_hf.data.rows import Message
+from eagle_hf.data.templates.template import render_text
 from eagle_hf.decoding.assistants import WindowedDraft
 from eagle_hf.evaluation.side_by_side.kept import GroupAnswer
-from eagle_hf.evaluation.side_by_side.methods import PLAIN, OpenMethod
+from eagle_hf.evaluation.side_by_side.methods import OpenMethod
 from eagle_hf.evaluation.side_by_side.rows import summarise
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.measuring import measure_costs
@@ -20,6 +24,12 @@ from eagle_hf.target import context_length
 # Where the forwards are timed: rows, and tokens in the cache.
 BATCH = 1
 CONTEXT = 128
+# Rendered by both templates, to compare them.
+SAMPLE: list[Message] = [
+    {"role": "user", "content": "How far is the moon?"},
+    {"role": "assistant", "content": "384,400 km."},
+    {"role": "user", "content": "And the sun?"},
+]
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,13 @@ class Pair:
     verdict: str
 
 
-def notes_on(method: OpenMethod, target: Any) -> list[str]:
+def notes_on(method: OpenMethod, target: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Where a drafter does not fit its target well, a sentence each.
 
     Args:
         method: opened, with one of our assistants.
         target: who verifies.
+        tokenizer: the target's.
     """
     notes = []
     drafter = method.assistant.model if isinstance(method.assistant, WindowedDraft) else None
@@ -75,6 +86,8 @@ def notes_on(method: OpenMethod, target: Any) -> list[str]:
         notes.append(
             f"one vocabulary in two sizes: {method.assistant.vocab_size} tokens mean the same"
         )
+    if method.tokenizer is not None:
+        notes += _template_notes(method.tokenizer, tokenizer)
     reach = context_length(drafter)
     window = method.assistant.window
     if reach is not None and window is None and reach < (context_length(target) or 0):
@@ -82,18 +95,49 @@ def notes_on(method: OpenMethod, target: Any) -> list[str]:
     return notes
 
 
-def judge(method: OpenMethod, target: Any, answers: Sequence[GroupAnswer], chain: int) -> Pair:
+def _template_notes(own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Whether a drafter was taught conversations in the form in which the target reads them."""
+    if not tokenizer.chat_template:
+        return []
+    if not own.chat_template:
+        return ["it has no chat template: it may not know conversations in the target's form"]
+    if _rendered(own) == _rendered(tokenizer):
+        return []
+    return ["the chat templates differ: it reads conversations in a form that it was not taught"]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The sample as a template renders it, or why it does not."""
+    try:
+        return render_text(tokenizer, SAMPLE, add_generation_prompt=True)
+    except ValueError as error:
+        return str(error)
+
+
+def judge(
+    method: OpenMethod,
+    target: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[GroupAnswer],
+    chain: int,
+) -> Pair:
     """A target and a drafter that has answered.
 
     Args:
         method: opened, with one of our assistants.
         target: who verifies.
+        tokenizer: the target's.
         answers: of plain decoding and of this method, to the same prompts.
         chain: drafts a round.
+
+    Raises:
+        ValueError: No answer was long enough for a round.
     """
-    own = [answer for answer in answers if answer.method == method.name]
-    plain = [answer for answer in answers if answer.method == PLAIN]
-    measured = summarise(own, plain)
+    measured = summarise(method.name, answers)
+    if measured["tau"] is None:
+        raise ValueError(
+            "every answer ended before a round was needed; give prompts with longer answers"
+        )
     costs = measure_costs(
         target, method.assistant, [BATCH], [CONTEXT], tokens=(1, chain + 1), widths=(1, 2)
     ).at(BATCH, CONTEXT)
@@ -111,7 +155,7 @@ def judge(method: OpenMethod, target: Any, answers: Sequence[GroupAnswer], chain
     return Pair(
         drafter=method.name,
         size=weight_bytes(method, target) / bytes_of(target),
-        notes=notes_on(method, target),
+        notes=notes_on(method, target, tokenizer),
         draft_cost=draft_cost,
         tau=tau,
         predicted=tau / round_cost,

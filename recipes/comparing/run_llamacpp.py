@@ -33,10 +33,15 @@ def convert(folder: str, out: Path, file_format: str, *options: str) -> str:
     return str(out)
 
 
-def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
-    """The server, with what is not set here as llama.cpp sets it.
+def parameters(settings: dict[str, Any], chain: int | None) -> xllamacpp.CommonParams:
+    """What both servers are given; what is not set here is as llama.cpp sets it.
 
     In float32 the cache is so too, and its fast attention is off, which is not in float32.
+
+    Args:
+        settings: target, head (None: plain), gguf where the dtype is none of FORMATS, dtype,
+            threads, and the folder for converted models.
+        chain: drafts a round.
     """
     work = Path(settings["work"]) / "llamacpp"
     is_quantised = settings["dtype"] not in FORMATS
@@ -48,8 +53,6 @@ def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
         params.model.path = convert(
             settings["target"], work / f"target-{file_format}.gguf", file_format
         )
-    params.n_ctx = CONTEXT
-    params.n_parallel = 1
     parts = [params]
     if settings["head"] is not None:
         of_target = ("--target-model-dir", settings["target"])
@@ -57,7 +60,7 @@ def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
         draft.mparams.path = convert(
             settings["head"], work / f"head-{file_format}.gguf", file_format, *of_target
         )
-        draft.n_max = settings["drafts"]["depth"]
+        draft.n_max = chain
         params.speculative.types = [EAGLE3]
         parts.append(draft)
     for part in parts:
@@ -68,6 +71,15 @@ def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
             part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     if settings["dtype"] == "float32":
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return params
+
+
+def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
+    """The server, for one answer at a time."""
+    chain = settings["drafts"]["depth"] if settings["head"] is not None else None
+    params = parameters(settings, chain)
+    params.n_ctx = CONTEXT
+    params.n_parallel = 1
     return xllamacpp.Server(params)
 
 

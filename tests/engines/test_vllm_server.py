@@ -5,7 +5,6 @@ vLLM then answers over HTTP and accepts drafts.
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from driving import environment, need
 from ours import Case
 
 from eagle_hf.cli import main
+from eagle_hf.data.answers.draft_counts import read_counters
 
 pytestmark = pytest.mark.engine
 
@@ -68,14 +68,12 @@ def wait_for(server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"no answer from the server:\n{log.read_text()[-4000:]}")
 
 
-def accepted_drafts() -> float:
+def accepted_drafts() -> int:
     """How many drafts the server has accepted, by its own metrics."""
     with urlopen(f"{URL}/metrics", timeout=30) as reply:
-        metrics = reply.read().decode()
-    found = re.search(
-        r"^vllm:spec_decode_num_accepted_tokens_total\S* (\S+)", metrics, re.MULTILINE
-    )
-    return float(found[1])
+        counts = read_counters(reply.read().decode())
+    assert counts is not None, "the server drafts nothing"
+    return counts.accepted
 
 
 @pytest.mark.usefixtures("log")

@@ -7,6 +7,7 @@
 | how does one engine want it? | `export_head` |
 | how is it launched there? | `serve_command` |
 | what does its card say? | `write_card` |
+| what would be uploaded? | `files_to_push` |
 | how does it get to the Hub? | `push_to_hub`, `push_folder` |
 """
 
@@ -14,7 +15,13 @@ from eagle_hf.hub.cards import head_fingerprint, results_of, results_table, writ
 from eagle_hf.hub.check import Finding, Report, check
 from eagle_hf.hub.export import LAYOUTS, export_head, named_target
 from eagle_hf.hub.fix import fix
-from eagle_hf.hub.publish import add_custom_generate, check_name, push_folder, push_to_hub
+from eagle_hf.hub.publish import (
+    add_custom_generate,
+    check_name,
+    files_to_push,
+    push_folder,
+    push_to_hub,
+)
 from eagle_hf.hub.serve import Caveat, ServeCommand, head_settings, serve_command
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "check",
     "check_name",
     "export_head",
+    "files_to_push",
     "fix",
     "head_fingerprint",
     "head_settings",

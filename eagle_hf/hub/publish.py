@@ -98,7 +98,7 @@ def push_folder(
         ValueError: The push failed; the message says why, and what to do.
     """
     check_name(repo_id)
-    files = _list_files(folder)
+    files = files_to_push(folder)
     api = HfApi(token=token, library_name="eagle_hf")
     try:
         _prepare_repository(api, repo_id, private, revision)
@@ -152,8 +152,20 @@ def add_custom_generate(folder: str | Path) -> None:
     copy_sidecars({GENERATE: OWN_GENERATE}, folder)
 
 
-def _list_files(folder: str | Path) -> dict[str, Path]:
-    """The files that are uploaded, by name: weights, config, sidecars, and our custom_generate."""
+def files_to_push(folder: str | Path) -> dict[str, Path]:
+    """List what `push_folder` uploads: weights, config, what lies beside them, custom_generate.
+
+    Nothing is sent. The card is listed as it lies there; a push writes its repository's name in.
+
+    Args:
+        folder: Folder of a saved head.
+
+    Returns:
+        The files, by their names in the repository.
+
+    Raises:
+        ValueError: It holds no head.
+    """
     names = sidecars(Path(folder), ("config.json", WEIGHTS, *FIGURES, *LASTING))
     missing = {"config.json", WEIGHTS} - set(names)
     if missing:

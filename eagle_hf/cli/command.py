@@ -4,6 +4,7 @@ The field `per_category: int = field(default=8, metadata={"help": "Prompts of ea
 flag `--per-category`. The metadata may also hold:
 
 - `choices`, `metavar`: as argparse knows them.
+- `action`: the same; "extend" lets a flag of a list, empty by default, be given several times.
 - `positional`: whether the field is a positional argument.
 - `one_of`: the name of a group; exactly one flag of the group must be given.
 
@@ -164,7 +165,7 @@ def _options(field: Field, annotation: Any) -> dict[str, Any]:
     """What `add_argument` needs to know about a field."""
     default = _default(field)
     options: dict[str, Any] = {"default": default, "help": _help(field, default)}
-    for name in ("choices", "metavar"):
+    for name in ("choices", "metavar", "action"):
         if name in field.metadata:
             options[name] = field.metadata[name]
     kind = _without_none(annotation)

@@ -3,15 +3,17 @@
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.prompts.suites import load_suite, with_template_variables
+from eagle_hf.data.prompts.suites import check_suites
 from eagle_hf.evaluation import (
     Answer,
     SettingArguments,
     by_category,
     evaluate,
-    machine,
+    facts_of,
+    load_asked,
     markdown_table,
     measured_setting,
     open_set_target,
@@ -21,14 +23,17 @@ from eagle_hf.evaluation import (
     write_report,
 )
 from eagle_hf.evaluation.side_by_side import (
-    PLAIN,
+    DEFINITIONS,
     Contest,
     KeptAnswers,
-    Method,
     Setting,
+    named_methods,
     open_methods,
+    overhead_of,
+    predicted_speeds,
     summaries,
     table,
+    tier_table,
 )
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.head.trees import TreeConfig
@@ -47,7 +52,7 @@ class EvaluateArguments(SettingArguments):
         default=None,
         metadata={
             "help": "policy:depth:top_k:nodes, e.g. dynamic:4:4:16 or chain:4:1:4 "
-            "(default: the head's own)."
+            "(default: the head's own). With --methods: of those that name none."
         },
     )
     out: Path = field(
@@ -58,20 +63,53 @@ class EvaluateArguments(SettingArguments):
         default_factory=list,
         metadata={
             "help": "Ways of decoding to measure side by side, plain decoding always: lookup, "
-            "assistant:MODEL, early-exit:LAYER, head, window:MODEL, itself; the last three also "
-            "with a tree behind an @."
+            "assistant:MODEL, early-exit:LAYER, head, window:MODEL, itself, server:LABEL=URL; "
+            "head, window and itself also with a tree behind an @."
         },
     )
-    temperatures: list[float] = field(
-        default_factory=lambda: [0.0], metadata={"help": "With --methods; 0 is greedy."}
+    temperatures: list[float] | None = field(
+        default=None,
+        metadata={"help": "With --methods, in place of --temperature; 0 is greedy (default: 0)."},
     )
-    batch_sizes: list[int] = field(
-        default_factory=lambda: [1], metadata={"help": "With --methods: rows of a call."}
+    batch_sizes: list[int] | None = field(
+        default=None, metadata={"help": "With --methods: rows of a call (default: 1)."}
     )
 
     def __post_init__(self) -> None:
         if not self.methods and self.head is None:
             raise ValueError("there is nothing to measure; give --head, or --methods")
+        if self.methods:
+            self._check_beside_methods()
+        elif self.temperatures is not None or self.batch_sizes is not None:
+            raise ValueError(
+                "--temperatures and --batch-sizes are settings of --methods; without it give "
+                "--temperature, and one prompt is answered at a time"
+            )
+
+    def _check_beside_methods(self) -> None:
+        """Refuse what means nothing beside --methods."""
+        if self.temperature:
+            raise ValueError(
+                f"--temperature is {self.temperature:g}; beside --methods give --temperatures "
+                f"{self.temperature:g}"
+            )
+        self.check_head(self.head)
+        wrong_batches = [size for size in self.batch_sizes or () if size < 1]
+        wrong_temperatures = [value for value in self.temperatures or () if value < 0]
+        if wrong_batches or wrong_temperatures:
+            raise ValueError(
+                f"--batch-sizes {self.batch_sizes} and --temperatures {self.temperatures}; a call "
+                "has one row at least, and temperatures are 0 or more"
+            )
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Every combination of batch size and temperature."""
+        found = []
+        batches = self.batch_sizes or [1]
+        for batch, temperature in product(batches, self.temperatures or [0.0]):
+            found.append(Setting(temperature, batch))
+        return list(dict.fromkeys(found))
 
 
 def run(arguments: EvaluateArguments) -> None:
@@ -85,29 +123,45 @@ def run(arguments: EvaluateArguments) -> None:
 def run_methods(arguments: EvaluateArguments) -> None:
     """Measure methods side by side; what an earlier run has measured is not measured again."""
     # 1) open everything; what is cheap to refuse comes first
-    methods = {}
-    for name in [PLAIN, *arguments.methods]:
-        method = Method.parse(name)
-        methods[str(method)] = method
+    tree = TreeConfig.parse(arguments.tree) if arguments.tree else None
+    methods = named_methods(arguments.methods, tree)
     gguf_file(arguments.target)
-    prompts = load_suite(arguments.categories, arguments.per_category)
+    check_suites(arguments.categories)
     target, tokenizer = open_set_target(arguments)
-    prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
-    opened, failures = open_methods(methods, target, tokenizer, arguments.head)
-    asked = asdict(arguments) | {"machine": machine(target)}
+    prompts = load_asked(arguments, arguments.per_category, target, tokenizer)
+    opened, unopened = open_methods(
+        methods, target, tokenizer, arguments.head, arguments.vocab_size
+    )
+    asked = asdict(arguments) | facts_of(target, prompts)
     kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
 
     # 2) answer every prompt by every method
-    contest = Contest(target, tokenizer, opened, arguments.max_new_tokens, failures=failures)
-    settings = []
-    for batch, temperature in product(arguments.batch_sizes, arguments.temperatures):
-        settings.append(Setting(temperature, batch))
+    contest = Contest(target, tokenizer, opened, arguments.max_new_tokens)
+    predicted: dict[tuple[str, Setting], float] = {}
     try:
-        contest.run(prompts, settings, kept)
+        contest.run(prompts, arguments.settings, kept)
+        predicted = predicted_speeds(opened, target, kept.answers)
     finally:  # interrupted, too
-        rows = summaries(kept.answers, contest.failures)
-        write_metrics(arguments.out, {"schema": SCHEMA, "asked": kept.asked, "rows": rows})
-        print(table(rows))
+        write_rows(arguments.out, kept, summaries(kept, unopened, predicted))
+
+
+def write_rows(out: Path, kept: KeptAnswers, rows: list[dict[str, Any]]) -> None:
+    """Write metrics.json with what was measured so far, and print its table."""
+    metrics = {
+        "schema": SCHEMA,
+        "kind": "methods",
+        "asked": kept.asked,
+        "machine": kept.asked["machine"],
+        "versions": kept.asked["versions"],
+        "definitions": DEFINITIONS,
+        "evaluation_overhead": overhead_of(kept.answers),
+        "rows": rows,
+    }
+    write_metrics(out, metrics)
+    print(table(rows))
+    tiers = tier_table(rows)
+    if tiers:
+        print(f"\n{tiers}")
 
 
 def run_head(arguments: EvaluateArguments) -> None:
@@ -115,14 +169,14 @@ def run_head(arguments: EvaluateArguments) -> None:
     assert arguments.head is not None, "checked where the arguments were read"
     # 1) open everything; what is cheap to refuse comes first
     gguf_file(arguments.target)
-    prompts = load_suite(arguments.categories, arguments.per_category)
+    check_suites(arguments.categories)
     tree = TreeConfig.parse(arguments.tree) if arguments.tree else "auto"
     head = Eagle3DraftHead.from_pretrained(
         arguments.head, tree=tree, vocab_size=arguments.vocab_size
     )
     fingerprint = weights_fingerprint(head)
     target, tokenizer = open_set_target(arguments)
-    prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
+    prompts = load_asked(arguments, arguments.per_category, target, tokenizer)
     head.to(target.device, target.dtype)
 
     # 2) answer every prompt with the head and without it

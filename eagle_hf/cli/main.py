@@ -4,9 +4,11 @@ import argparse
 import sys
 
 from eagle_hf.cli import (
+    bench_serving,
     check,
     compile,
     data,
+    demo,
     evaluate,
     export,
     merge,
@@ -14,6 +16,7 @@ from eagle_hf.cli import (
     plan,
     profile,
     quickstart,
+    report,
     roofline,
     serve,
     show_mask,
@@ -24,8 +27,10 @@ from eagle_hf.data.manifest import library_versions
 
 COMMANDS: tuple[Command, ...] = (
     quickstart.COMMAND,
+    demo.COMMAND,
     data.COMMAND,
     evaluate.COMMAND,
+    bench_serving.COMMAND,
     pair.COMMAND,
     plan.COMMAND,
     compile.COMMAND,
@@ -37,6 +42,7 @@ COMMANDS: tuple[Command, ...] = (
     merge.COMMAND,
     show_mask.COMMAND,
     roofline.COMMAND,
+    report.COMMAND,
 )
 
 

@@ -4,8 +4,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from eagle_hf.cli.command import Command
-from eagle_hf.data.prompts.suites import load_suite, with_template_variables
-from eagle_hf.evaluation import SettingArguments, machine, open_set_target, write_metrics
+from eagle_hf.data.prompts.suites import check_suites
+from eagle_hf.evaluation import (
+    SettingArguments,
+    facts_of,
+    load_asked,
+    open_set_target,
+    write_metrics,
+)
 from eagle_hf.evaluation.side_by_side import (
     PLAIN,
     Contest,
@@ -44,6 +50,7 @@ class PairArguments(SettingArguments):
     def __post_init__(self) -> None:
         if not (self.heads or self.models or self.itself):
             raise ValueError("there is nothing to pair the target with; give --heads or --models")
+        self.check_head(self.heads[0] if self.heads else None)
         if self.drafts < 1:
             raise ValueError(f"drafts is {self.drafts}; a round needs at least one")
 
@@ -52,28 +59,41 @@ def run(arguments: PairArguments) -> None:
     """Let the target answer alone and with every drafter, and rank them."""
     # 1) open everything; what is cheap to refuse comes first
     gguf_file(arguments.target)
-    prompts = load_suite(arguments.categories, arguments.per_category)
+    check_suites(arguments.categories)
     target, tokenizer = open_set_target(arguments)
-    prompts = with_template_variables(prompts, tokenizer, arguments.chat_template_kwargs)
-    methods, failures = open_methods(wanted_drafters(arguments), target, tokenizer)
-    asked = asdict(arguments) | {"machine": machine(target)}
+    prompts = load_asked(arguments, arguments.per_category, target, tokenizer)
+    methods, failures = open_methods(
+        wanted_drafters(arguments), target, tokenizer, vocab_size=arguments.vocab_size
+    )
+    asked = asdict(arguments) | facts_of(target, prompts)
     kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
 
     # 2) answer every prompt with every drafter
     plain = OpenMethod(PLAIN, {})
-    contest = Contest(
-        target, tokenizer, [plain, *methods], arguments.max_new_tokens, failures=failures
-    )
-    contest.run(prompts, [Setting(arguments.temperature)], kept)
+    setting = Setting(arguments.temperature)
+    contest = Contest(target, tokenizer, [plain, *methods], arguments.max_new_tokens)
+    contest.run(prompts, [setting], kept)
 
     # 3) judge
+    for (name, _), reason in kept.failures.items():
+        failures[name] = reason
     pairs: list[Pair] = []
     for method in methods:
-        if method.name not in contest.failures:
-            pairs.append(judge(method, target, kept.answers, arguments.drafts))
-    print(pair_table(pairs, contest.failures))
-    judged = [asdict(pair) for pair in pairs]
-    metrics = {"asked": kept.asked, "pairs": judged, "failures": contest.failures}
+        if method.name in failures:
+            continue
+        assert isinstance(method, OpenMethod), "no server was asked for"
+        try:
+            pairs.append(judge(method, target, tokenizer, kept.answers, arguments.drafts))
+        except ValueError as error:
+            failures[method.name] = str(error)
+    print(pair_table(pairs, failures))
+    metrics = {
+        "schema": 1,
+        "kind": "pairs",
+        "asked": kept.asked,
+        "pairs": [asdict(pair) for pair in pairs],
+        "failures": failures,
+    }
     write_metrics(arguments.out, metrics)
 
 

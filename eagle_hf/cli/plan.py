@@ -21,7 +21,7 @@ from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.acceptance import DEPTH
 from eagle_hf.measuring.costs import check_lengths
 from eagle_hf.measuring.plans import describe, make_plan, measure_plan, questions, record_answers
-from eagle_hf.measuring.speeds import draw_speeds
+from eagle_hf.measuring.speeds import draw_speeds, save_speeds
 
 
 @dataclass(kw_only=True)
@@ -83,7 +83,8 @@ class PlanArguments(SettingArguments):
     out: Path | None = field(
         default=None,
         metadata={
-            "help": "Folder for plan.json and plan.png (default: the head's; needed without one)."
+            "help": "Folder for plan.json, and for speeds.json and plan.png, what was measured of "
+            "it (default: the head's; needed without one)."
         },
     )
 
@@ -160,6 +161,7 @@ def run(arguments: PlanArguments) -> None:
             progress=print,
             template_arguments=TemplateArguments.read(arguments.chat_template_kwargs),
         )
+        save_speeds(arguments.folder, speeds, plan.costs.facts)
         draw_speeds(arguments.folder / "plan.png", speeds)
     print_usage(arguments)
 

@@ -1,0 +1,278 @@
+"""What was measured in this process, parsed: methods, pairs, profiles, plans and their speeds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from eagle_hf.evaluation.charts.chart import Interval
+from eagle_hf.planning.cost import CostTable
+
+ALL = "all"
+PLAIN = "plain"
+PREFILL = "prefill"
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """A slot of a tree.
+
+    Attributes:
+        parent: index of its parent, -1 for the root.
+        depth: 1 below the root.
+        visited: rounds in which it was on trial.
+        accepted: rounds in which it was accepted.
+    """
+
+    parent: int
+    depth: int
+    visited: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One way of decoding in one setting on one category.
+
+    Attributes:
+        method: its name.
+        settings: how answers were chosen, how many at a time, and in which dtype.
+        category: of the prompts, "all" for all.
+        tokens_s, speedup, tau: with their intervals; speedup is over plain decoding.
+        alpha: by depth.
+        identical: share of answers that equal plain decoding's; ties: of the others.
+        prompts: how many.
+        seconds: of a round, by phase.
+        tree: with acceptance per slot.
+        predicted: the speed over this package's loop without drafts that a plan predicts.
+        over_loop: what was measured of that.
+        failed: why nothing was measured.
+    """
+
+    method: str
+    settings: tuple[str, str, str] = ("", "", "")
+    category: str = ALL
+    tokens_s: float | None = None
+    tokens_s_interval: Interval | None = None
+    speedup: float | None = None
+    speedup_interval: Interval | None = None
+    tau: float | None = None
+    tau_interval: Interval | None = None
+    alpha: tuple[float, ...] = ()
+    identical: float | None = None
+    ties: int = 0
+    prompts: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    tree: tuple[TreeNode, ...] = ()
+    predicted: float | None = None
+    over_loop: float | None = None
+    over_loop_interval: Interval | None = None
+    failed: str | None = None
+
+    @property
+    def setting(self) -> str:
+        """All settings that are known, in words."""
+        return ", ".join(part for part in self.settings if part)
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A drafter for a target: what was predicted and measured over plain decoding."""
+
+    drafter: str
+    predicted: float
+    measured: float
+    interval: Interval
+    verdict: str
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """Milliseconds of a round by phase, and what it emits."""
+
+    tree: str
+    phases: dict[str, float]
+    tokens: float
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """A tree in one cell: measured over a plain loop, and predicted."""
+
+    batch: int
+    length: int
+    method: str
+    tau: float
+    measured: float
+    interval: Interval
+    predicted: float
+
+
+@dataclass(frozen=True)
+class PlanCosts:
+    """What a plan was made from.
+
+    Attributes:
+        costs: of forwards on the machine.
+        shares: [D, W], acceptance by depth and rank.
+    """
+
+    costs: CostTable
+    shares: numpy.ndarray
+
+
+def parse_methods(content: dict[str, Any]) -> list[MethodRow]:
+    """The rows of `eagle-hf evaluate --methods`."""
+    rows = []
+    seen = {(row["method"], row.get("category")) for row in content["rows"]}
+    for row in content["rows"]:
+        rows.append(_method_row(row))
+        for category, values in (row.get("by_category") or {}).items():
+            if (row["method"], category) not in seen:
+                rows.append(_method_row(row | values | {"category": category}))
+    return rows
+
+
+def _method_row(row: dict[str, Any]) -> MethodRow:
+    """One row of schema 2."""
+    reason = row.get("failed") or row.get("failure")
+    if reason:
+        return MethodRow(row["method"], _settings(row), failed=str(reason))
+    acceptance = row.get("acceptance") or {}
+    tau = row.get("tau")
+    return MethodRow(
+        method=row["method"],
+        settings=_settings(row),
+        category=row["category"],
+        tokens_s=row["tokens_s"],
+        tokens_s_interval=_interval(row.get("tokens_s_interval")),
+        speedup=row["speedup"],
+        speedup_interval=_interval(row.get("speedup_interval")),
+        tau=acceptance.get("tau_tokens") if tau is None else tau,
+        tau_interval=_interval(row.get("tau_interval")),
+        alpha=tuple(row.get("alpha") or acceptance.get("alpha") or ()),
+        identical=row.get("identical"),
+        ties=row.get("ties") or 0,
+        prompts=row.get("prompts"),
+        seconds=_phases(row.get("seconds")),
+        tree=parse_tree(row.get("tree")),
+        predicted=row.get("predicted_speed"),
+        over_loop=row.get("over_loop"),
+        over_loop_interval=_interval(row.get("over_loop_interval")),
+    )
+
+
+def _settings(row: dict[str, Any]) -> tuple[str, str, str]:
+    """How a row was decoded; nothing of a method that could not even be opened."""
+    if row.get("temperature") is None:
+        return "", "", ""
+    return _chosen(row["temperature"]), f"batch {row['batch']}", ""
+
+
+def _chosen(temperature: float) -> str:
+    """How tokens were chosen."""
+    return "greedy" if temperature == 0 else f"temperature {temperature:g}"
+
+
+def parse_tree(slots: list[dict[str, Any]] | None) -> tuple[TreeNode, ...]:
+    """The slots of a tree without its root; parents precede their children."""
+    if not slots:
+        return ()
+    # The root itself may be among them: parents of the others then count from it.
+    has_root = slots[0]["parent"] == -1 and slots[0]["depth"] == 0
+    nodes = []
+    for index, slot in enumerate(slots[1:] if has_root else slots):
+        parent = slot["parent"] - has_root
+        if not -1 <= parent < index:
+            raise ValueError(f"node {index} of a tree has the parent {slot['parent']}, not before")
+        nodes.append(TreeNode(parent, slot["depth"], slot["visited"], slot["accepted"]))
+    return tuple(nodes)
+
+
+def parse_head(content: dict[str, Any]) -> list[MethodRow]:
+    """The settings of one head, as `eagle-hf evaluate --head` measures them."""
+    rows = []
+    for setting in content["settings"]:
+        how = (_chosen(setting["temperature"]), "batch 1", setting["dtype"])
+        for category, result in setting["results"].items():
+            plain = MethodRow(
+                method=PLAIN,
+                settings=how,
+                category=category,
+                tokens_s=result["plain_tokens_per_second"],
+                speedup=1.0,
+                prompts=result["prompts"],
+            )
+            own = MethodRow(
+                method=f"head {setting['tree']}",
+                settings=how,
+                category=category,
+                tokens_s=result["fast_tokens_per_second"],
+                speedup=result["speedup"],
+                tau=result["tau"],
+                tau_interval=_interval(result["tau_interval"]),
+                alpha=tuple(result["alpha"]),
+                identical=result["identical"],
+                ties=result["ties"],
+                prompts=result["prompts"],
+            )
+            rows += [plain, own]
+    return rows
+
+
+def parse_pairs(content: dict[str, Any]) -> list[PairRow]:
+    """The drafters of `eagle-hf pair`."""
+    rows = []
+    for pair in content["pairs"]:
+        low, high = pair["interval"]
+        rows.append(
+            PairRow(
+                pair["drafter"], pair["predicted"], pair["measured"], (low, high), pair["verdict"]
+            )
+        )
+    return rows
+
+
+def parse_profile(content: dict[str, Any]) -> RoundTime:
+    """The phases of `eagle-hf profile`."""
+    tree = content["tree"]
+    phases = {name: float(value) for name, value in content["phases_ms"].items()}
+    return RoundTime(
+        "plain decoding" if tree is None else tree, phases, content["tokens_per_round"]
+    )
+
+
+def parse_speeds(content: dict[str, Any]) -> list[SpeedRow]:
+    """What `eagle-hf plan` measured in its cells."""
+    rows = []
+    for row in content["rows"]:
+        low, high = row["interval"]
+        speed = SpeedRow(
+            batch=row["batch"],
+            length=row["length"],
+            method=row["method"],
+            tau=row["tau"],
+            measured=row["over_plain"],
+            interval=(low, high),
+            predicted=row["predicted"],
+        )
+        rows.append(speed)
+    return rows
+
+
+def parse_plan(content: dict[str, Any]) -> PlanCosts:
+    """plan.json."""
+    return PlanCosts(CostTable.from_saved(content["costs"]), numpy.asarray(content["shares"]))
+
+
+def _interval(pair: Any) -> Interval | None:
+    """(low, high), None where there is none."""
+    if pair is None:
+        return None
+    low, high = pair
+    return float(low), float(high)
+
+
+def _phases(seconds: dict[str, float] | None) -> dict[str, float]:
+    """Seconds of a round by phase; reading the prompt is in no round."""
+    return {phase: value for phase, value in (seconds or {}).items() if phase != PREFILL}

@@ -4,6 +4,8 @@
 # make test         the default tests
 # make test-oldest  the tests that touch transformers, on its oldest supported release
 # make test-quantised  the tests of quantised targets, with the libraries that quantise them
+# make test-browser  pages in a real headless browser, with what that needs (Debian's Chromium)
+# make test-lm-eval  lm-eval's scores with a head and without, with lm-eval
 # make test-slow    tests of minutes, mostly on the real target
 # make test-all     all of these, and the long ones on the real target: hours
 # make templates    fetch chat templates, tokenizers and an oracle of masks, which slow tests read
@@ -17,7 +19,8 @@ BIN = $(VENV)/bin
 EXTRA ?= test
 
 .PHONY: quickstart lint format docs install engines templates
-.PHONY: test test-oldest test-quantised test-slow test-cluster test-long test-all
+.PHONY: test test-oldest test-quantised test-browser test-lm-eval
+.PHONY: test-slow test-cluster test-long test-all
 
 # large tensors from the heap instead of fresh pages: a quarter less time per training step on Linux
 quickstart: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -49,7 +52,7 @@ test-slow: install templates
 test-long: install
 	$(BIN)/python -m pytest -q -m long --durations=10
 
-test-all: test test-oldest test-quantised test-slow test-long
+test-all: test test-oldest test-quantised test-browser test-lm-eval test-slow test-long
 
 # the oldest transformers this supports, laid over the installed one
 test-oldest: install
@@ -66,6 +69,24 @@ test-quantised: install
 	OMP_NUM_THREADS=1 PYTHONPATH=build/quantised $(BIN)/python -m pytest -q -n 2 \
 		tests/target/test_quantised.py tests/training/test_quantised_training.py \
 		tests/decoding/test_quantised_targets.py
+
+# a browser that is there is used; on Debian, Chromium is installed where there is none
+CHROMIUM ?= chromium
+test-browser: $(VENV)/browser
+	command -v $(CHROMIUM) || { apt-get update -q && \
+		apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+	CHROMIUM=$(CHROMIUM) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser
+
+$(VENV)/browser: $(VENV)/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[browser,demo]'
+	touch $@
+
+# lm-eval and what it imports, laid beside the installed ones
+test-lm-eval: install
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target build/lm_eval -c constraints.txt \
+		lm_eval sacrebleu portalocker regex tabulate colorama lxml
+	OMP_NUM_THREADS=1 PYTHONPATH=build/lm_eval $(BIN)/python -m pytest -q \
+		-m "slow or not slow" tests/recipes/test_lm_eval.py
 
 # a Ray cluster of two nodes on this machine, one of them killed
 test-cluster: install

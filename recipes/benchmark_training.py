@@ -14,7 +14,7 @@ in place. The features of the batch are included.
 Hardware: any.
 Duration: about two minutes on 2 CPU cores.
 Command:  python recipes/benchmark_training.py
-Expected: the table of docs/benchmarks.md, and OUTPUT/metrics.json.
+Expected: the table of docs/benchmarks/index.md, and OUTPUT/metrics.json.
 """
 
 import json

@@ -9,7 +9,7 @@ Hardware: any that holds the target; the head needs about 16 bytes a parameter o
           parameters for SmolLM2).
 Duration: smollm2_cpu.yaml trains for 5 minutes on 2 CPU cores.
 Command:  accelerate launch recipes/train.py --config recipes/configs/smollm2_cpu.yaml
-Expected: the measured tau is in docs/benchmarks.md.
+Expected: the measured tau is in docs/benchmarks/index.md.
 """
 
 from dataclasses import asdict, dataclass, field

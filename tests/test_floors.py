@@ -29,7 +29,8 @@ FLOORS = {
     "pipeline": 7,
     "cluster": 8,
     "quickstart": 9,
-    "cli": 10,
+    "demo": 10,
+    "cli": 11,
 }
 ROOT_NAMES = {
     "DecodingStats",

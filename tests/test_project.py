@@ -131,7 +131,15 @@ def test_public_ci_runs_the_linters_both_transformers_the_docs_and_the_slow_test
     for path in WORKFLOWS:
         for command in commands_of(yaml.safe_load(path.read_text())):
             named.update(re.findall(r"\bmake ([\w-]+)", command))
-    assert named == {"lint", "test", "test-oldest", "test-quantised", "docs", "test-slow"}
+    assert named == {
+        "lint",
+        "test",
+        "test-oldest",
+        "test-quantised",
+        "test-lm-eval",
+        "docs",
+        "test-slow",
+    }
 
 
 def test_ci_begins_with_the_linters_and_runs_targets_that_exist():

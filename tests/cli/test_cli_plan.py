@@ -8,6 +8,7 @@ from tiny import tiny_head, tiny_target, word_tokenizer
 
 from eagle_hf import Eagle3DraftHead, Plan, SelfSpeculation, TreeConfig, WindowedDraft, cli
 from eagle_hf.evaluation import open_draft_model, sampling_at
+from eagle_hf.evaluation.charts import read_sources
 from eagle_hf.measuring.plans import record_answers
 from eagle_hf.measuring.traces import Trace
 
@@ -67,6 +68,9 @@ def test_plan_of_a_head_lies_beside_it(folder, capsys):
     check_screen(screen)
     assert "use it: assistant.tree" in screen
     assert (folder / "head" / "plan.png").is_file()
+    found = {source.kind: source for source in read_sources([folder / "head"]).files}
+    assert len(found["speeds"].data) == screen.count("| adaptive |") * 2
+    assert found["plan"].data.costs == Plan.load(folder / "head").costs
     assert Trace.load(folder / "trace.npz").tokens.shape[2] == 24
     target = tiny_target(dtype=torch.float32)
     check_output(target, Eagle3DraftHead.from_pretrained(folder / "head"), folder / "head")

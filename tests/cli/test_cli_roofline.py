@@ -5,6 +5,7 @@ from transformers import LlamaConfig
 
 from eagle_hf import cli
 from eagle_hf.evaluation import simulated_shape
+from eagle_hf.evaluation.charts import read_sources
 from eagle_hf.planning.roofline import (
     MACHINES,
     MAGICDEC_A100,
@@ -71,6 +72,8 @@ def test_table_and_plot_are_written_and_marked_as_simulated(tmp_path, capsys):
     assert text in capsys.readouterr().out
     assert len(cells(text)) == 8
     assert text.count("(simulated)") == 2
+    (source,) = read_sources([tmp_path / "out"]).files
+    assert (source.kind, source.is_simulated) == ("simulation", True)
     picture = (tmp_path / "out" / "roofline.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 

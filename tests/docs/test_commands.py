@@ -16,7 +16,7 @@ SHELL = ("sh", "bash", "console")
 RECIPE = re.compile(r"\w+\.py --")  # a code span such as `train.py --config ...`
 COMMANDS = ("eagle-hf ", "python recipes/", "python docs/", "accelerate launch ", "make ")
 # programs of others: nothing to parse them with
-FOREIGN = ("cd", "git", "hf", "kubectl", "mkdocs", "sky", "vllm")
+FOREIGN = ("cd", "git", "hf", "kubectl", "lm_eval", "mkdocs", "sky", "vllm")
 VARIABLE = re.compile(r"[A-Z_]+=\S*")
 
 

@@ -7,8 +7,6 @@ import pytest
 from pages import DOCS, ROOT, Page, all_pages, open_script
 from test_floors import FLOORS
 
-from eagle_hf.hub.cards import results_table
-
 CARD = ROOT / "model_cards" / "smollm2-135m-instruct-eagle3"
 TREE = "dynamic:4:4:12"
 README_LINES = 125
@@ -46,10 +44,6 @@ def test_the_readmes_rows_are_the_measured_ones(metrics):
             f"| {result['speedup']:.2f}x | {exact[category]['identical']:.0%} |"
         )
         assert row in readme
-
-
-def test_the_benchmarks_table_is_the_model_cards(metrics):
-    assert results_table(metrics, TREE) in (DOCS / "benchmarks.md").read_text()
 
 
 def test_the_readme_fits_on_a_screen_and_a_half():

@@ -7,8 +7,8 @@ From 5.24 on the key-value cache is called `cache`; before, it was `past_key_val
 gives both names, the old one is dropped with a warning. So nothing outside this file spells the
 name: `cache_inputs`, `take_cache` and `decoder_only_output` do.
 
-State: `patch_generate`, `patch_pipelines` and `wrap_attention` replace functions of transformers,
-once a process.
+State: `patch_generate`, `patch_pipelines`, `patch_logs` and `wrap_attention` replace functions of
+transformers, once a process.
 """
 
 import functools
@@ -30,6 +30,7 @@ from transformers.cache_utils import Cache
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pipelines import base as pipelines
+from transformers.trainer_callback import CallbackHandler
 from transformers.utils import logging
 
 MARK = "_eagle_hf"  # the attribute of functions that took the place of transformers' own
@@ -212,7 +213,11 @@ def quiet_libraries() -> Generator[None]:
 class AssistedCall:
     """One call of generate, as transformers hands it to assisted decoding.
 
-    model_inputs: what generate prepared for the model's forward, its cache among them.
+    Attributes:
+        model_inputs: what generate prepared for the model's forward, its cache among them.
+        is_synced: whether the model is sharded over processes, which run its forward together.
+        in_lockstep: whether rows must advance together, as they do where callbacks see all rows.
+            Draws are then plain generate's own in batches too.
     """
 
     input_ids: torch.Tensor
@@ -221,6 +226,8 @@ class AssistedCall:
     generation_config: GenerationConfig
     streamer: Any = None
     model_inputs: dict[str, Any] = field(default_factory=dict)
+    is_synced: bool = False
+    in_lockstep: bool = False
 
 
 def patch_generate(
@@ -264,9 +271,7 @@ def patch_generate(
 
     @functools.wraps(sample)
     def _sample(self, input_ids, *args, **kwargs):
-        output = None
-        if not kwargs.get("synced_gpus"):
-            output = decode_alone(self, _as_call(sample, self, input_ids, *args, **kwargs))
+        output = decode_alone(self, _as_call(sample, self, input_ids, *args, **kwargs))
         return sample(self, input_ids, *args, **kwargs) if output is None else output
 
     setattr(_assisted_decoding, MARK, True)
@@ -285,6 +290,7 @@ def _as_call(decoding: Callable, *args, **kwargs) -> AssistedCall:
         generation_config=given["generation_config"],
         streamer=given.get("streamer"),
         model_inputs=given.get("model_kwargs") or given.get("kwargs") or {},
+        is_synced=bool(given.get("synced_gpus")),
     )
 
 
@@ -309,6 +315,28 @@ def patch_pipelines(recognise: Callable[[Any], Any | None]) -> None:
 
     setattr(load_assistant_model, MARK, True)
     pipelines.load_assistant_model = load_assistant_model
+
+
+def patch_logs() -> None:
+    """Let callbacks add to a Trainer's logs before trackers see them; once a process.
+
+    Trackers come before the callbacks of `add_callback`, and log what they are given. A callback
+    with a method `add_to_logs(logs)` is asked first.
+    """
+    log = CallbackHandler.on_log
+    if hasattr(log, MARK):
+        return
+
+    @functools.wraps(log)
+    def on_log(self, args, state, control, logs, **kwargs):
+        for callback in self.callbacks:
+            if hasattr(callback, "add_to_logs"):
+                callback.add_to_logs(logs)
+                state.log_history[-1].update(logs)  # it holds a copy, made before
+        return log(self, args, state, control, logs, **kwargs)
+
+    setattr(on_log, MARK, True)
+    CallbackHandler.on_log = on_log
 
 
 def decode_plainly(model, call: AssistedCall):

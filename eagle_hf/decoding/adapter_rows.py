@@ -6,7 +6,7 @@ row's tokens it works, counted from the end (`alora_offsets`). These hooks know 
 leave the batch, nor of drafts behind the newest token. Hooks that run after them put it right.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,17 +39,27 @@ def adapters_by_row(target: Any, sequences: Sequences) -> Generator[None]:
             changed["alora_offsets"] = [_behind_prompt(offsets[row]) for row in sequences.in_batch]
         return args, changed
 
-    model = unwrap(target)
     handles = []
-    for module in model.modules() if hasattr(model, "peft_config") else ():
-        # without hooks of PEFT's there is nothing to put right, and nothing to pay for
-        if module._forward_pre_hooks_with_kwargs:
-            handles.append(module.register_forward_pre_hook(follow, with_kwargs=True))
+    for module in _told_by_row(target):
+        handles.append(module.register_forward_pre_hook(follow, with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def chooses_by_row(target: Any) -> bool:
+    """Whether adapter layers are told by row, or by token, what to compute."""
+    return any(True for _ in _told_by_row(target))
+
+
+def _told_by_row(target: Any) -> Iterator[torch.nn.Module]:
+    """The adapter layers on which PEFT's hooks are; without those there is nothing to pay for."""
+    model = unwrap(target)
+    for module in model.modules() if hasattr(model, "peft_config") else ():
+        if module._forward_pre_hooks_with_kwargs:
+            yield module
 
 
 def _behind_prompt(offset: int | None) -> int | None:

@@ -54,9 +54,14 @@ ROW_WISE_CRITERIA = {
 
 
 def advance_together(call: AssistedCall) -> bool:
-    """Whether the rows of a call must keep one length, for callbacks that see the whole batch."""
+    """Whether the rows of a call must keep one length, for callbacks that see the whole batch.
+
+    Or because the call says so.
+    """
     if len(call.input_ids) == 1:
         return False
+    if call.in_lockstep:
+        return True
     criteria = call.stopping_criteria
     if not all(map(is_row_wise_processor, call.logits_processor)):
         return True

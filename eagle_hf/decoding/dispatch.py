@@ -6,6 +6,7 @@ untouched.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers.utils import logging
@@ -13,6 +14,7 @@ from transformers.utils import logging
 from eagle_hf.compat import AssistedCall, patch_generate, patch_pipelines
 from eagle_hf.decoding.assistants import Assistant, as_assistant
 from eagle_hf.decoding.assistants.nobody import Nobody
+from eagle_hf.decoding.attached import attached
 from eagle_hf.decoding.checks import check_call, check_fixed_size, check_inputs
 from eagle_hf.decoding.compiling import is_compiled
 from eagle_hf.decoding.draft_length import asked_chain
@@ -30,29 +32,52 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
             It measures the machine, which is done in a room above this one.
     """
 
-    def decode(target, assistant: Assistant, call: AssistedCall):
-        check_inputs(target, call)
-        chain = asked_chain(assistant, call.generation_config)
-        if chain is None and assistant.chooses_by_machine:
-            return decode_by_machine(target, assistant, call)
-        if isinstance(assistant, Nobody):
-            return speculate(target, assistant, call, policy=PlainPolicy())
-        tree = chain or assistant.tree
-        new_tokens = call.generation_config.max_length - call.input_ids.shape[1]
-        check_fixed_size(target, tree, new_tokens)
-        return speculate(target, assistant, call, tree)
-
+    decode = partial(decode_assisted, decode_by_machine)
     patch_generate(as_assistant, check_call, decode, decode_alone)
     patch_pipelines(as_assistant)
 
 
+def decode_assisted(
+    decode_by_machine: Callable[[Any, Any, AssistedCall], Any],
+    target,
+    assistant: Assistant,
+    call: AssistedCall,
+):
+    """What `generate` returns with one of our assistants.
+
+    Args:
+        decode_by_machine: as in `register`.
+        target: the model that verifies.
+        assistant: who drafts; `check_call` has found that it fits.
+        call: what generate has prepared.
+
+    Raises:
+        ValueError: the prepared inputs are none that trees can follow.
+    """
+    check_inputs(target, call)
+    chain = asked_chain(assistant, call.generation_config)
+    if chain is None and assistant.chooses_by_machine:
+        return decode_by_machine(target, assistant, call)
+    if isinstance(assistant, Nobody):
+        return speculate(target, assistant, call, policy=PlainPolicy())
+    tree = chain or assistant.tree
+    new_tokens = call.generation_config.max_length - call.input_ids.shape[1]
+    check_fixed_size(target, tree, new_tokens)
+    return speculate(target, assistant, call, tree)
+
+
 def decode_alone(target, call: AssistedCall):
-    """What `generate` returns without an assistant, by the compiled forward.
+    """What `generate` returns without an assistant: by what is attached, or the compiled forward.
 
     None for a target that was not given to `compile_target`, and, said once, for a call that the
     loop does not support: transformers then decodes.
     """
-    if not is_compiled(target):
+    decode = attached(target)
+    if decode is not None:
+        output = decode(target, call)
+        if output is not None:
+            return output
+    if not is_compiled(target) or call.is_synced:
         return None
     try:
         check_call(target, Nobody(), call.generation_config, {})

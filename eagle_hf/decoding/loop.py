@@ -16,7 +16,7 @@ from eagle_hf.compat import (
     prepare_inputs,
     take_cache,
 )
-from eagle_hf.decoding.adapter_rows import adapters_by_row
+from eagle_hf.decoding.adapter_rows import adapters_by_row, chooses_by_row
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Policy, choose_policy
 from eagle_hf.decoding.caches.buffers import BufferPool, discard_buffers
 from eagle_hf.decoding.caches.target import TargetCache
@@ -31,32 +31,16 @@ from eagle_hf.decoding.forward import TargetForward, install_output_capture
 from eagle_hf.decoding.growth import Draft
 from eagle_hf.decoding.lockstep import make_verifier
 from eagle_hf.decoding.masks import TreeMask, prompt_positions
-from eagle_hf.decoding.prefill import chunk_size, read_prompt
+from eagle_hf.decoding.prefill import Prefilled, chunk_size, read_prompt
+from eagle_hf.decoding.repeats import Repeats, find_repeats
 from eagle_hf.decoding.sampler import DraftSampler
 from eagle_hf.decoding.sequences import Sequences
-from eagle_hf.decoding.snapkv import Selection, recorded
+from eagle_hf.decoding.snapkv import recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.decoding.streaming import RoundStreamer
 from eagle_hf.decoding.tree import Tree
 from eagle_hf.decoding.verify import Verdict
 from eagle_hf.head.trees import TreeConfig
-
-
-@dataclass(frozen=True)
-class Prefilled:
-    """Prompts as a target has read them.
-
-    Attributes:
-        cache: their keys and values.
-        logits: [B, V] at their ends.
-        aux: aux hidden states [B, S, 3H] for the drafter.
-        selection: what the drafter recorded meanwhile.
-    """
-
-    cache: TargetCache
-    logits: torch.Tensor
-    aux: torch.Tensor | None
-    selection: Selection | None
 
 
 @dataclass(frozen=True)
@@ -134,6 +118,7 @@ class Run:
         self.config = config
         self.streamer = call.streamer
         self.sequences = Sequences(call.input_ids, config.max_length)
+        self.tree = tree
         self.policy = policy
         self.stats = DecodingStats(rows=rows)
         self.watch = watch or Stopwatch(device)
@@ -259,11 +244,27 @@ class Run:
         """What the target makes of its prepared inputs, and what the drafter records meanwhile."""
         with self.watch.phase("prefill"):
             selection = self.drafter.prefill_selection(self.masks.visible)
+            if selection is None and not chooses_by_row(self.target):
+                repeats = find_repeats(prepared)
+                if repeats is not None:
+                    return self._read_once(prepared, repeats)
             with recorded(selection):
                 # a compiled forward calls nothing that could record
                 masks = self.masks if selection is None else None
                 logits, aux = read_prompt(self.forward, prepared, self._chunk_size, masks)
         return Prefilled(self.cache, logits[:, -1], aux, selection)
+
+    def _read_once(self, prepared: dict, repeats: Repeats) -> Prefilled:
+        """As `_read_prompts`, where several rows are the same prompt."""
+        cache = TargetCache()
+        layer_ids = self.drafter.aux_layer_ids
+        forward = TargetForward(self.target, cache, layer_ids, compile=self.tree.compile)
+        inputs = repeats.inputs_once(prepared)
+        masks = self.masks.of_rows(repeats.first)
+        logits, aux = read_prompt(forward, inputs, self._chunk_size, masks)
+        cache.copy_to(self.cache, repeats.source)
+        aux = None if aux is None else aux[repeats.source]
+        return Prefilled(self.cache, logits[repeats.source, -1], aux, None)
 
     def _drop_finished(self) -> None:
         """Take rows that have ended out of the batch.

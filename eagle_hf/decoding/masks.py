@@ -13,6 +13,7 @@ committed tokens x y:
 Layers with a sliding window see less, by position.
 """
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -109,6 +110,12 @@ class TreeMask:
         # [B] a generated token's position minus its slot
         self.offset = position_ids[:, -1] - input_ids.shape[1] + 1
         self.shift = None if axes is None else axes[..., -1] - position_ids[:, -1]
+
+    def of_rows(self, index: torch.Tensor) -> "TreeMask":
+        """The masks of these rows alone; this one keeps all."""
+        chosen = copy(self)
+        chosen.keep_rows(index)
+        return chosen
 
     def keep_rows(self, index: torch.Tensor) -> None:
         """Drop all rows except `index`."""

@@ -3,16 +3,20 @@
 B batch, S prompt slots, H hidden, V vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
 from eagle_hf.compilation.graphs import MOST_TOKENS
+from eagle_hf.decoding.caches.target import TargetCache
 from eagle_hf.decoding.chunks import read_chunks, read_compiled_chunks, uncut_argument
 from eagle_hf.decoding.forward import Output, TargetForward
 from eagle_hf.decoding.masks import TreeMask
 from eagle_hf.decoding.probing import wrong_in_reading_chunks
+from eagle_hf.decoding.snapkv import Selection
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.target import has_activated_lora
 
@@ -21,6 +25,23 @@ logger = logging.get_logger(__name__)
 # Tokens, with compile=True where the call does not say. Prompts of 3,000 tokens took 6 % more CPU
 # time than as a whole on a small Llama, in chunks of 256 12 %.
 COMPILED_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """Prompts as a target has read them.
+
+    Attributes:
+        cache: their keys and values.
+        logits: [B, V] at their ends.
+        aux: aux hidden states [B, S, 3H] for the drafter.
+        selection: what the drafter recorded meanwhile.
+    """
+
+    cache: TargetCache
+    logits: torch.Tensor
+    aux: torch.Tensor | None
+    selection: Selection | None
 
 
 def chunk_size(config: GenerationConfig, tree: TreeConfig) -> int | None:

@@ -201,10 +201,20 @@ class TargetCache(Cache):
         for layer in self.layers:
             layer.set_length(length)
 
-    def copy_to(self, cache: Cache) -> Cache:
-        """Write the slots in use into an empty cache; returns that cache."""
+    def copy_to(self, cache: Cache, rows: torch.Tensor | None = None) -> Cache:
+        """Write the slots in use into an empty cache; returns that cache.
+
+        Args:
+            cache: the empty one.
+            rows: the row [R] of this cache that each of its rows gets; None for all, in order.
+        """
         for index, layer in enumerate(self.layers):
-            cache.update(layer.keys, layer.values, index)
+            keys = layer.keys
+            values = layer.values
+            if rows is not None:
+                keys = keys[rows.to(keys.device)]
+                values = values[rows.to(values.device)]
+            cache.update(keys, values, index)
         return cache
 
     def plain(self) -> DynamicCache:

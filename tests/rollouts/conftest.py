@@ -1,0 +1,1 @@
+"""Tiny policies that TRL's trainers train, with rewards by rule."""

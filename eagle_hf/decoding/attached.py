@@ -30,7 +30,9 @@ def attach(model: Any, decode: Decode) -> None:
         decode: what generate returns for (model, call); None leaves the call to transformers.
     """
     if attached(model) not in (None, decode):
-        logger.warning("this model's generate was answered by an earlier drafter, which is replaced")
+        logger.warning(
+            "this model's generate was answered by an earlier drafter, which is replaced"
+        )
     _attached[unwrap(model)] = decode
 
 

@@ -30,7 +30,7 @@ from eagle_hf.rollouts.learner import HeadLearner
 from eagle_hf.rollouts.pace import LOSS_LIMIT, Pace
 from eagle_hf.rollouts.saving import load_states, save_states
 from eagle_hf.rollouts.watch import TauWatch
-from eagle_hf.target import execution_device, unwrap
+from eagle_hf.target import evaluating, execution_device, unwrap
 
 logger = logging.get_logger(__name__)
 
@@ -123,7 +123,8 @@ class SpeculativeRollouts(TrainerCallback):
                 return
         try:
             self.head.to(execution_device(model))
-            check_target(unwrap(model), self._drafter.assistant)
+            with evaluating(unwrap(model)):  # its mode is that of training until it generates
+                check_target(unwrap(model), self._drafter.assistant)
             attach(model, self._drafter)
         except ValueError as error:
             logger.error(f"SpeculativeRollouts does nothing: {error}")

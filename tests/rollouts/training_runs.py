@@ -1,6 +1,5 @@
 """A tiny policy, trained by TRL for some steps: with its rollouts drafted, or not."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,27 @@ from tiny import tiny_target, word_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 PROMPTS = ["w5 w6", "w7", "w8 w9 w10", "w11 w12", "w13", "w14 w15"]
-LIKED = "w20"
+COMMON = dict(
+    learning_rate=1e-2,
+    logging_steps=1,
+    save_strategy="no",
+    report_to="none",
+    use_cpu=True,
+    bf16=False,
+    seed=0,
+    disable_tqdm=True,
+    dataloader_pin_memory=False,
+    gradient_checkpointing=False,
+)
 
 
 def reward(completions: list[str], **_: Any) -> list[float]:
-    """How often a completion says the liked word, per word."""
+    """The share of a completion's words that have an even number."""
     shares = []
     for text in completions:
-        words = text.split()
-        shares.append(words.count(LIKED) / max(len(words), 1))
+        numbers = [int(word.removeprefix("w")) for word in text.split()]
+        even = sum(number % 2 == 0 for number in numbers)
+        shares.append(even / max(len(numbers), 1))
     return shares
 
 
@@ -33,25 +44,21 @@ def policy(seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
     return tiny_target(seed=seed, dtype=dtype).train()
 
 
-def grpo(folder: Path, model: Any, callbacks: list, steps: int = 4, **settings: Any) -> GRPOTrainer:
+def grpo(
+    folder: Path,
+    model: Any,
+    callbacks: list,
+    steps: int = 4,
+    peft_config: LoraConfig | None = None,
+    **settings: Any,
+) -> GRPOTrainer:
     """A GRPO trainer of two prompts a step, with groups of four."""
-    arguments = dict(
+    arguments = COMMON | dict(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=8,
         num_generations=4,
         max_completion_length=10,
-        learning_rate=1e-2,
-        temperature=1.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        seed=0,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        gradient_checkpointing=False,
     )
     return GRPOTrainer(
         model=model,
@@ -60,6 +67,7 @@ def grpo(folder: Path, model: Any, callbacks: list, steps: int = 4, **settings: 
         train_dataset=prompts(64),
         processing_class=word_tokenizer(),
         callbacks=callbacks,
+        peft_config=peft_config,
     )
 
 
@@ -73,4 +81,6 @@ def weights_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: part.detach().clone() for name, part in model.state_dict().items()}
 
 
-Run = Callable[..., GRPOTrainer]
+def logged(trainer: Any, name: str) -> list[float]:
+    """The values of one name in a trainer's log."""
+    return [line[name] for line in trainer.state.log_history if name in line]

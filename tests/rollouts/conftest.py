@@ -1,1 +1,0 @@
-"""Tiny policies that TRL's trainers train, with rewards by rule."""

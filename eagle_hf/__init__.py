@@ -18,6 +18,7 @@ from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.publish import push_to_hub
 from eagle_hf.measuring import automatic
 from eagle_hf.planning.plan import Plan
+from eagle_hf.rollouts import SpeculativeRollouts
 from eagle_hf.target import load_target
 from eagle_hf.training import Eagle3Trainer, Eagle3TrainingArguments, new_head
 
@@ -30,6 +31,7 @@ __all__ = [
     "Eagle3TrainingArguments",
     "Plan",
     "SelfSpeculation",
+    "SpeculativeRollouts",
     "TreeConfig",
     "WindowedDraft",
     "__version__",

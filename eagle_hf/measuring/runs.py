@@ -21,8 +21,8 @@ from eagle_hf.decoding.checks import check_rope
 from eagle_hf.decoding.compiling import mark_cudagraph_step
 from eagle_hf.decoding.forward import TargetForward
 from eagle_hf.decoding.loop import Round, Run
-from eagle_hf.decoding.prefill import Prefilled
 from eagle_hf.decoding.masks import MaskFormat
+from eagle_hf.decoding.prefill import Prefilled
 from eagle_hf.decoding.snapkv import recorded
 from eagle_hf.decoding.stats import DecodingStats, Stopwatch
 from eagle_hf.head.trees import TreeConfig

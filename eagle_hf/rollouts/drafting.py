@@ -15,6 +15,7 @@ from eagle_hf.decoding.dispatch import decode_assisted
 from eagle_hf.decoding.stats import DecodingStats
 from eagle_hf.measuring import automatic
 from eagle_hf.rollouts.answers import answer_lengths, generated
+from eagle_hf.rollouts.gathering import gathered, is_whole
 from eagle_hf.rollouts.pace import Pace
 
 logger = logging.get_logger(__name__)
@@ -48,17 +49,19 @@ class RolloutDrafter:
 
     def __call__(self, policy: Any, call: AssistedCall) -> Any | None:
         """What generate returns; None leaves the call to transformers."""
-        if self._is_inside or call.is_synced:
-            if call.is_synced:
-                logger.warning_once(
-                    "the policy is sharded over processes, which run each layer together: these "
-                    "rollouts are not drafted. Gather it for generation "
-                    "(ds3_gather_for_generation=True), or use DDP"
-                )
+        if self._is_inside:
+            return None
+        if call.is_synced and not is_whole(policy):
+            logger.warning_once(
+                "the policy is sharded over processes, which run each layer together: these "
+                "rollouts are not drafted. Gather it for generation "
+                "(ds3_gather_for_generation=True), or use DDP or FSDP2"
+            )
             return None
         self._is_inside = True
         try:
-            return self._answer(policy, call)
+            with gathered(policy):
+                return self._answer(policy, call)
         finally:
             self._is_inside = False
 

@@ -21,6 +21,7 @@ from torch import distributed
 
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.rollouts.answers import Rollout
+from eagle_hf.rollouts.gathering import gathered
 from eagle_hf.target import (
     aux_layer_ids,
     draft_vocab_logits,
@@ -105,6 +106,11 @@ class HeadLearner:
             rollouts: the newest; those that come first are learnt first.
             seconds: when no further step begins.
         """
+        with gathered(policy):
+            return self._learn(policy, rollouts, seconds)
+
+    def _learn(self, policy: Any, rollouts: Sequence[Rollout], seconds: float) -> Turn:
+        """As `learn`, from a policy whose weights are whole."""
         started = time.perf_counter()
         steps = 0
         loss = None

@@ -22,6 +22,7 @@ import math
 import operator
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from eagle_hf import Eagle3DraftHead, SpeculativeRollouts, load_target
 from eagle_hf.data import gather_prompts, write_run
 
 KINDS = ("basic_arithmetic", "gcd")
-OPERATIONS = {
+OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -92,6 +93,7 @@ def solution(question: str) -> float | None:
 def value_of(node: ast.AST) -> float:
     """The value of a sum of numbers."""
     if isinstance(node, ast.Constant):
+        assert isinstance(node.value, int | float), ast.dump(node)
         return float(node.value)
     if isinstance(node, ast.UnaryOp):
         return -value_of(node.operand)

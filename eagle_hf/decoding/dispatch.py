@@ -32,6 +32,7 @@ def register(decode_by_machine: Callable[[Any, Any, AssistedCall], Any]) -> None
 
     def decode(target, assistant: Assistant, call: AssistedCall):
         check_inputs(target, call)
+        assistant.check_rows(len(call.input_ids))
         chain = asked_chain(assistant, call.generation_config)
         if chain is None and assistant.chooses_by_machine:
             return decode_by_machine(target, assistant, call)

@@ -148,13 +148,14 @@ def test_a_call_that_fails_leaves_nothing_behind(target, head):
 
 
 def test_calls_at_the_same_time_draft_with_their_own_adapters(target, head):
-    assistants = ["code", "chat", None, ["code"], ["chat"]]
-    expected = [run(target, head.with_adapter(name))[1] for name in assistants]
+    assistants = ["code", "chat", None, ["code", "chat"], ["chat", None], [None, "code"]]
+    expected = [run(target, head.with_adapter(name), (5, 4))[1] for name in assistants]
     found = [None] * len(assistants)
+    start = threading.Barrier(len(assistants))
 
     def work(index):
-        for _ in range(3):
-            found[index] = run(target, head.with_adapter(assistants[index]))[1]
+        start.wait()
+        found[index] = run(target, head.with_adapter(assistants[index]), (5, 4))[1]
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(assistants))]
     for thread in threads:

@@ -3,7 +3,8 @@
 The target answers the domain's prompts itself. `eval_prompts` of them, evenly spread, are held out:
 never trained on, and answered with the head's drafts before and after. OUTPUT_DIR/head is the
 adapted head with the vocabulary and tree of the old one. The same command goes on where it was
-interrupted. With `lora_rank` the checkpoints are adapters: `eagle-hf merge` makes a head of one.
+interrupted. With `lora_rank` OUTPUT_DIR/adapter is the adapter alone, in megabytes, for
+`head.load_adapter`. The checkpoints are adapters then: `eagle-hf merge` makes a head of one.
 
 Hardware: any that holds the target; no more than training a new head.
 Duration: 90 seconds on one CPU core with that configuration; far fewer conversations than a new
@@ -61,7 +62,7 @@ class AdaptArguments(TargetArguments, VocabularyArguments):
     batch_size: int = field(default=32, metadata={"help": "Conversations answered at once."})
     lora_rank: int = field(
         default=0,
-        metadata={"help": "Train a LoRA of this rank and merge it; 0 trains all weights."},
+        metadata={"help": "Train a LoRA of this rank; 0 trains all weights."},
     )
     lora_targets: list[str] = field(
         default_factory=lambda: [
@@ -148,6 +149,14 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def save_adapter(trainer: Eagle3Trainer, folder: Path) -> None:
+    """Save the adapter alone, and say how large it is."""
+    trainer.save_adapter(str(folder))
+    if trainer.is_world_process_zero():
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"the adapter is in {folder}: {size / 1e6:.2f} MB")
+
+
 def collect_metrics(
     trainer: Eagle3Trainer, before: dict[str, float], after: dict[str, float]
 ) -> dict[str, Any]:
@@ -202,6 +211,8 @@ def main() -> None:
     # 3) the head, how often it is accepted, and the metrics
     folder = Path(training.output_dir, "head")
     trainer.save_head(str(folder))
+    if arguments.lora_rank:
+        save_adapter(trainer, Path(training.output_dir, "adapter"))
     if trainer.is_world_process_zero():
         save_acceptance(folder, held_out_acceptance(trainer))
         print(table(before, after))

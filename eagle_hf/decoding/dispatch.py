@@ -55,6 +55,7 @@ def decode_assisted(
         ValueError: the prepared inputs are none that trees can follow.
     """
     check_inputs(target, call)
+    assistant.check_rows(len(call.input_ids))
     chain = asked_chain(assistant, call.generation_config)
     if chain is None and assistant.chooses_by_machine:
         return decode_by_machine(target, assistant, call)

@@ -123,7 +123,7 @@ class Run:
         self.stats = DecodingStats(rows=rows)
         self.watch = watch or Stopwatch(device)
         keeps_size = tree.compile and keeps_sizes(device)
-        self.cache = make_cache(tree, config.max_length, assistant.owner, keeps_size)
+        self.cache = make_cache(tree, config.max_length, assistant.buffer_owner, keeps_size)
         sampler = make_sampler(tree, config, device)
         context = DraftContext(target, self.cache, tree, policy, self.watch, sampler)
         self.drafter = assistant.drafter(context)

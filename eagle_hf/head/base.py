@@ -7,13 +7,15 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle_hf.head.acceptance import Acceptance
+from eagle_hf.head.adapted import TakesAdapters
+from eagle_hf.head.adapters import LoadedAdapters
 from eagle_hf.head.configuration import Eagle3Config
 from eagle_hf.head.opening import open_head
 from eagle_hf.head.sidecars import choose_sidecars, copy_sidecars
 from eagle_hf.head.trees import TreeConfig
 
 
-class DraftHead(PreTrainedModel):
+class DraftHead(TakesAdapters, PreTrainedModel):
     """The part of a draft head that `generate` and the Hub see.
 
     Args:
@@ -36,6 +38,7 @@ class DraftHead(PreTrainedModel):
         self.last_run: Any = None
         self.plan: Any = None
         self.tree_by_machine = False
+        self.adapters = LoadedAdapters()
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -83,7 +86,8 @@ class DraftHead(PreTrainedModel):
     ) -> None:
         """Save the head in the layout that vLLM and SGLang load.
 
-        Its plan and what lies beside its weights go along: see sidecars.py.
+        Its plan and what lies beside its weights go along: see sidecars.py. Loaded adapters do
+        not: see `save_adapter`.
 
         Args:
             save_directory: The folder, which is made where it is missing.

@@ -34,7 +34,7 @@ WIDTH = 8  # nodes run at each
 NODES = 15  # read at most by quickly measured costs: 16 tokens with the root
 PLANNED_NODES = 63  # by a saved plan, whose costs reach that far
 
-# head -> {rows: (plan, policy) of the last call, where drafting lost in it}
+# head -> {(rows, adapters): (plan, policy) of the last call, where drafting lost in it}
 _lost: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -56,16 +56,17 @@ def decode(target, assistant: EagleAssistant, call: AssistedCall):
         )
         return speculate(target, assistant, call)
     tree = bounds(target, nodes)
-    policy = _policy(head, rows, plan, tree)
+    calls = (rows, assistant.adapters)
+    policy = _policy(head, calls, plan, tree)
     lengths = (prompt, call.generation_config.max_length)
     if not any(policy.pays_for(rows, length) for length in lengths):
         started = time.perf_counter()
         output = decode_plainly(target, call)
         seconds = time.perf_counter() - started
-        head.last_run = plain_run(output, prompt, call.generation_config, seconds)
+        assistant.owner.last_run = plain_run(output, prompt, call.generation_config, seconds)
         return output
     output = speculate(target, assistant, call, tree, policy)
-    _remember(head, rows, plan, policy)
+    _remember(head, calls, plan, policy)
     return output
 
 
@@ -101,7 +102,7 @@ def find_plan(target, assistant: EagleAssistant, rows: int) -> tuple[Plan, int]:
         return plan, PLANNED_NODES
     acceptance = assistant.head.acceptance or TYPICAL
     calibration = Calibration(acceptance.slopes, acceptance.offsets)
-    costs = machine_costs(target, assistant.head, rows)
+    costs = machine_costs(target, assistant.measured_head, rows)
     return Plan(costs, acceptance.shares, calibration), NODES
 
 
@@ -124,18 +125,21 @@ def bounds(target, nodes: int) -> TreeConfig:
     return TreeConfig("adaptive", depth=DEPTH, top_k=WIDTH, nodes=min(nodes, context - 1))
 
 
-def _policy(head, rows: int, plan: Plan, tree: TreeConfig) -> AdaptivePolicy:
-    """The policy of a call; one that goes on where drafting lost in the last by the same plan."""
-    former, policy = _lost.get(head, {}).get(rows, (None, None))
+def _policy(head, calls: tuple, plan: Plan, tree: TreeConfig) -> AdaptivePolicy:
+    """The policy of a call; one that goes on where drafting lost in the last by the same plan.
+
+    calls: of which rows and adapters.
+    """
+    former, policy = _lost.get(head, {}).get(calls, (None, None))
     if policy is not None and former == plan:
         return policy.copy()
     return plan.adaptive_policy(tree)
 
 
-def _remember(head, rows: int, plan: Plan, policy: AdaptivePolicy) -> None:
+def _remember(head, calls: tuple, plan: Plan, policy: AdaptivePolicy) -> None:
     """Keep the policy of a call in which drafting lost, so that the next need not lose again."""
     kept = dict(_lost.get(head, {}))
-    kept.pop(rows, None)
+    kept.pop(calls, None)
     if policy.has_paused:
-        kept[rows] = (plan, policy)
+        kept[calls] = (plan, policy)
     _lost[head] = kept

@@ -56,6 +56,7 @@ def machine_costs(target, head, rows: int = 1) -> CostTable:
         sum(1 for _ in model.parameters()),  # an adapter adds some
         str(execution_device(target)),
         str(head.device),
+        sum(parameter.numel() for parameter in head.parameters()),  # adapters of its own
         is_compiled(target),
     )
     with _lock:

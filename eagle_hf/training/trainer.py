@@ -287,6 +287,25 @@ class Eagle3Trainer(ResumableTrainer):
         elif self.is_world_process_zero():
             merged(model).save_pretrained(output_dir)
 
+    def save_adapter(self, output_dir: str) -> None:
+        """Save the adapter alone, as PEFT does; `head.load_adapter` reads it.
+
+        Args:
+            output_dir: a folder of its own.
+
+        Raises:
+            ValueError: all weights of the head are trained.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if not hasattr(model, "merge_and_unload"):
+            raise ValueError(
+                "save_adapter was called but no adapter is trained; give the Trainer a "
+                "peft_config, or call save_head"
+            )
+        if self.is_world_process_zero():
+            # the LM head's own weights are the head's, not the adapter's
+            model.save_pretrained(output_dir, save_embedding_layers=False)
+
     def evaluate(
         self,
         eval_dataset: Any = None,

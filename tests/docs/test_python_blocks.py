@@ -13,6 +13,7 @@ import pytest
 import torch
 from answer_server import AnswerServer
 from engine_folders import play_the_engine
+from head_adapters import save_adapter
 from pages import all_pages
 from peft import LoraConfig, get_peft_model
 from tiny import tiny_head, tiny_target, word_tokenizer
@@ -63,6 +64,9 @@ def models(tmp_path_factory):
     head = tiny_head(target)
     for name in HEADS:
         head.save_pretrained(folder / name)
+    for seed, name in enumerate(("code", "chat")):
+        adapter = folder / "outputs" / name / "adapter"
+        save_adapter(adapter, ["fc", "q_proj"], seed, head=tiny_head(target))
     add_custom_generate(folder / "user/name")
     write_lines(folder / "my_prompts.jsonl", [{"prompt": f"w{i} w9 w7"} for i in range(5, 17)])
     conversations = []
@@ -87,7 +91,8 @@ def workplace(models, tmp_path, monkeypatch):
         if entry.name != "outputs":
             (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "head").symlink_to(models / "outputs" / "head")
+    for name in ("head", "code", "chat"):
+        (tmp_path / "outputs" / name).symlink_to(models / "outputs" / name)
     monkeypatch.chdir(tmp_path)
     modules = str(tmp_path / "modules")  # of remote code
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", modules)

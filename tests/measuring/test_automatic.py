@@ -182,10 +182,10 @@ def test_what_was_lost_under_one_plan_does_not_count_under_another(target, losin
     answer(target, losing_head, max_new_tokens=150)
     plan, _ = automatic.find_plan(target, as_assistant(losing_head), 1)
     tree = automatic.bounds(target, 15)
-    assert automatic._policy(losing_head, 1, plan, tree).has_paused
+    assert automatic._policy(losing_head, (1, ()), plan, tree).has_paused
     losing_head.acceptance = Acceptance(shares=((0.9,),))
     other, _ = automatic.find_plan(target, as_assistant(losing_head), 1)
-    assert not automatic._policy(losing_head, 1, other, tree).has_paused
+    assert not automatic._policy(losing_head, (1, ()), other, tree).has_paused
 
 
 def test_a_machine_that_cannot_be_measured_drafts_with_the_saved_tree_and_says_so(

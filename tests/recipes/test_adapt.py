@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import util
@@ -15,6 +16,7 @@ from tiny import tiny_head, tiny_target, word_tokenizer
 from transformers import LlamaForCausalLM
 
 from eagle_hf import Eagle3DraftHead, TreeConfig
+from eagle_hf.training import merge_adapter
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "adapt.py"
 
@@ -87,9 +89,14 @@ def test_tau_is_measured_before_and_after_and_a_rerun_goes_on(folder):
     assert (folder / "out" / "checkpoint-2" / "adapter_model.safetensors").is_file()
     assert (folder / "out" / "checkpoint-4").is_dir()
     head = Eagle3DraftHead.from_pretrained(folder / "out" / "head")
-    old = Eagle3DraftHead.from_pretrained(folder / "head")
+    old = Eagle3DraftHead.from_pretrained(folder / "head", dtype=torch.float32)
     assert torch.equal(head.draft_to_target, old.draft_to_target)
     assert head.tree == old.tree
+    assert re.search(r"the adapter is in out/adapter: 0\.0\d MB", out)
+    merged = merge_adapter(old, folder / "out" / "adapter")
+    for name, weight in merged.state_dict().items():
+        assert torch.equal(weight, head.state_dict()[name]), name
+    old.load_adapter(folder / "out" / "adapter", adapter_name="words")
     made_by = json.loads((folder / "out" / "run.json").read_text())
     assert made_by["settings"]["script"]["lora_rank"] == 4
 

@@ -4,14 +4,17 @@ import shutil
 
 import pytest
 import torch
+from head_adapters import load_adapters
 from peft import LilyConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 from tiny import left_padded, tiny_head, tiny_target
 from training_checks import copied_parameters, losses, same_weights
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, TreeConfig, new_head
 from eagle_hf.data import capture_features
+from eagle_hf.decoding.assistants import as_assistant
 from eagle_hf.target import unwrap
-from eagle_hf.training import merge_adapter
+from eagle_hf.training import last_checkpoint, merge_adapter
 from eagle_hf.training.merging import merged
 
 LORA = dict(r=4, target_modules=["fc", "q_proj", "down_proj"])
@@ -44,6 +47,44 @@ def adapting(target, examples, arguments, saved):
         )
 
     return make
+
+
+def test_the_adapter_is_saved_alone(adapting, saved, tmp_path):
+    lora = LORA | {"target_modules": ["fc", "lm_head"]}
+    trainer = adapting(tmp_path / "run", lora=lora, save_strategy="steps", save_steps=1)
+    trainer.train()
+    trainer.save_adapter(str(tmp_path / "adapter"))
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in name for name in weights)
+    trainer.save_head(str(tmp_path / "merged"))
+    head = Eagle3DraftHead.from_pretrained(saved, dtype=torch.float32)
+    ours = merge_adapter(head, tmp_path / "adapter")
+    assert same_weights(ours, Eagle3DraftHead.from_pretrained(tmp_path / "merged"))
+    head.load_adapter(tmp_path / "adapter", adapter_name="code")
+    head.load_adapter(last_checkpoint(tmp_path / "run"), adapter_name="checkpoint")
+
+
+def test_a_run_of_all_weights_has_no_adapter_to_save(adapting, tmp_path):
+    trainer = adapting(tmp_path / "run", lora=None)
+    with pytest.raises(ValueError, match="no adapter is trained; give the Trainer a peft_config"):
+        trainer.save_adapter(str(tmp_path / "adapter"))
+
+
+def test_a_head_with_adapters_loaded_learns_as_one_without(target, examples, arguments, tmp_path):
+    runs = []
+    for with_adapters in (True, False):
+        head = tiny_head(target).float()
+        if with_adapters:
+            load_adapters(head, tmp_path)
+            as_assistant(head.with_adapter("code"))
+        folder = tmp_path / str(with_adapters)
+        args = arguments(folder)
+        trainer = Eagle3Trainer(model=head, target=target, args=args, train_dataset=examples)
+        trainer.train()
+        trainer.save_head()
+        runs.append(Eagle3DraftHead.from_pretrained(folder))
+    assert same_weights(*runs)
+    assert not torch.equal(runs[0].fc.weight, tiny_head(target).float().fc.weight)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Who drafts: a head, a smaller model, or the target itself."""
 
+from eagle_hf.decoding.assistants.adapted import AdaptedAssistant
 from eagle_hf.decoding.assistants.base import Assistant, DraftContext, Drafter, choose_policy
 from eagle_hf.decoding.assistants.eagle import EagleAssistant, EagleDrafter
 from eagle_hf.decoding.assistants.self_speculation import SelfDrafter, SelfSpeculation
 from eagle_hf.decoding.assistants.small_model import ModelDrafter, WindowedDraft
+from eagle_hf.head.adapted import AdaptedHead
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.target import unwrap
 
 __all__ = [
+    "AdaptedAssistant",
     "Assistant",
     "DraftContext",
     "Drafter",
@@ -41,4 +44,6 @@ def as_assistant(given) -> Assistant | None:
     given = unwrap(given)
     if isinstance(given, Eagle3DraftHead):
         return EagleAssistant(given)
+    if isinstance(given, AdaptedHead):
+        return AdaptedAssistant(given)
     return given if isinstance(given, Assistant) else None

@@ -96,6 +96,11 @@ class Assistant(ABC):
         return self
 
     @property
+    def buffer_owner(self):
+        """The object by which buffers are kept from call to call."""
+        return self.owner
+
+    @property
     def call(self) -> str:
         """How a user asks for it, in the messages of refusals."""
         return f"generate(assistant_model=<{type(self.owner).__name__}>)"
@@ -113,6 +118,10 @@ class Assistant(ABC):
     @abstractmethod
     def check(self, target) -> None:
         """Raise a ValueError for a target that this assistant cannot draft for."""
+
+    def check_rows(self, rows: int) -> None:
+        """Raise a ValueError for a batch of another size than this assistant was made for."""
+        return
 
     @abstractmethod
     def drafter_facts(self, target) -> dict[str, str]:

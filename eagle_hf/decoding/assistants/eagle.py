@@ -12,6 +12,7 @@ p + 1, at RoPE position p, and its output predicts token p + 2:
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,7 +55,17 @@ class EagleAssistant(Assistant):
         self.chooses_by_machine = tree is None and head.tree_by_machine
 
     @property
-    def owner(self) -> Eagle3DraftHead:
+    def owner(self) -> Any:
+        return self.head
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that it drafts with, of all rows in any order; none by default."""
+        return ()
+
+    @property
+    def measured_head(self) -> Eagle3DraftHead:
+        """The head whose forwards stand for what drafting costs."""
         return self.head
 
     def find_plan(self) -> Plan | None:

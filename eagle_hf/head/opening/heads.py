@@ -60,7 +60,8 @@ def open_head(
     if Path(str(source), hub.get("subfolder") or "", "adapter_config.json").is_file():
         raise ValueError(
             f"{source} holds a PEFT adapter, not a head; merge it: "
-            f"eagle-hf merge --head HEAD --adapter {source} --out NEW_FOLDER"
+            f"eagle-hf merge --head HEAD --adapter {source} --out NEW_FOLDER, or load it over its "
+            "head: head.load_adapter"
         )
     with _errors_of(source), ExitStack() as files:
         # 1) what the folder says of itself, and what its tensors are called

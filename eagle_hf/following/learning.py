@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from eagle_hf.data.rows import Example
 from eagle_hf.following.settings import FollowSettings
@@ -134,6 +140,7 @@ def train_candidate(
         args=training_arguments(settings, folder / "training"),
         train_dataset=list(examples),
     )
+    trainer.remove_callback(PrinterCallback)  # the history says what a cycle did
     trainer.add_callback(CheckpointByClock(trainer.progress))
     trainer.train(resume_from_checkpoint="auto")
     check_finite(head)

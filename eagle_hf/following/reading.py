@@ -75,22 +75,29 @@ def find_unread(folder: Path, pool: Pool, reading: Reading) -> list[Unread]:
         reading: takes the files that cannot be opened.
 
     Returns:
-        The files, oldest first. Marks of files that were renamed are theirs.
+        The files, oldest first.
 
     Raises:
         ValueError: there is no log.
     """
     marks = pool.marks()
+    moved = []
     found = []
     for path in find_log_files(folder):
         try:
             mark = find_mark(path, marks)
+            if mark.offset and mark not in marks:
+                moved.append(mark)
             if has_unread(path, mark):
                 found.append(Unread(path, mark))
         except FileNotFoundError:  # deleted a moment ago
             continue
         except OSError as error:
             reading.unreadable.append(f"{path}: {error.strerror}")
+    # The old name soon stands for another file, whose mark would replace this one.
+    with pool.transaction():
+        for mark in moved:
+            pool.set_mark(mark)
     return found
 
 

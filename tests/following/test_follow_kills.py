@@ -18,7 +18,7 @@ PLACES = {
     "first head": (Versions, "switch", 1, False),
     "reading": (Pool, "set_mark", 1, True),
     "beginning": (cycle, "measure_agreement", 1, True),
-    "training": (Eagle3Trainer, "training_step", 13, True),
+    "training": (Eagle3Trainer, "training_step", 7, True),
     "saving": (learning, "save_whole", 1, True),
     "measuring": (cycle, "measure_head", 2, True),
     "judging": (cycle, "note_acceptance", 1, True),

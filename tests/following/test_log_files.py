@@ -61,6 +61,20 @@ def test_a_rotated_file_goes_on_where_it_was(folder):
     assert (reading.lines, reading.added) == (2, 2)
 
 
+def test_a_file_that_was_rotated_without_a_new_line_is_never_read_again(folder):
+    file = folder / "log" / "a.jsonl"
+    file.write_text(line(1))
+    read(folder)
+    file.rename(folder / "log" / "a.jsonl.1")
+    file.write_text(line(2))
+    assert read(folder).lines == 1
+    (folder / "log" / "a.jsonl.1").rename(folder / "log" / "a.jsonl.2")
+    file.rename(folder / "log" / "a.jsonl.1")
+    file.write_text(line(3))
+    assert read(folder).lines == 1
+    assert read(folder).lines == 0
+
+
 def test_a_copied_and_truncated_file_is_not_read_twice(folder):
     file = folder / "log" / "a.jsonl"
     file.write_text(line(1) + line(2))

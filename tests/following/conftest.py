@@ -81,7 +81,7 @@ class Service:
 def served(tmp_path_factory):
     """A saved target and head, and 200 greedy answers by token."""
     folder = tmp_path_factory.mktemp("served")
-    target = tiny_target(dtype=torch.float32)
+    target = tiny_target(dtype=torch.float32, layers=5)
     target.save_pretrained(folder / "target")
     word_tokenizer().save_pretrained(folder / "target")
     head = tiny_head(target)

@@ -28,6 +28,8 @@ PLACES = {
     "finishing": (Pool, "shrink", 2, True),
     "pruning": (Versions, "prune", 2, False),
 }
+# One of every phase; the others take minutes.
+QUICK = ("reading", "training", "measuring", "switching", "finishing")
 TIMES = ("time", "training_seconds", "measuring_seconds")
 
 
@@ -77,7 +79,13 @@ def expected():
     return {}
 
 
-@pytest.mark.parametrize("place", PLACES)
+def marked(place):
+    """A place as a parameter of a test."""
+    marks = () if place in QUICK else pytest.mark.slow
+    return pytest.param(place, marks=marks)
+
+
+@pytest.mark.parametrize("place", map(marked, PLACES))
 def test_a_killed_call_goes_on(service, expected, place):
     service.write(0, 64)
     changes = dict(min_new=64, most_held_out=16, epochs=4, learning_rate=2e-2)

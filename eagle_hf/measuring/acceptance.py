@@ -55,6 +55,23 @@ def measure_acceptance(
         do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=_padding_token(target)
     )
     answers = answer_all(target, starts, settings)
+    return acceptance_along(target, head, starts, answers)
+
+
+def acceptance_along(
+    target, head, starts: list[torch.Tensor], answers: list[torch.Tensor]
+) -> Acceptance | None:
+    """How often a head's guesses are taken along answers that the target has given.
+
+    Args:
+        target: the model that answered.
+        head: the draft head.
+        starts: prompts [1, S], as in `measure_acceptance`.
+        answers: [n] each, to these prompts.
+
+    Returns:
+        None where no answer has two tokens.
+    """
     if max(map(len, answers), default=0) < 2:
         return None
     device = execution_device(target)

@@ -213,6 +213,35 @@ def record(
     return Trace(**{name: numpy.array(values) for name, values in rows.items()})
 
 
+def start_drafter(
+    target, assistant, prompt: torch.Tensor, answer: torch.Tensor, tree: TreeConfig
+) -> tuple[Drafter, torch.Tensor | None]:
+    """A drafter behind the first token of an answer that the target has read whole.
+
+    Args:
+        target: the model that verifies.
+        assistant: who drafts.
+        prompt: [1, S].
+        answer: [n].
+        tree: bounds of the drafts; one that needs no plan.
+
+    Returns:
+        The drafter, and the aux hidden states [1, n, 3H] of the answer where it reads any.
+    """
+    cache = TargetCache()
+    context = DraftContext.without_run(target, cache, tree)
+    drafter = require_assistant(assistant).drafter(context)
+    forward = TargetForward(target, cache, drafter.aux_layer_ids)
+    visible = torch.ones_like(prompt, dtype=torch.bool)
+    selection = drafter.prefill_selection(visible)
+    last_only = last_logits(unwrap(target))
+    with recorded(selection):
+        _, aux = forward.read_prompt(prompt, **last_only)
+    drafter.start(prompt, visible, aux, answer[:1], selection)
+    _, aux = forward.read_prompt(answer[None], **last_only)
+    return drafter, aux
+
+
 def _proposals(
     target,
     assistant,
@@ -222,19 +251,8 @@ def _proposals(
     children: int,
 ) -> Iterator[tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]]:
     """tokens, log_probs and nodes [X, K] of every position of an answer [n]."""
-    cache = TargetCache()
-    context = DraftContext.without_run(target, cache, tree)
-    drafter = require_assistant(assistant).drafter(context)
-    forward = TargetForward(target, cache, drafter.aux_layer_ids)
-    visible = torch.ones_like(prompt, dtype=torch.bool)
-    selection = drafter.prefill_selection(visible)
-
     # 1) prompt and answer are read whole; the drafter follows token by token
-    last_only = last_logits(unwrap(target))
-    with recorded(selection):
-        _, aux = forward.read_prompt(prompt, **last_only)
-    drafter.start(prompt, visible, aux, answer[:1], selection)
-    _, aux = forward.read_prompt(answer[None], **last_only)
+    drafter, aux = start_drafter(target, assistant, prompt, answer, tree)
 
     # 2) at every token a tree, whose proposals are kept
     recorder = Recorder(drafter, children)

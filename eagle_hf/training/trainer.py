@@ -44,6 +44,10 @@ from eagle_hf.training.teacher import ask_teacher
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
+class DivergedError(ValueError):
+    """The loss is no finite number any more."""
+
+
 class Eagle3Trainer(ResumableTrainer):
     """Trains a draft head to predict a frozen target, by training-time test (EAGLE-3, section 3.2).
 
@@ -261,7 +265,7 @@ class Eagle3Trainer(ResumableTrainer):
         if torch.isfinite(loss):
             return
         last = last_checkpoint(str(self.args.output_dir)) or "not yet written"
-        raise ValueError(
+        raise DivergedError(
             f"the loss is {loss.item()} at step {self.state.global_step} for the conversations "
             f"{inputs['id']}; lower the learning rate, look at these conversations, or train in "
             f"another dtype. The last checkpoint is {last}"

@@ -49,7 +49,7 @@ def stream_usable(
     """
     is_empty = True
     for number, row in enumerate(rows):
-        reason = _unusable_reason(row, max_length)
+        reason = unusable_reason(row, max_length)
         if reason is None:
             is_empty = False
             yield dict(row)
@@ -63,8 +63,16 @@ def stream_usable(
         )
 
 
-def _unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | None:
-    """Why a tokenized row cannot be learnt from; None where it can."""
+def unusable_reason(row: Mapping[str, Any], max_length: int | None) -> str | None:
+    """Find out why a tokenized row cannot be learnt from.
+
+    Args:
+        row: with `input_ids` and `loss_mask`.
+        max_length: in tokens; None for no limit.
+
+    Returns:
+        The reason; None where it can.
+    """
     ids = row.get("input_ids")
     mask = row.get("loss_mask")
     mismatch = f"{_count(ids)} input_ids and {_count(mask)} loss_mask values"

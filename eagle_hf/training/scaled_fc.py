@@ -53,14 +53,23 @@ class ScaledLinear(nn.Linear):
         destination[prefix + "weight"] = self.plain_weight().detach()
 
     def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *others: Any
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         name = prefix + "weight"
         scaled = dict(state_dict)
         if name in scaled:
-            # beside the loaded weights, a checkpoint's lie on the CPU
+            # a checkpoint's tensors lie on the CPU
             scaled[name] = scaled[name] * self.spread.to(scaled[name])
-        super()._load_from_state_dict(scaled, prefix, local_metadata, *others)
+        super()._load_from_state_dict(
+            scaled, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
 from eagle_hf.data import Example
@@ -106,6 +106,7 @@ def train(
         train_dataset=rows,
         callbacks=[Log(folder / "log.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)  # the log is in a file, the screen is for results
     result = trainer.train()
     tokens = sum(len(row["input_ids"]) for row in rows)
     made = {"covered": covered, "tokens": tokens, "steps": result.global_step, **result.metrics}

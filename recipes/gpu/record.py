@@ -11,12 +11,14 @@ Expected: the name of the page.
 
 import argparse
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from cells import PLANNED, read_records
 
 FOLDER = Path(__file__).parents[2] / "docs/benchmarks/gpu"
+WIDTH = 100  # columns of prose
 TITLES = {
     "a": "Does it run",
     "b": "Speed at real sizes, acceptance set by hand",
@@ -58,11 +60,11 @@ def page(records: list[dict]) -> str:
         f"Written by `recipes/gpu/record.py` from {len(records)} records. The command:",
         f"```sh\npython recipes/gpu/prove.py --minutes {run['minutes']:g} "
         "--output_dir outputs/gpu\n```",
-        versions_of(records),
+        textwrap.fill(versions_of(records), WIDTH),
     ]
     for stage, title in TITLES.items():
         own = [record for record in records if record["stage"] == stage]
-        parts += [f"## {title}", NOTES[stage], *section(own)]
+        parts += [f"## {title}", textwrap.fill(NOTES[stage], WIDTH), *section(own)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,9 +169,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="Of the pages.")
     arguments = parser.parse_args()
     try:
-        print(record(arguments.records, arguments.folder))
+        path = record(arguments.records, arguments.folder)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    print(f"{path}\nadd it to mkdocs.yml, under Benchmarks, and to {FOLDER.name}/index.md")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_a_head_in_shards_opens(tmp_path):
 
 @pytest.mark.slow
 def test_every_stage_is_rehearsed_to_its_end(tmp_path):
-    records = rehearsed(tmp_path / "out", "--minutes", "10")
+    records = rehearsed(tmp_path / "out", "--minutes", "20")
     ended = {line["stage"]: line["ended"] for line in records if "ended" in line}
     assert ended == dict.fromkeys("abecd", "done")
     whys = {line["why"] for line in records if line.get("name") and line["result"] is None}

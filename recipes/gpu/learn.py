@@ -41,7 +41,7 @@ RECIPES = {
 
 
 def read_talks(file: Path) -> list[Example]:
-    """The conversations that `reference.py` wrote, as tokenised rows."""
+    """The conversations that `save_talks` wrote, as tokenised rows."""
     stored = np.load(file)
     ids = torch.from_numpy(stored["ids"].astype(np.int32))
     mask = torch.from_numpy(np.unpackbits(stored["mask"], count=len(ids)).astype(bool))
@@ -51,6 +51,19 @@ def read_talks(file: Path) -> list[Example]:
     for number, (tokens, is_answer) in enumerate(parts):
         rows.append(Example(id=str(number), input_ids=tokens, loss_mask=is_answer))
     return rows
+
+
+def save_talks(talks: list, file: Path) -> None:
+    """Write conversations in two bytes a token, and a bit that says whether it is an answer's."""
+    ids = [token for talk in talks for token in talk.ids]
+    mask = [learnt for talk in talks for learnt in talk.mask()]
+    np.savez_compressed(
+        file,
+        ids=np.array(ids, dtype=np.uint16),
+        mask=np.packbits(np.array(mask, dtype=bool)),
+        lengths=np.array([len(talk.ids) for talk in talks], dtype=np.int32),
+        temperatures=np.array([talk.temperature for talk in talks], dtype=np.float32),
+    )
 
 
 class Log(TrainerCallback):

@@ -13,7 +13,6 @@ Expected: OUTPUT/talks.npz, and OUTPUT/head, to be measured by `eagle-hf evaluat
 """
 
 import argparse
-import hashlib
 import json
 import time
 from collections import Counter
@@ -22,12 +21,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from answers import Talks
 from cells import Cell, Setting
-from learn import RECIPES, read_talks, train
+from learn import RECIPES, read_talks, save_talks, train
 from models import SHAPES, known_target
+from pieces import NAMES, joined, split
 from transformers import AutoTokenizer
 
 from eagle_hf import DecodingStats, Eagle3DraftHead, TreeConfig, load_target
@@ -35,7 +34,6 @@ from eagle_hf.data import Example, load_suite
 from eagle_hf.evaluation import collect_stats
 
 STARTED = time.perf_counter()
-NAMES = "pieces.json"
 LARGEST_SHARD = 16 * 2**20  # bytes of a file of weights, for slow lines
 CARD = Path(__file__).parents[2] / "model_cards/smollm2-135m-instruct-eagle3"
 
@@ -51,46 +49,6 @@ REHEARSED = {
     "eval_prompts": 1,
     "eval_tokens": 12,
 }
-
-
-def split(file: Path, parts: int, folder: Path) -> None:
-    """Write a file as so many parts, and what they add up to."""
-    content = file.read_bytes()
-    size = -(-len(content) // parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = []
-    for part in range(parts):
-        names.append(f"{file.name}.{part}")
-        (folder / names[-1]).write_bytes(content[part * size : (part + 1) * size])
-    sums = {"name": file.name, "parts": names, "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / NAMES).write_text(json.dumps(sums))
-
-
-def joined(folder: Path) -> Path:
-    """The file whose parts lie in a folder."""
-    sums = json.loads((folder / NAMES).read_text())
-    content = b"".join((folder / name).read_bytes() for name in sums["parts"])
-    found = hashlib.sha256(content).hexdigest()
-    if found != sums["sha256"]:
-        raise ValueError(
-            f"the parts in {folder} have the SHA-256 {found}, not {sums['sha256']}; carry them anew"
-        )
-    file = folder / sums["name"]
-    file.write_bytes(content)
-    return file
-
-
-def save_talks(talks: list, file: Path) -> None:
-    """Write conversations in two bytes a token, and a bit that says whether it is an answer's."""
-    ids = [token for talk in talks for token in talk.ids]
-    mask = [learnt for talk in talks for learnt in talk.mask()]
-    np.savez_compressed(
-        file,
-        ids=np.array(ids, dtype=np.uint16),
-        mask=np.packbits(np.array(mask, dtype=bool)),
-        lengths=np.array([len(talk.ids) for talk in talks], dtype=np.int32),
-        temperatures=np.array([talk.temperature for talk in talks], dtype=np.float32),
-    )
 
 
 class Making:

@@ -11,6 +11,7 @@
 # make templates    fetch chat templates, tokenizers and an oracle of masks, which slow tests read
 # make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own
 #                   (9 GB)
+# make gpu          what is claimed of a GPU, measured on one (GPU_MINUTES=15, OUT=outputs/gpu)
 # make docs         the documentation's site, in build/site
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ MINUTES ?= 5
 BIN = $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: quickstart lint format docs install engines templates
+.PHONY: quickstart lint format docs install engines templates gpu
 .PHONY: test test-oldest test-quantised test-browser test-lm-eval
 .PHONY: test-slow test-cluster test-long test-all
 
@@ -102,6 +103,13 @@ templates: install
 engines: install
 	$(BIN)/python tests/engines/environments.py
 	$(BIN)/python -m pytest -q -rs -m engine tests/engines
+
+# stages in the order of their worth, within the minutes; the records stay where a run is cut off
+GPU_MINUTES ?= 15
+OUT ?= outputs/gpu
+gpu: install
+	$(BIN)/python recipes/gpu/prove.py --minutes $(GPU_MINUTES) --output_dir $(OUT)
+	@echo "to keep it: $(BIN)/python recipes/gpu/record.py $(OUT)/records.jsonl"
 
 # in an environment of its own: the site's generator and this package share no requirement
 docs: build/docs/installed

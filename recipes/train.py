@@ -90,6 +90,13 @@ class ScriptArguments(TargetArguments):
         default=False,
         metadata={"help": "Fill the draft vocabulary with unseen tokens in id order."},
     )
+    fc_start: str = field(
+        default="random",
+        metadata={
+            "help": "Of a new head's fc: random, or scaled: it begins as the mean of the target's "
+            "states and reads their dimensions over their spread; saved as a plain fc."
+        },
+    )
     fc_norm: bool = field(
         default=False, metadata={"help": "EAGLE-3.1: an RMSNorm per target state before fc."}
     )
@@ -126,6 +133,11 @@ class ScriptArguments(TargetArguments):
         if (self.dataset is None) == (self.features is None):
             raise ValueError(
                 f"dataset is {self.dataset!r} and features {self.features!r}; give one of the two"
+            )
+        if self.head and self.fc_start != "random":
+            raise ValueError(
+                f"fc_start is {self.fc_start!r} and head is {self.head!r}, whose fc is trained "
+                "already; leave one of them out"
             )
         if self.vocab_size and not self.head:
             raise ValueError(
@@ -254,6 +266,7 @@ def make_head(
             examples,
             arguments.draft_vocab_size or None,
             fill_by_rank=arguments.fill_by_rank,
+            fc_start=arguments.fc_start,
             fc_norm=arguments.fc_norm,
             norm_output=arguments.norm_output,
             hidden_act=arguments.hidden_act,

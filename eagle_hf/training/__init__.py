@@ -5,6 +5,7 @@ from eagle_hf.training.batches import TargetStates, collate
 from eagle_hf.training.checkpoints import last_checkpoint
 from eagle_hf.training.loss import ttt_loss
 from eagle_hf.training.merging import lora_config, merge_adapter
+from eagle_hf.training.scaled_fc import plain_fc
 from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.start import new_head
 from eagle_hf.training.teacher import ask_teacher
@@ -20,6 +21,7 @@ __all__ = [
     "lora_config",
     "merge_adapter",
     "new_head",
+    "plain_fc",
     "shard_target",
     "ttt_loss",
 ]

@@ -28,11 +28,13 @@ from eagle_hf.target import (
     unwrap,
 )
 from eagle_hf.target.matrices import matrix_rows
+from eagle_hf.training.scaled_fc import scale_fc
 
 logger = logging.get_logger(__name__)
 
 NORM_SCALE = 0.35  # of the target's final norm: softer first logits than the target's own
 CALIBRATION_EXAMPLES = 8
+FC_STARTS = ("random", "scaled")
 
 
 def new_head(
@@ -41,19 +43,23 @@ def new_head(
     draft_vocab_size: int | None,
     *,
     fill_by_rank: bool = False,
+    fc_start: str = "random",
     **config: Any,
 ) -> tuple[Eagle3DraftHead, float]:
     """Make a head for `target` whose first weights are better than random ones.
 
     The LM head starts from the target's, the final norm from the gain of the target's, scaled as
     the target scales its logits, and fc_norm, where asked for, from the spread of the aux hidden
-    states. The rest is random.
+    states. The rest is random; fc need not be.
 
     Args:
         target: the target that the head will draft for.
         examples: tokenised conversations (`input_ids`, `loss_mask`).
         draft_vocab_size: U, the most frequent response tokens; None: the target's whole vocabulary.
         fill_by_rank: see `choose_draft_vocabulary`.
+        fc_start: "random", or "scaled": fc begins as the mean of the aux hidden states, and is
+            trained on their dimensions over their spread. The scales are folded into its weights
+            wherever it is saved, so that the layout stays EAGLE-3's.
         config: see `Eagle3Config`.
 
     Returns:
@@ -61,8 +67,9 @@ def new_head(
 
     Raises:
         ValueError: the target is none that a head can learn from, the examples are not tokenised or
-            hold too few distinct tokens, or a setting does not exist.
+            hold too few distinct tokens, or a setting does not exist or contradicts another.
     """
+    _check_fc_start(fc_start, config)
     model = unwrap(target)
 
     # 1) The head's config, and whether the target can teach such a head.
@@ -92,7 +99,20 @@ def new_head(
             head.norm.weight.copy_(NORM_SCALE * factor * gain)
     if head.config.fc_norm:
         calibrate_fc_norm(head, target, examples)
+    if fc_start == "scaled":
+        scale_fc(head, _longest_states(head, target, examples))
     return head, coverage(counts, ids)
+
+
+def _check_fc_start(fc_start: str, settings: dict[str, Any]) -> None:
+    """Refuse a start that does not exist, or that another setting does already."""
+    if fc_start not in FC_STARTS:
+        raise ValueError(f"fc_start is {fc_start!r}; choose one of {', '.join(FC_STARTS)}")
+    if fc_start == "scaled" and settings.get("fc_norm"):
+        raise ValueError(
+            'fc_start is "scaled" and fc_norm is set; both divide the aux hidden states by their '
+            "spread, choose one"
+        )
 
 
 def _make_config(
@@ -124,8 +144,7 @@ def calibrate_fc_norm(
         examples: the spread is measured on the longest of them.
     """
     # 1) Run the target over the longest examples.
-    longest = sorted(examples, key=_length)[-CALIBRATION_EXAMPLES:]
-    aux = _calibration_states(target, longest, aux_layer_ids(target, head.config))  # [B, S, 3H]
+    aux = _longest_states(head, target, examples)  # [B, S, 3H]
 
     # 2) Each norm divides by the spread of its own third.
     thirds = aux.float().to(head.device).chunk(len(head.fc_norm), dim=-1)  # [B, S, H] each
@@ -133,6 +152,15 @@ def calibrate_fc_norm(
         norm.get_parameter("weight").fill_(1.0)
         spread = norm.float()(states).square().mean((0, 1)).sqrt()  # [H]
         norm.get_parameter("weight").copy_(1 / spread.clamp(min=1e-3))
+
+
+@torch.no_grad()
+def _longest_states(
+    head: Eagle3DraftHead, target: PreTrainedModel, examples: Sequence[Example]
+) -> torch.Tensor:
+    """Aux hidden states [B, S, 3H] of the longest examples."""
+    longest = sorted(examples, key=_length)[-CALIBRATION_EXAMPLES:]
+    return _calibration_states(target, longest, aux_layer_ids(target, head.config))
 
 
 def _length(example: Example) -> int:
@@ -150,10 +178,10 @@ def _calibration_states(
     device = execution_device(target)
     if not any("image_inputs" in example for example in examples):
         length = min(_length(examples[0]), position_limit(target))
-        cut = [example["input_ids"][:length] for example in examples]
-        return target_states(target, torch.tensor(cut, device=device), layer_ids)[0]
+        cut = [torch.as_tensor(example["input_ids"][:length]).long() for example in examples]
+        return target_states(target, torch.stack(cut).to(device), layer_ids)[0]
     states = []
     for example in examples:
-        ids = torch.tensor([example["input_ids"]], device=device)
+        ids = torch.as_tensor(example["input_ids"]).long().to(device)[None]
         states.append(target_states(target, ids, layer_ids, [example.get("image_inputs")])[0])
     return torch.cat(states, dim=1)

@@ -38,6 +38,7 @@ from eagle_hf.training.loss import LOSSES, ttt_loss
 from eagle_hf.training.merging import base_parameters, merged
 from eagle_hf.training.metrics import EvaluationMetrics, LossMetrics
 from eagle_hf.training.resumable import ResumableTrainer
+from eagle_hf.training.scaled_fc import ScaledLinear
 from eagle_hf.training.sharding import shard_target
 from eagle_hf.training.teacher import ask_teacher
 
@@ -138,12 +139,15 @@ class Eagle3Trainer(ResumableTrainer):
         head_weights = None
         if hasattr(model, "merge_and_unload"):
             head_weights = weights_fingerprint(model, base_parameters(model))
+        # the optimiser's moments are in the units that fc is trained in
+        is_scaled = isinstance(unwrap(model).fc, ScaledLinear)
         return {
             "step": "training",
             "target": getattr(unwrap(self.target), "name_or_path", ""),
             "target_weights": weights_fingerprint(self.target),
             "layer_ids": self.layer_ids,
             "head_weights": head_weights,
+            "fc_start": "scaled" if is_scaled else None,  # as where older runs say nothing
             "versions": library_versions(),
         }
 
@@ -373,6 +377,11 @@ def _add_adapter(model: nn.Module, peft_config: Any) -> nn.Module:
     """The model inside a new PeftModel; the model itself where peft_config is None."""
     if peft_config is None:
         return model
+    if isinstance(unwrap(model).fc, ScaledLinear):
+        raise ValueError(
+            'the head has fc_start="scaled" and peft_config is given; an adapter would be merged '
+            'into weights of other units: take fc_start="random", or plain_fc(head) beforehand'
+        )
     from peft import get_peft_model
 
     return get_peft_model(cast(Any, model), peft_config)

@@ -138,12 +138,12 @@ class Talks:
 
     def ask_more(self) -> None:
         """Queue user turns that the target writes, one of every topic, and some bundled ones."""
-        for prefix in self.prefixes:
-            talk = Talk(prefix, "magpie", user_writes=True)
-            self.queue.append(Text(prefix, len(prefix) + USER_TURN, 1.0, talk))
         for talk in self.bundled[:BUNDLED_TOGETHER]:
             self.queue.append(self.answer_of(talk))
         del self.bundled[:BUNDLED_TOGETHER]
+        for prefix in self.prefixes:
+            talk = Talk(prefix, "magpie", user_writes=True)
+            self.queue.append(Text(prefix, len(prefix) + USER_TURN, 1.0, talk))
 
     def asked(self, turn: str) -> list[int]:
         """Tokens of a conversation that begins with a user turn; none where it is too long."""

@@ -8,15 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from eagle_hf import Eagle3DraftHead, Eagle3Trainer, Eagle3TrainingArguments, new_head
 from eagle_hf.data import Example
-from eagle_hf.target import aux_layer_ids, target_states
-
-CALIBRATION = 16  # conversations that the spread of the target's states is measured on
+from eagle_hf.training import plain_fc
 
 
 @dataclass(frozen=True)
@@ -25,28 +21,27 @@ class Recipe:
 
     Args:
         learning_rate: its peak; it falls to 0.
-        scaled: fc reads every dimension of the target's states over its spread, and begins as the
-            mean of the three. The scales are folded into its weights at the end.
+        fc_start: see `new_head`.
         passes: of training-time test, in equal shares of the run.
         batch_size: conversations.
     """
 
     learning_rate: float = 1e-3
-    scaled: bool = False
+    fc_start: str = "random"
     passes: tuple[int, ...] = (1, 2, 4)
     batch_size: int = 16
 
 
 RECIPES = {
     "shipped": Recipe(),
-    "scaled": Recipe(scaled=True),
-    "scaled-fast": Recipe(learning_rate=2e-3, scaled=True),
-    "long": Recipe(scaled=True, passes=(1, 3, 5)),
+    "scaled": Recipe(fc_start="scaled"),
+    "scaled-fast": Recipe(learning_rate=2e-3, fc_start="scaled"),
+    "long": Recipe(fc_start="scaled", passes=(1, 3, 5)),
 }
 
 
 def read_talks(file: Path) -> list[Example]:
-    """The conversations that `reference.py` wrote, as tokenised rows."""
+    """The conversations that `save_talks` wrote, as tokenised rows."""
     stored = np.load(file)
     ids = torch.from_numpy(stored["ids"].astype(np.int32))
     mask = torch.from_numpy(np.unpackbits(stored["mask"], count=len(ids)).astype(bool))
@@ -58,33 +53,17 @@ def read_talks(file: Path) -> list[Example]:
     return rows
 
 
-class Scale(nn.Module):
-    """Weights [H, 3H] whose columns are divided by the spread of what they read."""
-
-    spread: torch.Tensor
-
-    def __init__(self, spread: torch.Tensor):
-        super().__init__()
-        self.register_buffer("spread", spread)
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight / self.spread
-
-
-@torch.no_grad()
-def scale_fc(head: Eagle3DraftHead, target, rows: list[Example]) -> None:
-    """Let fc begin as the mean of the target's three states, each dimension over its spread."""
-    spreads = []
-    layers = aux_layer_ids(target, head.config)
-    for row in rows[:CALIBRATION]:
-        ids = torch.as_tensor(row["input_ids"]).long().to(target.device)[None]
-        states, _ = target_states(target, ids, layers)  # [1, S, 3H]
-        spreads.append(states[0, 1:].float().square().mean(0))  # without the sink
-    spread = torch.stack(spreads).mean(0).sqrt().clamp(min=1e-3).to(head.device)  # [3H]
-    width = head.config.hidden_size
-    identity = torch.eye(width, device=head.device) / head.config.num_aux_hidden_states
-    head.fc.weight.copy_(identity.repeat(1, head.config.num_aux_hidden_states))
-    parametrize.register_parametrization(head.fc, "weight", Scale(spread), unsafe=True)
+def save_talks(talks: list, file: Path) -> None:
+    """Write conversations in two bytes a token, and a bit that says whether it is an answer's."""
+    ids = [token for talk in talks for token in talk.ids]
+    mask = [learnt for talk in talks for learnt in talk.mask()]
+    np.savez_compressed(
+        file,
+        ids=np.array(ids, dtype=np.uint16),
+        mask=np.packbits(np.array(mask, dtype=bool)),
+        lengths=np.array([len(talk.ids) for talk in talks], dtype=np.int32),
+        temperatures=np.array([talk.temperature for talk in talks], dtype=np.float32),
+    )
 
 
 class Log(TrainerCallback):
@@ -115,10 +94,8 @@ def train(
     """(a head of a recipe, trained for some minutes; its newest agreement, over all passes)."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    head, covered = new_head(target, rows, drafted, fill_by_rank=True)
+    head, covered = new_head(target, rows, drafted, fill_by_rank=True, fc_start=recipe.fc_start)
     head = head.to(target.device)
-    if recipe.scaled:
-        scale_fc(head, target, rows)
     settings: dict[str, Any] = dict(
         output_dir=str(folder / "run"),
         max_minutes=minutes,
@@ -142,10 +119,9 @@ def train(
         train_dataset=rows,
         callbacks=[Log(folder / "log.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)  # the log is in a file, the screen is for results
     result = trainer.train()
-    if recipe.scaled:
-        parametrize.remove_parametrizations(head.fc, "weight")
     tokens = sum(len(row["input_ids"]) for row in rows)
     made = {"covered": covered, "tokens": tokens, "steps": result.global_step, **result.metrics}
     (folder / "result.json").write_text(json.dumps(made))
-    return head, agreement(trainer.state.log_history)
+    return plain_fc(head), agreement(trainer.state.log_history)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from eagle_hf import Eagle3Config, Eagle3DraftHead, TreeConfig
+from eagle_hf import Eagle3Config, Eagle3DraftHead, SelfSpeculation, TreeConfig
 from eagle_hf.decoding.assistants.base import DraftContext
 from eagle_hf.decoding.assistants.eagle import EagleAssistant, EagleDrafter
+from eagle_hf.decoding.assistants.self_speculation import SelfDrafter
 
 BLOCK_SCALE = 0.02  # of what a block adds, beside the embedding's 1
 
@@ -125,27 +126,37 @@ class OracleAssistant(EagleAssistant):
         return OracleDrafter(self, context)
 
 
-class OracleDrafter(EagleDrafter):
-    """Overwrites proposals on the device, without waiting for it."""
+class Overwriting:
+    """Overwrites a drafter's proposals on the device, without waiting for it.
 
-    def __init__(self, assistant: OracleAssistant, context: DraftContext):
-        super().__init__(assistant.head, context)
-        self.following = assistant.following
-        self.chance = assistant.chance
-        self.read: torch.Tensor | None = None  # [B] or [B, k], whose children are proposed next
-        # draws of its own: sampling must not notice
-        self.generator = torch.Generator(self.following.device).manual_seed(0)
+    Attributes:
+        following: the target's next tokens [V].
+        chance: of the best proposal's being right; no other is.
+        generator: of draws of its own: sampling must not notice.
+        read: [B] or [B, k], whose children are proposed next.
+    """
+
+    following: torch.Tensor
+    chance: float
+    generator: torch.Generator
+    read: torch.Tensor
+
+    def will_overwrite(self, following: torch.Tensor, chance: float) -> None:
+        """What is overwritten from now on."""
+        self.following = following
+        self.chance = chance
+        self.generator = torch.Generator(following.device).manual_seed(0)
 
     def draft(self, root: torch.Tensor, max_depth: int, lengths: Any = ()) -> Any:
         self.read = root
-        return super().draft(root, max_depth, lengths)
+        return super().draft(root, max_depth, lengths)  # ty: ignore[missing-attribute]
 
     def step(self, tokens, hidden, level, ancestors):
         self.read = tokens
-        return super().step(tokens, hidden, level, ancestors)
+        return super().step(tokens, hidden, level, ancestors)  # ty: ignore[missing-attribute]
 
     def propose(self, hidden: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        _, ids = super().propose(hidden, k)
+        _, ids = super().propose(hidden, k)  # ty: ignore[missing-attribute]
         right = self.following[self.read]
         if right.dim() < ids.dim() - 1:
             right = right[:, None]  # a fixed tree's root as a level of one node
@@ -158,3 +169,58 @@ class OracleDrafter(EagleDrafter):
         scores = torch.full(ids.shape, others, device=ids.device)
         scores[..., 0] = math.log(self.chance)
         return scores, ids
+
+
+class OracleDrafter(Overwriting, EagleDrafter):
+    """A head's drafter whose acceptance is set by hand."""
+
+    def __init__(self, assistant: OracleAssistant, context: DraftContext):
+        super().__init__(assistant.head, context)
+        self.will_overwrite(assistant.following, assistant.chance)
+
+
+class OracleSelf(SelfSpeculation):
+    """The target as its own drafter, whose acceptance is set by hand.
+
+    Args:
+        target: of known tokens.
+        chance: of a draft's being right.
+        window: tokens of its window, up to 16 sinks among them.
+        gamma: drafts of a chain.
+    """
+
+    def __init__(self, target: LlamaForCausalLM, chance: float, window: int, gamma: int):
+        sinks = min(16, window // 4)
+        super().__init__(sinks, window - sinks, gamma)
+        self.following = permutation(target.config.vocab_size).to(target.device)
+        self.chance = chance
+
+    def drafter(self, context: DraftContext) -> "OracleSelfDrafter":
+        return OracleSelfDrafter(self, context)
+
+
+class OracleSelfDrafter(Overwriting, SelfDrafter):
+    """The drafter of `OracleSelf`."""
+
+    def __init__(self, assistant: OracleSelf, context: DraftContext):
+        super().__init__(context, assistant.window)
+        self.will_overwrite(assistant.following, assistant.chance)
+
+
+def chance_of(tau: float, depth: int) -> float:
+    """The chance of a draft's being right with which chains of a depth make tau tokens a round.
+
+    Raises:
+        ValueError: no chance makes so many or so few.
+    """
+    if not 1 < tau < depth + 1:
+        raise ValueError(f"chains of {depth} make 1 to {depth + 1} tokens a round, not {tau}")
+    low = 0.0
+    high = 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if sum(middle**level for level in range(depth + 1)) < tau:
+            low = middle
+        else:
+            high = middle
+    return low

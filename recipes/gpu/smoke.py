@@ -4,12 +4,14 @@ B batch, S prompt tokens.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
 import torch
+from cells import Cell, Setting
 from models import SHAPES, known_target, oracle, random_head
 from speed import stance_of
 
@@ -21,16 +23,19 @@ CHAIN = TreeConfig("chain", depth=3)
 FLOAT32 = torch.float32
 BFLOAT16 = torch.bfloat16
 FLOAT16 = torch.float16
-# (dtype, mode, who drafts): the compiler takes longest, so it meets each drafter once
+FLASH = "flash_attention_2"
+# (dtype, mode, who drafts, how the target attends): the compiler takes longest, so it meets each
+# drafter once
 PATHS = (
-    (BFLOAT16, "compiled", ("head",)),
-    (FLOAT32, "captured", ("head", "window", "itself")),
-    (BFLOAT16, "captured", ("head", "window")),
-    (FLOAT32, "eager", ("head", "model", "window", "itself")),
-    (FLOAT32, "fixed", ("head",)),
-    (BFLOAT16, "eager", ("head",)),
-    (FLOAT16, "eager", ("head",)),
-    (BFLOAT16, "compiled", ("window", "itself")),
+    (BFLOAT16, "compiled", ("head",), "sdpa"),
+    (FLOAT32, "captured", ("head", "window", "itself"), "sdpa"),
+    (BFLOAT16, "captured", ("head", "window"), "sdpa"),
+    (FLOAT32, "eager", ("head", "model", "window", "itself"), "sdpa"),
+    (FLOAT32, "fixed", ("head", "window", "itself"), "sdpa"),
+    (BFLOAT16, "eager", ("head",), "sdpa"),
+    (FLOAT16, "eager", ("head",), "sdpa"),
+    (BFLOAT16, "eager", ("head",), FLASH),
+    (BFLOAT16, "compiled", ("window", "itself"), "sdpa"),
 )
 BATCHES = {"1": [19], "8": [19, 3, 7, 19, 11, 2, 5, 13]}  # prompt tokens of each row
 
@@ -71,41 +76,78 @@ def decode(target: Any, inputs: dict, mode: str, assistant: Any = None, **settin
     return output[:, inputs["input_ids"].shape[1] :]
 
 
-def smoke(device: torch.device) -> Iterator[dict]:
-    """One record a path: its name, whether its tokens are plain decoding's, and what it accepts."""
-    for dtype, mode, names in PATHS:
-        if mode == "captured" and device.type != "cuda":
-            continue
-        target = known_target(SHAPES["toy"], dtype, device)
-        for name, (batch, lengths) in product(names, BATCHES.items()):
-            assistant = drafter(name, target)
-            tree = TREE if name == "head" else CHAIN
-            assistant.tree = replace(tree, compile=mode != "eager")
-            inputs = prompts(target, lengths)
-            label = f"{name}, {mode}, {str(dtype).removeprefix('torch.')}, batch {batch}"
-            yield checked(f"{label}, greedy", target, inputs, mode, assistant, False)
+@dataclass(frozen=True)
+class Path:
+    """One way of decoding.
+
+    Args:
+        drafts: who drafts.
+        mode: how forwards run, see `stance_of`.
+        dtype: of target and drafter.
+        attention: of the target.
+        batch: a key of BATCHES.
+        sampled: and not greedy.
+    """
+
+    drafts: str
+    mode: str
+    dtype: torch.dtype
+    attention: str
+    batch: str
+    sampled: bool
+
+    @property
+    def name(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        way = "sampled" if self.sampled else "greedy"
+        return f"{self.drafts}, {self.mode}, {dtype}, {self.attention}, batch {self.batch}, {way}"
+
+
+def paths() -> list[Path]:
+    """All ways; sampling is compared at batch 1 alone, where tokens are promised."""
+    found = []
+    for dtype, mode, names, attention in PATHS:
+        for drafts, batch in product(names, BATCHES):
+            found.append(Path(drafts, mode, dtype, attention, batch, sampled=False))
             if batch == "1":
-                yield checked(f"{label}, sampled", target, inputs, mode, assistant, True)
+                found.append(Path(drafts, mode, dtype, attention, batch, sampled=True))
+    return found
 
 
-def checked(name: str, target: Any, inputs: dict, mode: str, assistant: Any, sampled: bool) -> dict:
-    """The record of one path; an exception is one, too."""
-    settings: dict[str, Any] = dict(do_sample=sampled)
-    if sampled:
+def cells(setting: Setting) -> list[Cell]:
+    """One cell a path."""
+    return [Cell(path.name, partial(checked, path, setting)) for path in paths()]
+
+
+def checked(path: Path, setting: Setting) -> dict:
+    """Whether a path's tokens are plain decoding's, and what it accepts.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    mode = path.mode
+    if path.attention == FLASH and find_spec("flash_attn") is None:
+        raise ValueError("flash_attn is not installed")
+    if setting.device.type != "cuda" and mode != "eager":
+        # on a CPU compile=True is another thing: minutes of a C++ compiler
+        raise ValueError("fixed sizes and CUDA graphs exist on a CUDA GPU alone")
+    target = known_target(SHAPES["toy"], path.dtype, setting.device)
+    assistant = drafter(path.drafts, target)
+    tree = TREE if path.drafts == "head" else CHAIN
+    assistant.tree = replace(tree, compile=mode != "eager")
+    target.set_attn_implementation(path.attention)
+    inputs = prompts(target, BATCHES[path.batch])
+    settings: dict[str, Any] = dict(do_sample=path.sampled)
+    if path.sampled:
         # at this temperature the known token is likely, and others happen
         settings |= dict(temperature=target.config.hidden_size / 12, top_k=0)
     started = time.perf_counter()
-    try:
-        plain = decode(target, inputs, "eager", **settings)
-        drafted = decode(target, inputs, mode, assistant, **settings)
-    except Exception as error:  # a broken path must not hide the others
-        text = f"{type(error).__name__}: {error}"
-        return {"path": name, "ok": False, "error": text[:2000]}
+    plain = decode(target, inputs, "eager", **settings)
+    drafted = decode(target, inputs, mode, assistant, **settings)
     same = (plain == drafted).float().mean().item()
     return {
-        "path": name,
         "ok": same == 1.0,
         "same": same,
         "tau": assistant.last_run.tau,
-        "seconds": time.perf_counter() - started,
+        "seconds": round(time.perf_counter() - started, 2),
     }

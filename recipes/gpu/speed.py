@@ -1,82 +1,170 @@
 """Speed at real sizes: plain decoding, plain compiled, and drafting with a set acceptance.
 
-Acceptance is set by hand (models.py); what is measured is what it costs.
+Acceptance is set by hand (models.py); what is measured is what it costs. Behind long prompts the
+caches hold noise (prompts.py).
 
 B batch, S prompt tokens.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from captured import capturing
-from models import Shape, known_target, oracle, random_head
+from cells import Cell, Setting
+from facts import copy_rate
+from models import SHAPES, chance_of, known_target, oracle, random_head
+from prompts import NoisePrompt, cache_bytes, check_room
 from transformers import StaticCache
 
 from eagle_hf import TreeConfig
 from eagle_hf.compat import GENERATE_CACHE
-from eagle_hf.measuring import PrefilledPrompt, TimedRun, timed
-from eagle_hf.measuring.runs import plain_loop
+from eagle_hf.measuring import TimedRun, timed
+from eagle_hf.measuring.runs import hf_generate, plain_loop
 
 CHAIN = TreeConfig("chain", depth=4)
 TREE = TreeConfig(depth=4, top_k=4, nodes=15)
-MODES = ("captured", "compiled", "eager")
-CHANCE = 0.75  # of a draft's being right
+SET_BY_HAND = "acceptance set by hand"
+PLAIN = ("static cache, compiled", "generate", "plain loop")
+# (tree, tau that is set, how forwards run), in the order of their worth
+DRAFTED = (
+    (CHAIN, 3.0, "captured"),
+    (CHAIN, 3.0, "compiled"),
+    (CHAIN, 3.0, "eager"),
+    (CHAIN, 3.0, "fixed"),
+    (CHAIN, 2.0, "captured"),
+    (CHAIN, 4.0, "captured"),
+    (TREE, 3.0, "captured"),
+)
+# (shape, batch, context), in the order of their worth
+PLACES = (
+    ("8B", 1, 256),
+    ("8B", 8, 256),
+    ("8B", 32, 256),
+    ("8B", 1, 4096),
+    ("8B", 8, 4096),
+    ("1B", 1, 256),
+    ("1B", 8, 256),
+    ("1B", 32, 4096),
+    ("8B", 64, 256),
+    ("8B", 1, 16384),
+    ("8B", 8, 16384),
+    ("8B", 32, 4096),
+    ("8B", 64, 4096),
+    ("8B", 32, 16384),
+    ("8B", 64, 16384),
+    ("1B", 32, 256),
+    ("1B", 64, 256),
+    ("1B", 1, 4096),
+    ("1B", 8, 4096),
+    ("1B", 64, 4096),
+    ("1B", 1, 16384),
+    ("1B", 8, 16384),
+    ("1B", 32, 16384),
+    ("1B", 64, 16384),
+)
+TOY_PLACES = (("toy", 1, 32), ("toy", 2, 32))
+PROFILED = 4  # rounds
+COUNTED = 12  # rounds
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Rows, tokens behind which they decode, and how many."""
+class Place:
+    """A target, and the rows behind which it decodes.
 
+    Args:
+        shape: a key of SHAPES.
+        batch: rows.
+        context: tokens of each.
+        new_tokens: that each row decodes.
+        repeats: timings, of which the best counts.
+    """
+
+    shape: str
     batch: int
     context: int
     new_tokens: int = 96
+    repeats: int = 3
 
 
-def speed(
-    name: str,
-    shape: Shape,
-    cells: list[Cell],
-    trees: list[TreeConfig],
-    device: torch.device,
-    repeats: int = 3,
-) -> Iterator[dict]:
-    """One record a way of decoding and cell: tokens per second, and milliseconds of a round."""
-    target = known_target(shape, torch.bfloat16, device)
-    head = random_head(target, shape)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in target.parameters())
-    yield {"shape": name, "weight_bytes": weights}
-    assistant = oracle(head, target, CHANCE)
-    for cell in cells:
-        ids = torch.randint(3, shape.vocabulary, (cell.batch, cell.context), device=device)
-        prompt = PrefilledPrompt(target, assistant, ids)
-        yield record(name, cell, "plain loop", best(plain_loop(prompt, 64), repeats))
-        yield record(name, cell, "generate", best(generate(target, ids, 64), repeats))
-        if cell is cells[0]:
-            started = time.perf_counter()
-            rate = best(static_generate(target, ids, 64), repeats)
-            made = record(name, cell, "generate, static cache, compiled", rate)
-            yield made | {"total_s": time.perf_counter() - started}
-        for tree in trees:
-            for mode in MODES:
-                if mode != "captured" or device.type == "cuda":
-                    yield drafted(name, cell, prompt, tree, mode, repeats)
+class Bench:
+    """The target and the prompts in use; others make way for them."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.shape = ""
+        self.target: Any = None
+        self.head: Any = None
+        self.rate = 0.0  # bytes a second of a copy
+
+    def use(self, place: Place) -> None:
+        """Have the place's target, and room for its rows.
+
+        Raises:
+            ValueError: the GPU has no room for them.
+        """
+        if place.shape != self.shape:
+            self.target = self.head = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.rate = copy_rate(self.device)
+            self.target = known_target(SHAPES[place.shape], torch.bfloat16, self.device)
+            self.head = random_head(self.target, SHAPES[place.shape])
+            self.shape = place.shape
+        # caches of fixed size are powers of two, and 4 GB are what forwards work in
+        slots = 1 << (place.context + place.new_tokens - 1).bit_length()
+        check_room(cache_bytes(SHAPES[place.shape], place.batch, slots) + 4e9, self.device)
+
+    def prompt(self, place: Place, tau: float) -> NoisePrompt:
+        """The rows, for the head with a set acceptance."""
+        assistant = oracle(self.head, self.target, chance_of(tau, CHAIN.depth))
+        return NoisePrompt(self.target, assistant, place.batch, place.context)
+
+    def reading(self, seconds: float) -> dict:
+        """How fast the target's weights are read where a forward takes so long."""
+        parameters = self.target.parameters()
+        size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        rate = size / seconds
+        return {"weights_GB_s": round(rate / 1e9, 1), "of_copy_rate": round(rate / self.rate, 3)}
 
 
-def record(shape: str, cell: Cell, way: str, rate: tuple[float, int]) -> dict:
-    """A row: tokens per second over all rows of the batch."""
-    seconds, tokens = rate
-    return {
-        "shape": shape,
-        "batch": cell.batch,
-        "context": cell.context,
-        "way": way,
-        "tokens_s": tokens / seconds,
-        "ms_token": 1000 * seconds * cell.batch / tokens,
-    }
+def cells(setting: Setting) -> list[Cell]:
+    """Every way of decoding at every place."""
+    bench = Bench(setting.device)
+    found = []
+    for shape, batch, context in TOY_PLACES if setting.rehearse else PLACES:
+        place = Place(shape, batch, context)
+        if setting.rehearse:
+            place = replace(place, new_tokens=24, repeats=1)
+        where = f"{shape}, batch {batch}, context {context}"
+        for way in PLAIN:
+            found.append(Cell(f"{where}: {way}", partial(plain, bench, place, way)))
+        for tree, tau, mode in DRAFTED:
+            name = f"{where}: {tree}, {mode}, tau {tau:g} ({SET_BY_HAND})"
+            found.append(Cell(name, partial(drafted, bench, place, tree, tau, mode)))
+    return found
+
+
+def plain(bench: Bench, place: Place, way: str) -> dict:
+    """Plain decoding, in one of three ways."""
+    bench.use(place)
+    prompt = bench.prompt(place, 3.0)
+    count = place.new_tokens
+    if way == "static cache, compiled":
+        decode = static_generate(bench.target, prompt.ids, count)
+    else:
+        make: Any = hf_generate if way == "generate" else plain_loop
+        decode = make(prompt, count)
+    started = time.perf_counter()
+    seconds, tokens = best(decode, place.repeats)
+    total = time.perf_counter() - started
+    step = seconds * place.batch / tokens
+    made = {"tokens_s": tokens / seconds, "ms_step": 1000 * step, "total_s": round(total, 1)}
+    return made | bench.reading(step)
 
 
 def best(decode: Callable[[], tuple[float, int]], repeats: int) -> tuple[float, int]:
@@ -85,36 +173,12 @@ def best(decode: Callable[[], tuple[float, int]], repeats: int) -> tuple[float, 
     return min(decode() for _ in range(repeats))
 
 
-def generate(target: Any, ids: torch.Tensor, count: int) -> Callable:
-    """A function that decodes by `generate` alone."""
-
-    def call(new_tokens: int) -> None:
-        target.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=None,
-        )
-
-    return differences(call, ids, count)
-
-
-def differences(call: Callable[[int], None], ids: torch.Tensor, count: int) -> Callable:
-    """A function that times `count` tokens of a call: the prompt's reading is taken off."""
-
-    def decode() -> tuple[float, int]:
-        one = timed(lambda: call(1), ids.device)
-        many = timed(lambda: call(1 + count), ids.device)
-        return many - one, count * len(ids)
-
-    return decode
-
-
 def static_generate(target: Any, ids: torch.Tensor, count: int) -> Callable:
-    """`generate` on a static cache, whose forward transformers compiles by itself on a GPU."""
-    cache = StaticCache(config=target.config, max_cache_len=2 * ids.shape[1])
+    """`generate` on a static cache, whose forward transformers compiles by itself on a GPU.
+
+    The time of one token, prompt included, is taken off.
+    """
+    cache = StaticCache(config=target.config, max_cache_len=ids.shape[1] + count + 1)
 
     def call(new_tokens: int) -> None:
         cache.reset()
@@ -128,7 +192,12 @@ def static_generate(target: Any, ids: torch.Tensor, count: int) -> Callable:
             **settings,
         )
 
-    return differences(call, ids, count)
+    def decode() -> tuple[float, int]:
+        one = timed(partial(call, 1), ids.device)
+        many = timed(partial(call, 1 + count), ids.device)
+        return max(many - one, 1e-9), count * len(ids)
+
+    return decode
 
 
 def stance_of(mode: str) -> AbstractContextManager:
@@ -138,50 +207,69 @@ def stance_of(mode: str) -> AbstractContextManager:
     return capturing() if mode == "captured" else nullcontext()
 
 
-def drafted(
-    shape: str, cell: Cell, prompt: PrefilledPrompt, tree: TreeConfig, mode: str, repeats: int
-) -> dict:
-    """A row for one way of drafting; seconds of the first call hold the compiler's."""
-    run = TimedRun(prompt, replace(tree, compile=mode != "eager"), cell.new_tokens)
-    way = f"{tree}, {mode}"
-    try:
-        with stance_of(mode):
-            started = time.perf_counter()
-            run.decode()
-            first = time.perf_counter() - started
-            made = record(shape, cell, way, min(run.decode() for _ in range(repeats)))
-            return made | {"first_s": first} | rounds(run, prompt.ids.device)
-    except Exception as error:  # a broken way must not hide the others
-        text = f"{type(error).__name__}: {error}"
-        return {"shape": shape, "batch": cell.batch, "way": way, "error": text[:2000]}
+def drafted(bench: Bench, place: Place, tree: TreeConfig, tau: float, mode: str) -> dict:
+    """Drafting by the head whose acceptance is set.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    if bench.device.type != "cuda" and mode != "eager":
+        raise ValueError("fixed sizes and CUDA graphs exist on a CUDA GPU alone")
+    bench.use(place)
+    prompt = bench.prompt(place, tau)
+    made = timed_drafts(prompt, replace(tree, compile=mode != "eager"), mode, place)
+    return made | {"tau_set_by_hand": tau} | bench.reading(made["ms_round"] / 1000)
+
+
+def timed_drafts(prompt: Any, tree: TreeConfig, mode: str, place: Place) -> dict:
+    """Tokens a second, and what a round is; the first call holds the compiler's seconds."""
+    run = TimedRun(prompt, tree, place.new_tokens)
+    with stance_of(mode):
+        started = time.perf_counter()
+        run.decode()
+        first = time.perf_counter() - started
+        seconds, tokens = min(run.decode() for _ in range(place.repeats))
+        made = {"tokens_s": tokens / seconds, "first_s": round(first, 1)}
+        return made | rounds(run, prompt.ids.device)
 
 
 def rounds(run: TimedRun, device: torch.device) -> dict:
-    """Milliseconds of a round, its tokens, and which share of it the GPU computes."""
-    count = 12
+    """Milliseconds of a round, its tokens, and which share of it the GPU waits for the CPU."""
+    is_gpu = device.type == "cuda"
     ready = run.start()
     emitted = 0
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-        torch.cuda.synchronize(device)
+    count = 0
+    synchronise(device)
     started = time.perf_counter()
     with torch.no_grad():
-        for _ in range(count):
+        while count < COUNTED and not any(ready.sequences.finished):
             emitted += ready.round().tokens
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+            count += 1
+    synchronise(device)
     seconds = (time.perf_counter() - started) / count
-    # how long the kernels of a round take: profiled apart, because profiling slows Python down
-    with torch.no_grad(), torch.profiler.profile(activities=activities) as profile:
-        for _ in range(4):
-            ready.round()
-    busy = sum(event.self_device_time_total for event in profile.key_averages()) / 4e6
     phases = {name: round(value, 4) for name, value in ready.watch.seconds.items()}
     ready.cache.release()
     return {
         "ms_round": 1000 * seconds,
         "tokens_round": emitted / count / len(run.prompt.ids),
-        "gpu_busy": busy / seconds,
+        "gpu_waits": 1 - min(1.0, busy_seconds(run) / seconds) if is_gpu else None,
         "phases": phases,
     }
+
+
+def busy_seconds(run: TimedRun) -> float:
+    """Seconds of a round's kernels; profiled apart, because profiling slows Python down."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    ready = run.start()
+    with torch.no_grad(), torch.profiler.profile(activities=activities) as profile:
+        for _ in range(PROFILED):
+            ready.round()
+    ready.cache.release()
+    busy = sum(event.self_device_time_total for event in profile.key_averages())
+    return busy / 1e6 / PROFILED
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -254,6 +254,17 @@ def test_training_chooses_the_activation_of_a_new_head(activation):
     assert head.config.hidden_act == activation
 
 
+def test_fc_starts_as_asked_for():
+    recipe = recipe_module("train")
+    settings = dict(target="", dataset=[""], draft_vocab_size=0)
+    examples = [{"id": "x", "input_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}]
+    scaled = recipe.ScriptArguments(fc_start="scaled", **settings)
+    head, _ = recipe.make_head(scaled, tiny_target(dtype=torch.float32), examples)
+    assert torch.equal(head.fc.weight, torch.eye(32).repeat(1, 3) / 3)
+    with pytest.raises(ValueError, match="fc is trained already"):
+        recipe.ScriptArguments(fc_start="scaled", head="folder", **settings)
+
+
 def test_training_takes_what_is_not_held_out_evenly_spread():
     recipe = recipe_module("train")
     arguments = recipe.ScriptArguments(

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.cli.command import Command
+from eagle_hf.cli.keys import KEY_HELP, KEY_METAVAR
+from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.data.manifest import library_versions, only_one_run
 from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.rows import Prompt
@@ -102,8 +103,9 @@ class BenchServingArguments:
         },
     )
     timeout: float = field(default=600.0, metadata={"help": "Seconds for one answer."})
-    api_key_variable: str | None = field(
-        default=None, metadata={"help": "Environment variable that holds the servers' key."}
+    api_key_variable: list[str] = field(
+        default_factory=list,
+        metadata={"help": KEY_HELP, "action": "extend", "metavar": KEY_METAVAR},
     )
     out: Path = field(
         default=Path("outputs/serving"),
@@ -152,7 +154,8 @@ def run(arguments: BenchServingArguments) -> None:
     read = []
     for text in arguments.read:
         read += read_results(text)
-    key = api_key(arguments.api_key_variable)
+    labels = [server.label for server in servers]
+    keys = ServerKeys.read(arguments.api_key_variable, labels)
 
     with only_one_run(arguments.out):
         rows = read + read_before(arguments.out, read)
@@ -174,7 +177,7 @@ def run(arguments: BenchServingArguments) -> None:
             settings,
             kept,
             model=arguments.model,
-            api_key=key,
+            keys=keys,
             each_category=arguments.each_category,
             after_run=write,
         )
@@ -253,16 +256,6 @@ def client_machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
-
-
-def api_key(variable: str | None) -> str | None:
-    """The servers' key, from the environment; ValueError where it is not there."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise ValueError(f"the environment variable {variable} is not set; set it to the key")
-    return key
 
 
 COMMAND = Command(

@@ -291,7 +291,7 @@ def test_result_files_stand_beside_measured_servers(tmp_path, prompts, capsys):
         ([], "give --server LABEL=URL, or --read LABEL=FILE"),
         (["--server", "plain=localhost:8000"], "write http://"),
         (["--server", "a=http://x", "--server", "a=http://y"], "two servers are called 'a'"),
-        (["--server", "plain=http://127.0.0.1:9"], "start it or leave it out"),
+        (["--server", "plain=http://127.0.0.1:9"], "start the server, or leave it out"),
         (["--server", "plain={url}", "--model", "other"], "'other' is not among them"),
         (["--server", "plain={url}", "--concurrency", "0"], "must be at least 1"),
         (["--server", "plain={url}", "--max-new-tokens", "1"], "at least 2 are needed"),

@@ -13,6 +13,7 @@ from eagle_hf.cli.command import Command
 from eagle_hf.cli.keys import KEY_HELP, KEY_METAVAR
 from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.data.manifest import library_versions, only_one_run
+from eagle_hf.data.prompts.long_texts import is_long
 from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.rows import Prompt
 from eagle_hf.evaluation.serving import (
@@ -31,6 +32,7 @@ from eagle_hf.evaluation.serving import (
 )
 from eagle_hf.provenance import cpu_name
 from eagle_hf.target.dtypes import cpu_features
+from eagle_hf.target.tokenizers import open_tokenizer
 
 CONCURRENCIES = (1, 2, 4, 8)
 
@@ -61,7 +63,14 @@ class BenchServingArguments:
     )
     categories: list[str] = field(
         default_factory=lambda: ["chat", "code", "math"],
-        metadata={"help": "Bundled categories or .jsonl files."},
+        metadata={"help": "Bundled categories, long:4k with --tokenizer, or .jsonl files."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, folder or .gguf file of the served model, or smollm2: its tokens are "
+            "counted in long:4k."
+        },
     )
     per_category: int = field(default=8, metadata={"help": "Prompts of each category."})
     each_category: bool = field(
@@ -117,6 +126,12 @@ class BenchServingArguments:
             raise ValueError(
                 "there is nothing to measure; give --server LABEL=URL, or --read LABEL=FILE"
             )
+        needs_tokenizer = [name for name in self.categories if is_long(name)]
+        if needs_tokenizer and self.tokenizer is None:
+            raise ValueError(
+                f"{', '.join(needs_tokenizer)} is counted in tokens of the served model; name it "
+                "with --tokenizer"
+            )
         for name in ("concurrency", "rate"):
             given = getattr(self, name)
             if len(set(given)) < len(given):
@@ -163,7 +178,10 @@ def run(arguments: BenchServingArguments) -> None:
             report_read_rows(arguments.out, rows)
             return
         # 2) measure what the folder does not have yet
-        prompts = load_suite(arguments.categories, arguments.per_category)
+        tokenizer = None
+        if arguments.tokenizer is not None:
+            tokenizer = open_tokenizer(arguments.tokenizer, None, arguments.tokenizer, {})
+        prompts = load_suite(arguments.categories, arguments.per_category, tokenizer=tokenizer)
         asked = asdict(settings) | asked_prompts(arguments.categories, prompts)
         kept = KeptRequests(arguments.out, asked)
 

@@ -77,7 +77,8 @@ def test_charts_without_their_data_are_named_with_what_they_need(built):
     assert list(charts) == ["tau-by-step"]
     needs = absent["Time per token against concurrency"].needs
     assert needs == "serving.json of `eagle-hf bench-serving`"
-    assert len(absent) == 10
+    assert absent["Drafters by acceptance"].needs == "metrics.json of `eagle-hf pair`"
+    assert len(absent) == 17
 
 
 def test_a_counted_tree_has_every_node_and_its_share(built):
@@ -107,7 +108,7 @@ def test_of_a_large_tree_the_most_accepted_nodes_are_drawn_and_all_are_in_the_ta
 
 def test_what_a_plan_predicts_is_marked_as_simulated(built):
     charts, _ = built(json.loads(report_data.PLAN.read_text()), "plan.json")
-    assert set(charts) == {"tree", "plan"}
+    assert set(charts) == {"tree", "plan", "drafts-by-length-plan"}
     assert all(chart.is_simulated for chart in charts.values())
     assert charts["plan"].form.series[0].points[0].y > 1
 

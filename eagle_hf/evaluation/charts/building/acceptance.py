@@ -14,8 +14,9 @@ from eagle_hf.evaluation.charts.building.naming import drawn_series, names_apart
 from eagle_hf.evaluation.charts.building.serving import BENCH, served_runs
 from eagle_hf.evaluation.charts.building.serving import key_of as served_key
 from eagle_hf.evaluation.charts.chart import NOTHING, Absent, Chart, Point, Series, Table, show
+from eagle_hf.evaluation.charts.drafters import PlanCosts
 from eagle_hf.evaluation.charts.forms import Lines, Node, Tree
-from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow, PlanCosts, TreeNode
+from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow, TreeNode
 from eagle_hf.evaluation.charts.served import ServedRun
 from eagle_hf.evaluation.charts.sources import Source, Sources
 from eagle_hf.planning.sequoia import best_tree_for

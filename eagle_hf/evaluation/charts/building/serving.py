@@ -55,6 +55,17 @@ def time_to_first_token(sources: Sources) -> list[Chart | Absent]:
     )
 
 
+def generation_time(sources: Sources) -> list[Chart | Absent]:
+    """Median time of whole answers against concurrency, and against rate."""
+    return _against_load(
+        sources,
+        ("generation-time", "Generation time"),
+        "seconds an answer, median",
+        _whole_answer,
+        "Median time from sending a request to the last token of its answer: lower is better.",
+    )
+
+
 def throughput(sources: Sources) -> list[Chart | Absent]:
     """Output tokens a second of all requests against concurrency, and against rate."""
     return _against_load(
@@ -73,6 +84,12 @@ def _median(measure: str) -> Callable[[ServedRun], float | None]:
         return run.median(measure)
 
     return median
+
+
+def _whole_answer(run: ServedRun) -> float | None:
+    """The median of seconds an answer."""
+    milliseconds = run.median("e2e_ms")
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _output(run: ServedRun) -> float | None:

@@ -48,7 +48,7 @@ def test_methods_at_several_batch_sizes_are_lines_and_those_at_one_are_not(built
     charts, absent = built(report_data.long_methods())
     series = charts["speed-by-batch"].form.series
     assert [one.name for one in series] == [
-        f"head@adaptive:6:8:32, long-{length}" for length in (2048, 4096, 8192)
+        f"head@adaptive:6:8:32, {length} tokens" for length in ("2,048", "4,096", "8,192")
     ]
     assert [(point.x, point.y) for point in series[0].points] == [
         (1, pytest.approx(1.1524)),
@@ -100,8 +100,7 @@ def test_operations_on_weights_grow_with_the_batch_and_those_on_the_cache_do_not
     lines = {series.name: [point.y for point in series.points] for series in chart.form.series}
     assert lines["weights"] == pytest.approx([1, 8, 32, 128])
     assert lines["KV cache"] == pytest.approx([74 / 15] * 4)
-    assert lines["where H100 is limited by both"] == [74.0] * 4
-    assert chart.form.series[0].is_plain
+    assert chart.form.reference == (74.0, "balance of H100")
 
 
 def test_a_roofline_of_an_earlier_version_has_its_speeds_alone(built):

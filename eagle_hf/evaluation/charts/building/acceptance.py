@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from eagle_hf.evaluation.charts.building.methods import (
     EVALUATE,
+    EVALUATE_METHODS,
     Measured,
     first_setting,
     method_rows,
@@ -110,9 +111,7 @@ def trees(sources: Sources) -> list[Chart | Absent]:
     charts = [chart for chart in plans if chart is not None]
     if charts:
         return list(charts)
-    return [
-        Absent(TREE_TITLE, f"{EVALUATE} --methods with a tree, or plan.json of `eagle-hf plan`")
-    ]
+    return [Absent(TREE_TITLE, f"{EVALUATE_METHODS} with a tree, or plan.json of `eagle-hf plan`")]
 
 
 def _branches(nodes: Sequence[TreeNode]) -> bool:

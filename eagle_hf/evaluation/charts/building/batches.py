@@ -14,13 +14,13 @@ from eagle_hf.evaluation.charts.chart import (
     show,
     show_interval,
 )
-from eagle_hf.evaluation.charts.forms import Lines
+from eagle_hf.evaluation.charts.forms import PLAIN_SPEED, Lines
 from eagle_hf.evaluation.charts.measured import ALL, PLAIN
 from eagle_hf.evaluation.charts.sources import Source, Sources
 
 TITLE = "Speed by batch and length"
 LOOP = "this package's loop without drafts"
-GENERATE = "generate"
+GENERATE = "plain generate"
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def speed_by_batch(sources: Sources) -> list[Chart | Absent]:
             lines.append((name, one.base, str(one.batch), *numbers))
         series.append(Series(name, tuple(points)))
     kept, said = drawn_series(series)
-    form = Lines("batch", "times plain decoding", kept, is_log=True)
+    form = Lines("batch", "times plain decoding", kept, is_log=True, reference=PLAIN_SPEED)
     bases = " and ".join(dict.fromkeys(one.base for one in found))
-    caption = f"Measured over {bases}, by rows decoded at once and tokens before them.{said}"
+    caption = f"Measured speed over {bases}, by rows decoded at once and tokens of context.{said}"
     table = Table(("method", "over", "batch", "speed", "95 %", "tau"), tuple(lines), texts=2)
     is_simulated = any(one.source.is_simulated for one in found)
     return [Chart("speed-by-batch", TITLE, caption, form, table, is_simulated)]
@@ -93,7 +93,9 @@ def _of_methods(sources: Sources) -> list[BatchSpeed]:
         is_drawn = row.category == ALL or row.prompt_tokens is not None
         if row.speedup is None or row.batch is None or row.method == PLAIN or not is_drawn:
             continue
-        length = "all prompts" if row.category == ALL else row.category
+        length = "all prompts"
+        if row.prompt_tokens is not None:
+            length = f"{row.prompt_tokens:,} tokens"
         key = (row.method, length, row.settings[0], source.label)
         speed = BatchSpeed(
             key, row.batch, row.speedup, row.speedup_interval, row.tau, GENERATE, source

@@ -53,7 +53,7 @@ def _parts_of(forward: SimulatedForward) -> dict[str, float]:
 
 def _times(source: Source, machine: str, forwards: Sequence[SimulatedForward], index: int) -> Chart:
     """Shares of the time of one token of every row."""
-    drawn = sorted(forwards, key=lambda forward: (forward.length, forward.batch))[:MOST_ROWS]
+    drawn = sorted(forwards, key=lambda one: (one.length, one.batch))[:MOST_ROWS]
     names = [f"{forward.length:,} tokens, batch {forward.batch}" for forward in drawn]
     found = [_parts_of(forward) for forward in drawn]
     parts = []
@@ -72,8 +72,8 @@ def _times(source: Source, machine: str, forwards: Sequence[SimulatedForward], i
     form = Stacks("percent of a token's time", tuple(names), tuple(parts))
     turn = simulation_balance(source, machine)
     caption = (
-        f"{_model(source)} on {machine}, plain decoding by a roofline. What is limited by memory "
-        "verifies more tokens in the same time. The weights are, up to "
+        f"{_model(source)} on {machine}, plain decoding by a roofline. Where memory is the limit, "
+        "verifying more tokens takes no longer: for the weights, up to "
         f"{turn:.0f} tokens a forward."
     )
     if len(drawn) < len(forwards):
@@ -103,9 +103,8 @@ def _operations(
 ) -> Chart:
     """Operations with every byte that is read, against the batch."""
     balance = simulation_balance(source, machine)
-    batches = sorted({forward.batch for forward in forwards})
     per_byte: dict[str, dict[int, float]] = {WEIGHTS: {}, CACHE: {}}
-    for forward in sorted(forwards, key=lambda forward: (forward.length, forward.batch)):
+    for forward in sorted(forwards, key=lambda one: (one.length, one.batch)):
         read = 0.0
         multiplied = 0.0
         for name, (reading, multiplying) in SIDES.items():
@@ -115,25 +114,24 @@ def _operations(
             per_byte[name][forward.batch] = balance * ratio
         whole = per_byte.setdefault(f"both, {forward.length:,} tokens", {})
         whole[forward.batch] = balance * multiplied / read
-    equal = f"where {machine} is limited by both"
-    values = {equal: dict.fromkeys(batches, balance), **per_byte}
     series = []
     lines = []
-    for name, by_batch in values.items():
+    for name, by_batch in per_byte.items():
         points = []
         for batch, value in sorted(by_batch.items()):
             tip = f"{name}, batch {batch}\n{show(value, 1)} operations a byte"
             points.append(Point(batch, value, tip))
-            lines.append((name, str(batch), show(value, 1)))
-        series.append(Series(name, tuple(points), is_plain=name == equal))
+            lines.append((name, str(batch), show(value, 1), show(balance, 1)))
+        series.append(Series(name, tuple(points)))
     kept, said = drawn_series(series)
-    form = Lines("batch", "operations per byte read", kept, is_log=True)
+    reference = (balance, f"balance of {machine}")
+    form = Lines("batch", "operations per byte read", kept, is_log=True, reference=reference)
     caption = (
-        f"{_model(source)}, plain decoding: below the grey line memory is the limit, above it "
-        "arithmetic. A larger batch reads the weights once for all rows; every row has a KV cache "
-        f"of its own.{said}"
+        f"{_model(source)}, plain decoding: below the machine's balance memory is the limit, above "
+        "it arithmetic. A larger batch reads the weights once for all rows; every row has a KV "
+        f"cache of its own.{said}"
     )
-    table = Table(("read", "batch", "operations per byte"), tuple(lines))
+    table = Table(("read", "batch", "operations per byte", "balance"), tuple(lines))
     title = f"Operations per byte: {machine}"
     return Chart(f"operations-{index}", title, caption, form, table, True)
 

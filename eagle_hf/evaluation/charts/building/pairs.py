@@ -13,7 +13,7 @@ from eagle_hf.evaluation.charts.chart import (
     show_interval,
 )
 from eagle_hf.evaluation.charts.drafters import PairRow
-from eagle_hf.evaluation.charts.forms import Rows
+from eagle_hf.evaluation.charts.forms import PLAIN_SPEED, Rows
 from eagle_hf.evaluation.charts.sources import Source, Sources
 
 PAIR = "metrics.json of `eagle-hf pair`"
@@ -67,7 +67,7 @@ def _speed_chart(pairs: Sequence[Paired], names: dict, table: Table, is_simulate
         "times plain decoding's speed",
         tuple(names[_key(entry)] for entry in ranked),
         (Series("drafters", tuple(points)),),
-        reference=(1.0, "plain decoding"),
+        reference=PLAIN_SPEED,
     )
     best = ranked[0]
     caption = f"Fastest: {names[_key(best)]}, {best[1].verdict}."

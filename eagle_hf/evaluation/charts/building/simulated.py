@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from eagle_hf.evaluation.charts.building.naming import drawn_series
 from eagle_hf.evaluation.charts.chart import Absent, Chart, Point, Series, Table, show
 from eagle_hf.evaluation.charts.drafters import PlanCosts
-from eagle_hf.evaluation.charts.forms import Lines
+from eagle_hf.evaluation.charts.forms import PLAIN_SPEED, Lines
 from eagle_hf.evaluation.charts.simulations import SimulatedGain
 from eagle_hf.evaluation.charts.sources import Source, Sources
 from eagle_hf.planning.sequoia import best_tree_for
@@ -47,7 +47,7 @@ def _plan_chart(name: str, title: str, source: Source) -> Chart:
             lines.append((shape, str(batch), f"{length:,}", forward, show(speed)))
         series.append(Series(f"behind {length:,} tokens", tuple(points)))
     kept, said = drawn_series(series)
-    form = Lines("batch", "times plain decoding", kept, is_log=True)
+    form = Lines("batch", "times plain decoding", kept, is_log=True, reference=PLAIN_SPEED)
     columns = ("best fixed tree", "batch", "length", "ms a token", "speed")
     caption = (
         "What the best fixed tree of each cell would gain, from forwards timed on this machine and "
@@ -85,7 +85,7 @@ def _machine_chart(
         if points:
             series.append(Series(f"{way}, {length}", tuple(points)))
     kept, said = drawn_series(series)
-    form = Lines("batch", "times plain decoding", kept, is_log=True)
+    form = Lines("batch", "times plain decoding", kept, is_log=True, reference=PLAIN_SPEED)
     model = source.content.get("model", "the model")
     caption = (
         f"{model} on {machine}, by a roofline; acceptance is assumed. A dash in the table: it does "

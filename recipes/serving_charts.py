@@ -37,6 +37,7 @@ from trl import TrlParser
 
 from eagle_hf.data import write_run
 from eagle_hf.evaluation import open_target
+from eagle_hf.hub import engine_path
 
 DRIVERS = Path(__file__).parent / "comparing"
 ENGINES = ("vllm", "llamacpp")
@@ -132,6 +133,7 @@ def server_environment(threads: int) -> dict[str, str]:
     return os.environ | {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": engine_path(),
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "VLLM_NO_USAGE_STATS": "1",

@@ -25,6 +25,7 @@ def test_generation_time_is_that_of_whole_answers_in_seconds(built):
     plain, _ = charts["generation-time"].form.series
     assert [point.x for point in plain.points] == [1, 2, 4, 8]
     assert plain.points[0].y == pytest.approx(64 * 24 / 1000)
+    assert plain.points[0].interval == pytest.approx((60 * 24 / 1000, 70 * 24 / 1000))
     assert "generation-time-rate" in charts
 
 

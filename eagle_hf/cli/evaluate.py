@@ -79,7 +79,12 @@ class EvaluateArguments(SettingArguments):
 
     api_key_variable: list[str] = field(
         default_factory=list,
-        metadata={"help": KEY_HELP, "action": "extend", "metavar": KEY_METAVAR},
+        metadata={
+            "help": KEY_HELP,
+            "action": "extend",
+            "metavar": KEY_METAVAR,
+            "unrecorded": True,
+        },
     )
 
     def __post_init__(self) -> None:

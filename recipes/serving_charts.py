@@ -9,10 +9,11 @@ OUTPUT/logs. Runs that were measured are not measured again, so an interrupted r
 
 Hardware: any CPU, with nothing else running. Disk: 6 GB for the engines' environments (Linux
           x86-64), and 2 GB for converted models while it runs.
-Duration: for SmolLM2-135M on 2 CPU cores about an hour.
+Duration: for SmolLM2-135M on 2 CPU cores about an hour; less with --prompts 6 --new_tokens 64.
 Command:  python tests/engines/environments.py llamacpp vllm
           python recipes/serving_charts.py --target smollm2 \\
               --head model_cards/smollm2-135m-instruct-eagle3 --output_dir outputs/serving-charts
+          eagle-hf report outputs/serving-charts --out report.html
 Expected: the table on the screen and in OUTPUT/table.md, its numbers in OUTPUT/serving.json; a line
           for each server and concurrency in OUTPUT/metrics.json.
 """
@@ -37,6 +38,7 @@ from trl import TrlParser
 
 from eagle_hf.data import write_run
 from eagle_hf.evaluation import open_target
+from eagle_hf.hub import engine_path
 
 DRIVERS = Path(__file__).parent / "comparing"
 ENGINES = ("vllm", "llamacpp")
@@ -68,6 +70,10 @@ class ChartArguments:
         metadata={"help": "Bundled categories or .jsonl files."},
     )
     prompts: int = field(default=8, metadata={"help": "Prompts of each category."})
+    by_category: bool = field(
+        default=True,
+        metadata={"help": "Also measure each category by itself, at the least concurrency."},
+    )
     new_tokens: int = field(default=128, metadata={"help": "Tokens of each answer at most."})
     chain: int = field(default=3, metadata={"help": "Drafts a round."})
     dtype: str = field(default="float32", metadata={"help": f"Of {', '.join(DTYPES)}."})
@@ -132,6 +138,7 @@ def server_environment(threads: int) -> dict[str, str]:
     return os.environ | {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": engine_path(),
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
         "VLLM_NO_USAGE_STATS": "1",
@@ -186,13 +193,16 @@ def wait_for(server: subprocess.Popen, url: str, log: Path) -> None:
 def measure(label: str, url: str, arguments: ChartArguments) -> None:
     """Ask a server; ServerFailure where `eagle-hf bench-serving` refuses it."""
     command = ["bench-serving", "--server", f"{label}={url}", "--out", arguments.output_dir]
-    command += ["--concurrency", *map(str, arguments.concurrency)]
     command += ["--categories", *arguments.categories]
     command += ["--per-category", str(arguments.prompts)]
     command += ["--max-new-tokens", str(arguments.new_tokens)]
-    done = subprocess.run([sys.executable, "-m", "eagle_hf.cli", *command])
-    if done.returncode != 0:
-        raise ServerFailure(f"eagle-hf bench-serving ended with status {done.returncode}")
+    loads = [["--concurrency", *map(str, arguments.concurrency)]]
+    if arguments.by_category:
+        loads.append(["--concurrency", str(min(arguments.concurrency)), "--each-category"])
+    for load in loads:
+        done = subprocess.run([sys.executable, "-m", "eagle_hf.cli", *command, *load])
+        if done.returncode != 0:
+            raise ServerFailure(f"eagle-hf bench-serving ended with status {done.returncode}")
 
 
 def measure_all(target: Path, arguments: ChartArguments) -> dict[str, str]:

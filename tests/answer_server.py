@@ -80,6 +80,7 @@ class AnswerServer(LoopServer):
         engine: what it calls itself there.
         port: to listen at. Default: any that is free.
         metrics: the page of counters at /metrics. None: there is none.
+        key: that a request must bring; None: any, or none. A refusal repeats what was brought.
 
     Attributes:
         asked: the bodies of all chat completions, in their order.
@@ -95,12 +96,14 @@ class AnswerServer(LoopServer):
         engine: str = "vllm",
         port: int = 0,
         metrics: "Callable[[AnswerServer], str] | None" = None,
+        key: str | None = None,
     ):
         super().__init__(port)
         self.answer = answer
         self.models = models
         self.engine = engine
         self.metrics = metrics
+        self.key = key
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.counts: Counter[str] = Counter()
@@ -150,6 +153,9 @@ class AnswerServer(LoopServer):
 
     def _reply(self, path: str, headers: dict[str, str], raw: bytes) -> Reply:
         """What is said to a request."""
+        brought = headers.get("authorization", "nothing")
+        if self.key not in (None, brought.removeprefix("Bearer ")):
+            return Reply({"error": f"you brought {brought}"}, 401)
         if path == "/v1/models":
             rows = [{"id": name, "owned_by": self.engine} for name in self.models]
             return Reply({"object": "list", "data": rows})

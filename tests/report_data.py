@@ -87,9 +87,9 @@ def served_run(label: str, category: str, arrival: dict, load: float, speed: flo
         "category": category,
         "requests": {"sent": 32, "finished": 31, "failed": {"disconnected": 1 if drafts else 0}},
         "ttft_ms": {"median": 60 + 20 * load + 15 * drafts, "p99": 200 + 80 * load},
-        "tpot_ms": {"median": tpot, "p99": 1.6 * tpot},
+        "tpot_ms": {"median": tpot, "p99": 1.6 * tpot, "interval": [0.95 * tpot, 1.1 * tpot]},
         "itl_ms": {"median": tpot, "p99": 2 * tpot},
-        "e2e_ms": {"median": 64 * tpot, "p99": 90 * tpot},
+        "e2e_ms": {"median": 64 * tpot, "p99": 90 * tpot, "interval": [60 * tpot, 70 * tpot]},
         "output_tokens_s": 900 * load / tpot,
         "goodput": {"limits": {"tpot_ms": 50}, "requests_s": 3 / load},
         "acceptance": {"tau": 2.4, "alpha": [0.7, 0.6, 0.55]} if drafts else None,
@@ -144,6 +144,46 @@ def speeds() -> dict:
     return {"machine": MACHINE, "rows": rows}
 
 
+def pairs() -> dict:
+    """metrics.json of `eagle-hf pair`: a head, a smaller model, and one that does not fit."""
+    rows = []
+    for drafter, accepted, measured in (("head mine", 0.36, 1.42), ("model small", 0.71, 0.88)):
+        row = {
+            "drafter": drafter,
+            "size": 0.1,
+            "notes": [],
+            "draft_cost": 0.12,
+            "accepted": accepted,
+            "tau": 1 + 4 * accepted,
+            "predicted": 1.1 * measured,
+            "measured": measured,
+            "interval": [0.94 * measured, 1.07 * measured],
+            "verdict": f"a round gives {1 + 4 * accepted:.2f} tokens",
+        }
+        rows.append(row)
+    failures = {"model other": "another vocabulary"}
+    return {
+        "schema": 1,
+        "kind": "pairs",
+        "asked": {"drafts": 4},
+        "pairs": rows,
+        "failures": failures,
+    }
+
+
+def long_methods() -> dict:
+    """metrics.json of `eagle-hf evaluate` with long prompts and two batch sizes."""
+    rows = []
+    for batch in (1, 4):
+        for length in (2048, 4096, 8192):
+            speed = 1.1 + length / 20000 - batch / 20
+            row = method_row("head@adaptive:6:8:32", f"long-{length}", 0.0, speed)
+            drafts = {"num_draft_tokens": 100 * length // 512}
+            row |= {"batch": batch, "rounds": 100, "acceptance": {"vllm": drafts}}
+            rows.append(row)
+    return {"schema": 2, "asked": {"target": "smollm2", "machine": MACHINE}, "rows": rows}
+
+
 def roofline() -> dict:
     """roofline.json of `eagle-hf roofline`."""
     cells = []
@@ -154,8 +194,24 @@ def roofline() -> dict:
                 "self-speculation": 0.8 + batch * length / 3e6 if fits else None,
                 "EAGLE-3 tree": 2.2 - batch / 100 if fits else None,
             }
-            cells.append({"machine": "H100", "batch": batch, "length": length, "gains": gains})
-    return {"kind": "roofline", "simulated": True, "model": "llama-3.1-8b", "cells": cells}
+            forward = {
+                "reading_weights": 5e-3,
+                "multiplying_weights": 5e-3 * batch / 74,
+                "reading_cache": 3e-8 * batch * length,
+                "multiplying_cache": 2e-9 * batch * length,
+                "layers": 4e-3,
+            }
+            cell = {"machine": "H100", "batch": batch, "length": length, "gains": gains}
+            cell["forward"] = forward if fits else None
+            cell["best_chain"] = min(batch * length // 50_000, 8) if fits else None
+            cells.append(cell)
+    return {
+        "kind": "roofline",
+        "simulated": True,
+        "model": "llama-3.1-8b",
+        "operations_per_byte": {"H100": 74.0},
+        "cells": cells,
+    }
 
 
 def write(folder: Path, name: str, content: dict) -> Path:
@@ -169,6 +225,8 @@ def write(folder: Path, name: str, content: dict) -> Path:
 def write_all(folder: Path) -> Path:
     """A folder with a file of every kind."""
     write(folder / "methods", METRICS, methods())
+    write(folder / "long", METRICS, long_methods())
+    write(folder / "pairs", METRICS, pairs())
     write(folder / "served", "serving.json", serving())
     write(folder / "head" / "checkpoint-5000", "trainer_state.json", training())
     write(folder / "plan", "plan.json", json.loads(PLAN.read_text()))

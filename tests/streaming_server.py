@@ -48,6 +48,7 @@ class Sent:
         body: that was asked.
         asked: when.
         port: of the client's end of the connection.
+        key: what came as the header Authorization; "" where none did.
         times: of each chunk with tokens.
         chunks: tokens of each.
     """
@@ -55,6 +56,7 @@ class Sent:
     body: dict[str, Any]
     asked: float
     port: int
+    key: str = ""
     times: list[float] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
 
@@ -88,6 +90,7 @@ class StreamingServer(LoopServer):
         metrics: what it writes at /metrics; None: no such page.
         models: that it lists.
         port: where it listens; 0: a free one.
+        key: that a request must bring; None: any, or none. A refusal repeats what was brought.
 
     Attributes:
         sent: every request, in the order of arrival.
@@ -102,12 +105,14 @@ class StreamingServer(LoopServer):
         metrics: Callable[[], str] | None = None,
         models: tuple[str, ...] = (MODEL,),
         port: int = 0,
+        key: str | None = None,
     ):
         super().__init__(port)
         self.script = script or (lambda number, body: Script())
         self.engine = engine
         self.metrics = metrics
         self.models = models
+        self.key = key
         self.sent: list[Sent] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -127,8 +132,17 @@ class StreamingServer(LoopServer):
         await listener.cleanup()
 
     async def _list_models(self, request: web.Request) -> web.Response:
+        if not self._may(request):
+            return self._refuse(request)
         rows = [{"id": name, "owned_by": self.engine} for name in self.models]
         return web.json_response({"object": "list", "data": rows})
+
+    def _may(self, request: web.Request) -> bool:
+        return self.key in (None, request.headers.get("Authorization", "").removeprefix("Bearer "))
+
+    def _refuse(self, request: web.Request) -> web.Response:
+        brought = request.headers.get("Authorization", "nothing")
+        return web.json_response({"error": f"you brought {brought}"}, status=401)
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         if self.metrics is None:
@@ -137,8 +151,11 @@ class StreamingServer(LoopServer):
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked = time.perf_counter()
+        if not self._may(request):
+            return self._refuse(request)
         port = request.transport.get_extra_info("peername")[1]
-        sent = Sent(await request.json(), asked, port)
+        key = request.headers.get("Authorization", "")
+        sent = Sent(await request.json(), asked, port, key)
         self.sent.append(sent)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)

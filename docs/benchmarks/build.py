@@ -142,6 +142,8 @@ def _words(arguments: type, asked: dict[str, Any]) -> list[str] | None:
     """The flags that differ from their defaults; None where a field was not recorded."""
     words = []
     for field in fields(arguments):
+        if field.metadata.get("unrecorded"):
+            continue
         if field.name not in asked:
             return None
         value = asked[field.name]

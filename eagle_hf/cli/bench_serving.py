@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.cli.command import Command
+from eagle_hf.cli.keys import KEY_HELP, KEY_METAVAR
+from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.data.manifest import library_versions, only_one_run
+from eagle_hf.data.prompts.long_texts import is_long
 from eagle_hf.data.prompts.suites import load_suite
 from eagle_hf.data.rows import Prompt
 from eagle_hf.evaluation.serving import (
@@ -30,6 +32,7 @@ from eagle_hf.evaluation.serving import (
 )
 from eagle_hf.provenance import cpu_name
 from eagle_hf.target.dtypes import cpu_features
+from eagle_hf.target.tokenizers import open_tokenizer
 
 CONCURRENCIES = (1, 2, 4, 8)
 
@@ -60,7 +63,14 @@ class BenchServingArguments:
     )
     categories: list[str] = field(
         default_factory=lambda: ["chat", "code", "math"],
-        metadata={"help": "Bundled categories or .jsonl files."},
+        metadata={"help": "Bundled categories, long:4k with --tokenizer, or .jsonl files."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, folder or .gguf file of the served model, or smollm2: its tokens are "
+            "counted in long:4k."
+        },
     )
     per_category: int = field(default=8, metadata={"help": "Prompts of each category."})
     each_category: bool = field(
@@ -102,8 +112,9 @@ class BenchServingArguments:
         },
     )
     timeout: float = field(default=600.0, metadata={"help": "Seconds for one answer."})
-    api_key_variable: str | None = field(
-        default=None, metadata={"help": "Environment variable that holds the servers' key."}
+    api_key_variable: list[str] = field(
+        default_factory=list,
+        metadata={"help": KEY_HELP, "action": "extend", "metavar": KEY_METAVAR},
     )
     out: Path = field(
         default=Path("outputs/serving"),
@@ -114,6 +125,12 @@ class BenchServingArguments:
         if not self.server and not self.read:
             raise ValueError(
                 "there is nothing to measure; give --server LABEL=URL, or --read LABEL=FILE"
+            )
+        needs_tokenizer = [name for name in self.categories if is_long(name)]
+        if needs_tokenizer and self.tokenizer is None:
+            raise ValueError(
+                f"{', '.join(needs_tokenizer)} is counted in tokens of the served model; name it "
+                "with --tokenizer"
             )
         for name in ("concurrency", "rate"):
             given = getattr(self, name)
@@ -152,7 +169,8 @@ def run(arguments: BenchServingArguments) -> None:
     read = []
     for text in arguments.read:
         read += read_results(text)
-    key = api_key(arguments.api_key_variable)
+    labels = [server.label for server in servers]
+    keys = ServerKeys.read(arguments.api_key_variable, labels)
 
     with only_one_run(arguments.out):
         rows = read + read_before(arguments.out, read)
@@ -160,7 +178,10 @@ def run(arguments: BenchServingArguments) -> None:
             report_read_rows(arguments.out, rows)
             return
         # 2) measure what the folder does not have yet
-        prompts = load_suite(arguments.categories, arguments.per_category)
+        tokenizer = None
+        if arguments.tokenizer is not None:
+            tokenizer = open_tokenizer(arguments.tokenizer, None, arguments.tokenizer, {})
+        prompts = load_suite(arguments.categories, arguments.per_category, tokenizer=tokenizer)
         asked = asdict(settings) | asked_prompts(arguments.categories, prompts)
         kept = KeptRequests(arguments.out, asked)
 
@@ -174,7 +195,7 @@ def run(arguments: BenchServingArguments) -> None:
             settings,
             kept,
             model=arguments.model,
-            api_key=key,
+            keys=keys,
             each_category=arguments.each_category,
             after_run=write,
         )
@@ -253,16 +274,6 @@ def client_machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
-
-
-def api_key(variable: str | None) -> str | None:
-    """The servers' key, from the environment; ValueError where it is not there."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise ValueError(f"the environment variable {variable} is not set; set it to the key")
-    return key
 
 
 COMMAND = Command(

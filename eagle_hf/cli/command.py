@@ -6,6 +6,7 @@ flag `--per-category`. The metadata may also hold:
 - `choices`, `metavar`: as argparse knows them.
 - `action`: the same; "extend" lets a flag of a list, empty by default, be given several times.
 - `positional`: whether the field is a positional argument.
+- `unrecorded`: whether it changes nothing that is measured, so that no file holds it.
 - `one_of`: the name of a group; exactly one flag of the group must be given.
 
 Settings that a YAML file holds become flags of another kind: `--answers.max_new_tokens`, named as

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from eagle_hf.cli.command import Command
+from eagle_hf.cli.keys import KEY_HELP, KEY_METAVAR
+from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.data.prompts.suites import check_suites
 from eagle_hf.evaluation import (
     Answer,
@@ -75,9 +77,24 @@ class EvaluateArguments(SettingArguments):
         default=None, metadata={"help": "With --methods: rows of a call (default: 1)."}
     )
 
+    api_key_variable: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": KEY_HELP,
+            "action": "extend",
+            "metavar": KEY_METAVAR,
+            "unrecorded": True,
+        },
+    )
+
     def __post_init__(self) -> None:
         if not self.methods and self.head is None:
             raise ValueError("there is nothing to measure; give --head, or --methods")
+        if self.api_key_variable and not any(text.startswith("server:") for text in self.methods):
+            raise ValueError(
+                f"--api-key-variable is {' '.join(self.api_key_variable)}, and no server is "
+                "asked; name one with --methods server:LABEL=URL, or leave the key out"
+            )
         if self.methods:
             self._check_beside_methods()
         elif self.temperatures is not None or self.batch_sizes is not None:
@@ -125,14 +142,17 @@ def run_methods(arguments: EvaluateArguments) -> None:
     # 1) open everything; what is cheap to refuse comes first
     tree = TreeConfig.parse(arguments.tree) if arguments.tree else None
     methods = named_methods(arguments.methods, tree)
+    labels = [method.label for method in methods.values() if method.label]
+    keys = ServerKeys.read(arguments.api_key_variable, labels)
     gguf_file(arguments.target)
     check_suites(arguments.categories)
     target, tokenizer = open_set_target(arguments)
     prompts = load_asked(arguments, arguments.per_category, target, tokenizer)
     opened, unopened = open_methods(
-        methods, target, tokenizer, arguments.head, arguments.vocab_size
+        methods, target, tokenizer, arguments.head, arguments.vocab_size, keys
     )
     asked = asdict(arguments) | facts_of(target, prompts)
+    del asked["api_key_variable"]  # another key asks the same
     kept = KeptAnswers(arguments.out / "answers.jsonl", asked)
 
     # 2) answer every prompt by every method

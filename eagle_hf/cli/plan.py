@@ -89,11 +89,12 @@ class PlanArguments(SettingArguments):
     )
 
     def __post_init__(self) -> None:
-        given = self.out or self.head
-        if not given or not Path(given).is_dir():
+        is_beside_head = self.out is None and self.head is not None and Path(self.head).is_dir()
+        is_own = self.out is not None and not self.out.is_file()
+        if not (is_beside_head or is_own):
             raise ValueError(
-                f"{given or 'nothing'} was given as a folder for plan.json and is none; give "
-                "--out an existing one"
+                f"{self.out or self.head or 'nothing'} was given as a folder for plan.json and is "
+                "none; give one with --out"
             )
         self.check_head(self.head)
         if self.repeats < 0:
@@ -145,6 +146,7 @@ def run(arguments: PlanArguments) -> None:
         trace.save(arguments.trace)
 
     # 3) what forwards cost here, and the plan that follows
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     plan = make_plan(target, assistant, trace, arguments.batches, arguments.lengths, progress=print)
     plan.save(arguments.folder)
     print(f"\n{describe(plan)}\n", flush=True)

@@ -6,6 +6,7 @@ measurements (arXiv 2408.11049) on 8 A100 and 8 H100. For an H200 the H100's are
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from transformers import AutoConfig
 
@@ -14,16 +15,20 @@ from eagle_hf.planning.roofline import (
     MAGICDEC_A100,
     MAGICDEC_H100,
     SHAPES,
+    ForwardParts,
     ModelShape,
     Setting,
     Simulated,
     chain_tokens,
     eagle_head,
+    forward_parts,
     self_speculation,
 )
 
 EFFICIENCIES = {"A100": MAGICDEC_A100, "H100": MAGICDEC_H100, "H200": MAGICDEC_H100}
+Figure = TypeVar("Figure")
 WAYS = ("self-speculation", "EAGLE-3 tree")
+LONGEST_CHAIN = 16  # drafts of self-speculation that are tried
 
 
 @dataclass(kw_only=True)
@@ -86,12 +91,17 @@ class SimulatedCell:
         batch: rows.
         length: cached tokens of each row.
         gains: speed-up over plain decoding, in the order of `WAYS`.
+        forward: of plain decoding, part by part.
+        best_chain: drafts a round with which self-speculation is the fastest; 0 where plain
+            decoding is.
     """
 
     machine: str
     batch: int
     length: int
     gains: tuple[Simulated | None, Simulated | None]
+    forward: ForwardParts | None
+    best_chain: int | None
 
 
 def simulated_shape(name: str) -> ModelShape:
@@ -159,18 +169,20 @@ def simulate(arguments: RooflineArguments, shape: ModelShape) -> list[SimulatedC
                     _unless_too_large(_gain_of_self_speculation, setting, arguments),
                     _unless_too_large(_gain_of_tree, setting, arguments),
                 )
-                cells.append(SimulatedCell(name, batch, length, gains))
+                forward = _unless_too_large(_plain_forward, setting, arguments)
+                chain = _unless_too_large(_best_chain, setting, arguments)
+                cells.append(SimulatedCell(name, batch, length, gains, forward, chain))
     return cells
 
 
 def _unless_too_large(
-    gain: Callable[[Setting, RooflineArguments], Simulated],
+    simulated: Callable[[Setting, RooflineArguments], Figure],
     setting: Setting,
     arguments: RooflineArguments,
-) -> Simulated | None:
+) -> Figure | None:
     """A figure, None where the machine's memory does not hold model and caches."""
     try:
-        return gain(setting, arguments)
+        return simulated(setting, arguments)
     except ValueError:
         return None
 
@@ -179,6 +191,29 @@ def _gain_of_self_speculation(setting: Setting, arguments: RooflineArguments) ->
     """The target drafts for itself behind a window (MagicDec)."""
     efficiency = EFFICIENCIES[setting.machine.name]
     return self_speculation(setting, efficiency, arguments.gamma, arguments.alpha, arguments.window)
+
+
+def _best_chain(setting: Setting, arguments: RooflineArguments) -> int:
+    """With how many drafts a round self-speculation is the fastest."""
+    efficiency = EFFICIENCIES[setting.machine.name]
+    gains = [1.0]  # without drafts
+    for gamma in range(1, LONGEST_CHAIN + 1):
+        gain = self_speculation(setting, efficiency, gamma, arguments.alpha, arguments.window)
+        gains.append(gain.value)
+    return gains.index(max(gains))
+
+
+def _plain_forward(setting: Setting, arguments: RooflineArguments) -> ForwardParts:
+    """A token of every row, without drafts."""
+    return forward_parts(
+        setting.target,
+        setting.machine,
+        EFFICIENCIES[setting.machine.name],
+        setting.batch,
+        setting.length,
+        tokens=1,
+        gpus=setting.gpus,
+    )
 
 
 def _gain_of_tree(setting: Setting, arguments: RooflineArguments) -> Simulated:

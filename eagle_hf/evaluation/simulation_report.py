@@ -13,6 +13,7 @@ from eagle_hf.planning.roofline import (
     ModelShape,
     Setting,
     Simulated,
+    balance,
     chain_tokens,
     large_batch_break_even,
 )
@@ -156,12 +157,18 @@ def _as_json(
         for way, gain in zip(WAYS, cell.gains, strict=True):
             gains[way] = None if gain is None else gain.value
         place = {"machine": cell.machine, "batch": cell.batch, "length": cell.length}
-        rows.append(place | {"gains": gains})
+        forward = None if cell.forward is None else asdict(cell.forward)
+        parts = {"gains": gains, "forward": forward, "best_chain": cell.best_chain}
+        rows.append(place | parts)
+    balances = {}
+    for name in arguments.machine:
+        balances[name] = balance(MACHINES[name], EFFICIENCIES[name])
     content = {
         "kind": "roofline",
         "simulated": True,
         "model": shape.name,
         "settings": asdict(arguments),
+        "operations_per_byte": balances,
         "cells": rows,
     }
     return json.dumps(content, indent=1) + "\n"

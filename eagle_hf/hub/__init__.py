@@ -8,6 +8,7 @@
 | how is it launched there? | `serve_command` |
 | what does its card say? | `write_card` |
 | what would be uploaded? | `files_to_push` |
+| where do an engine's own programs find ours? | `engine_path` |
 | how does it get to the Hub? | `push_to_hub`, `push_folder` |
 """
 
@@ -15,6 +16,7 @@ from eagle_hf.hub.cards import head_fingerprint, results_of, results_table, writ
 from eagle_hf.hub.check import Finding, Report, check
 from eagle_hf.hub.export import LAYOUTS, export_head, named_target
 from eagle_hf.hub.fix import fix
+from eagle_hf.hub.outside import engine_path
 from eagle_hf.hub.publish import (
     add_custom_generate,
     check_name,
@@ -33,6 +35,7 @@ __all__ = [
     "add_custom_generate",
     "check",
     "check_name",
+    "engine_path",
     "export_head",
     "files_to_push",
     "fix",

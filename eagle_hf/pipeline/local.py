@@ -1,6 +1,5 @@
 """The stages in this process: the executor of one machine."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from eagle_hf.data import (
     write_responses,
     write_served_responses,
 )
+from eagle_hf.data.answers.keys import read_key
 from eagle_hf.head.modeling import Eagle3DraftHead
 from eagle_hf.pipeline.executor import Metrics
 from eagle_hf.pipeline.rows import count_lines, print_reasons, read_rows, write_rows
@@ -158,12 +158,12 @@ def serving_settings(config: DataConfig) -> ServingSettings:
 
 def api_key(settings: AnswerStepSettings) -> str | None:
     """The servers' key, from the environment; ValueError where it is not there."""
-    variable = settings.api_key_variable
-    if variable is None:
+    if settings.api_key_variable is None:
         return None
-    if not os.environ.get(variable):
-        raise ValueError(f"answers.api_key_variable is {variable}, which is not set; set it")
-    return os.environ[variable]
+    try:
+        return read_key(settings.api_key_variable)
+    except ValueError as error:
+        raise ValueError(f"answers.api_key_variable: {error}") from error
 
 
 def _filter_file(

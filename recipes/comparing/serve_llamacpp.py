@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import xllamacpp
-from run_llamacpp import CONTEXT, parameters
+from llamacpp_settings import listen
+from run_llamacpp import server_parameters
 
 
 def open_server(settings: dict[str, Any]) -> xllamacpp.Server:
     """The server, which listens on this machine alone."""
-    params = parameters(settings, settings["chain"])
+    params = server_parameters(settings, settings["chain"], settings["slots"])
     params.model_alias = {Path(settings["target"]).name}
-    params.n_parallel = settings["slots"]
-    params.n_ctx = CONTEXT * settings["slots"]
-    params.hostnames = ["127.0.0.1"]
-    params.port = settings["port"]
-    params.endpoint_metrics = True
+    listen(params, settings["port"])
     return xllamacpp.Server(params)
 
 

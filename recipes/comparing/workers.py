@@ -8,6 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from eagle_hf.hub import engine_path
+
 OPENING_S = 1800  # converting and compiling included
 ANSWERING_S = 600
 
@@ -30,7 +32,11 @@ class Worker:
 
     def __init__(self, command: list[str], log: Path, threads: int):
         self._log = log
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": engine_path(),
+        }
         try:
             with log.open("w") as stderr:
                 self._process = subprocess.Popen(

@@ -33,7 +33,6 @@ def folder(tmp_path, monkeypatch):
         word_tokenizer().save_pretrained(tmp_path / name)
     row = {"turns": ["w5 w6"], "category": "mine"}
     (tmp_path / "asked.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -98,7 +97,7 @@ def test_plan_of_the_target_behind_a_window(folder, capsys):
 
 def test_plan_without_a_folder_says_so(capsys):
     assert cli.main(["plan", "--target", "smollm2", "--self-speculation"]) == 2
-    assert "give --out an existing one" in capsys.readouterr().err
+    assert "give one with --out" in capsys.readouterr().err
 
 
 def test_plan_with_too_few_tokens_says_so(tmp_path, capsys):

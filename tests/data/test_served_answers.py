@@ -305,7 +305,7 @@ def test_servers_that_are_collected_from_are_checked_first(tmp_path):
         assert store.turns("p0")[0].response_ids_from == SERVED
     with AnswerServer(models=("other",)) as wrong, TurnStore(tmp_path) as store:
         answerer = ServedAnswerer([wrong.url], settings())
-        with pytest.raises(ValueError, match="serves other and not 'tiny'"):
+        with pytest.raises(ValueError, match="serves other; 'tiny' is not among them"):
             asyncio.run(collect_answers(answerer, numbered(2), store))
     assert report.finished == server.counts.total() == 1
 

@@ -169,7 +169,9 @@ def test_a_model_that_is_not_served_is_refused_before_anything_is_written(tmp_pa
     with (
         AnswerServer() as honest,
         AnswerServer(models=("other", "tiny-base")) as other,
-        pytest.raises(ValueError, match="serves other, tiny-base and not 'tiny'") as caught,
+        pytest.raises(
+            ValueError, match="serves other, tiny-base; 'tiny' is not among them"
+        ) as caught,
     ):
         write_served_responses([honest.url, other.url], numbered(1), tmp_path, settings())
     assert other.url in str(caught.value)

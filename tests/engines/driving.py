@@ -15,6 +15,8 @@ import torch
 from environments import HERE, missing, program
 from safetensors.torch import load_file
 
+from eagle_hf.hub.outside import ENGINE_PROGRAMS
+
 ENVIRONMENT = {
     "vllm": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
     "sglang": {
@@ -44,7 +46,7 @@ def environment(engine: str) -> dict[str, str]:
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{program(engine).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(HERE / "stand_ins" / engine),
+        "PYTHONPATH": os.pathsep.join([str(HERE / "stand_ins" / engine), str(ENGINE_PROGRAMS)]),
         **ENVIRONMENT[engine],
     }
 

@@ -8,6 +8,7 @@ import statistics
 import numpy
 import pytest
 from streaming_server import MODEL, Script, Sent, StreamingServer
+from tiny import word_tokenizer
 
 from eagle_hf.cli import main
 
@@ -291,8 +292,9 @@ def test_result_files_stand_beside_measured_servers(tmp_path, prompts, capsys):
         ([], "give --server LABEL=URL, or --read LABEL=FILE"),
         (["--server", "plain=localhost:8000"], "write http://"),
         (["--server", "a=http://x", "--server", "a=http://y"], "two servers are called 'a'"),
-        (["--server", "plain=http://127.0.0.1:9"], "start it or leave it out"),
+        (["--server", "plain=http://127.0.0.1:9"], "start the server, or leave it out"),
         (["--server", "plain={url}", "--model", "other"], "'other' is not among them"),
+        (["--server", "plain={url}", "--tokenizer", "no/such-folder"], "holds no tokenizer"),
         (["--server", "plain={url}", "--concurrency", "0"], "must be at least 1"),
         (["--server", "plain={url}", "--max-new-tokens", "1"], "at least 2 are needed"),
         (["--server", "plain={url}", "--api-key-variable", "NO_SUCH_KEY"], "is not set"),
@@ -348,3 +350,21 @@ def test_a_server_that_is_gone_is_counted(tmp_path, prompts):
         "finished": 2,
         "failed": {"the stream broke off": 1, "no connection": 3},
     }
+
+
+def test_long_prompts_are_a_category_in_tokens_of_the_named_model(tmp_path, prompts):
+    word_tokenizer(2000).save_pretrained(tmp_path / "model")
+    arguments = ["--tokenizer", str(tmp_path / "model"), "--per-category", "2", "--each-category"]
+    with StreamingServer() as server:
+        command = ["bench-serving", *one_at_a_time(server), *arguments]
+        assert main([*command, "--categories", "long:128", prompts, "--out", str(tmp_path)]) == 0
+        asked = [sent.body["messages"][0]["content"] for sent in server.sent]
+    runs = json.loads((tmp_path / "serving.json").read_text())["runs"]
+    assert {run["category"] for run in runs} == {"all", "long-128", "chat", "code"}
+    assert sum("Which functions and classes" in text for text in asked) == 2
+
+
+def test_long_prompts_without_a_tokenizer_are_refused(tmp_path, capsys):
+    command = ["bench-serving", "--server", "plain=http://127.0.0.1:9", "--out", str(tmp_path)]
+    assert main([*command, "--categories", "long:2k"]) == 2
+    assert "name it with --tokenizer" in capsys.readouterr().err

@@ -41,6 +41,8 @@ def test_drafters_are_judged_and_ranked(folder, monkeypatch, capsys):
     assert set(pairs) == {"head head", "model copy", "model small", "itself"}
     assert pairs["model copy"]["tau"] > pairs["model small"]["tau"]
     assert pairs["model copy"]["tau"] > 3
+    assert pairs["model copy"]["accepted"] == 1
+    assert pairs["model small"]["accepted"] < 1
     assert pairs["model copy"]["size"] == 1
     assert pairs["model small"]["size"] < 1
     for pair in pairs.values():

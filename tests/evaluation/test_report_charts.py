@@ -77,7 +77,8 @@ def test_charts_without_their_data_are_named_with_what_they_need(built):
     assert list(charts) == ["tau-by-step"]
     needs = absent["Time per token against concurrency"].needs
     assert needs == "serving.json of `eagle-hf bench-serving`"
-    assert len(absent) == 10
+    assert absent["Drafters by acceptance"].needs == "metrics.json of `eagle-hf pair`"
+    assert len(absent) == 17
 
 
 def test_a_counted_tree_has_every_node_and_its_share(built):
@@ -107,7 +108,7 @@ def test_of_a_large_tree_the_most_accepted_nodes_are_drawn_and_all_are_in_the_ta
 
 def test_what_a_plan_predicts_is_marked_as_simulated(built):
     charts, _ = built(json.loads(report_data.PLAN.read_text()), "plan.json")
-    assert set(charts) == {"tree", "plan"}
+    assert set(charts) == {"tree", "plan", "drafts-by-length-plan"}
     assert all(chart.is_simulated for chart in charts.values())
     assert charts["plan"].form.series[0].points[0].y > 1
 
@@ -134,6 +135,27 @@ def test_the_top_says_speed_tau_identity_and_served_time(tmp_path):
     assert "instead of 24.0 ms" in figures[3].detail
 
 
+def test_the_top_says_identity_in_float32_where_rounding_parts_answers(tmp_path):
+    """Of the reference head 52 % are identical in bfloat16, and all of them in float32."""
+    kept = report_data.ROOT / "docs" / "benchmarks" / "kept" / "reference-head"
+    content = json.loads((kept / "metrics.json").read_text())
+    figure = headline(read_sources([kept]))[2]
+    assert figure.value == "100%"
+    assert figure.detail == "in float32; 52% in bfloat16, which rounds"
+    content["settings"] = [one for one in content["settings"] if one["dtype"] == "bfloat16"]
+    file = report_data.write(tmp_path, "metrics.json", content)
+    figure = headline(read_sources([file]))[2]
+    assert (figure.value, figure.detail) == ("52%", "and 15 differ by a tie, in bfloat16")
+
+
+def test_absent_charts_stand_together_with_what_they_need(tmp_path):
+    file = report_data.write(tmp_path, "trainer_state.json", report_data.training())
+    page = report_page(read_sources([file]), "Trained")
+    needs = "needs metrics.json of <code>eagle-hf pair</code>"
+    assert f"<li>Drafters by acceptance, Drafters by speed: {needs}</li>" in page
+    assert "`" not in page.partition("Not drawn")[2].partition("</ul>")[0]
+
+
 def test_series_have_names_by_what_differs():
     keys = [("head", "greedy", "vllm"), ("head", "", "vllm"), ("plain", "greedy", "vllm")]
     assert list(names_apart(keys[::2]).values()) == ["head", "plain"]
@@ -145,6 +167,7 @@ def test_more_series_than_colours_are_in_the_table_only():
     kept, said = drawn_series([*series, Series("plain", (), is_plain=True)])
     assert [one.name for one in kept] == ["plain", "s0", "s1", "s2", "s3", "s4", "s5"]
     assert said == " 3 more are in the table."
+    assert drawn_series(series[:7])[1] == " 1 more is in the table."
 
 
 def test_long_names_are_shortened_to_what_tells_them_apart():

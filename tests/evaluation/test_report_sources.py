@@ -12,7 +12,8 @@ from eagle_hf.evaluation.charts.measured import parse_tree
 def test_a_folder_is_read_to_any_depth(tmp_path):
     report_data.write_all(tmp_path)
     kinds = sorted(source.kind for source in read_sources([tmp_path]).files)
-    assert kinds == ["methods", "plan", "serving", "simulation", "speeds", "training"]
+    expected = ["methods", "methods", "pairs", "plan", "serving", "simulation", "speeds"]
+    assert kinds == [*expected, "training"]
 
 
 def test_a_files_name_does_not_matter_where_it_is_given(tmp_path):

@@ -174,8 +174,8 @@ def test_a_server_is_not_asked_to_sample(target, texts, tmp_path):
 @pytest.mark.parametrize(
     ("models", "address", "message"),
     [
-        (("a", "b"), "{}", "name one model"),
-        (("a",), "{}#c", "and not 'c'"),
+        (("a", "b"), "{}", "name one of them"),
+        (("a",), "{}#c", "'c' is not among them"),
         ((), "{}", "serves nothing"),
     ],
 )

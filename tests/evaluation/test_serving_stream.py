@@ -141,6 +141,8 @@ def test_measures_of_hand_computed_records():
     row = measure([record(), slow, failed], 10.0, Limits(ttft_ms=1500, tpot_ms=600))
     assert row["ttft_ms"]["median"] == pytest.approx(1500)
     assert row["tpot_ms"]["median"] == pytest.approx(750)  # 2.5 / 5 and 5 / 5 seconds
+    assert row["tpot_ms"]["interval"] == pytest.approx([500, 1000])
+    assert "interval" not in row["itl_ms"]  # tokens of one request wait together
     assert row["itl_ms"]["median"] == pytest.approx(750)  # 5 gaps of 0.5 s and 5 of 1 s
     assert row["e2e_ms"]["p99"] == pytest.approx(1000 * (3.5 + 0.99 * 3.5))
     assert row["output_tokens_s"] == pytest.approx(1.2)

@@ -65,6 +65,9 @@ def metrics(tmp_path_factory) -> dict:
     assert done.returncode == 0, done.stderr
     serving = json.loads((folder / "out" / "serving.json").read_text())
     assert serving["kind"] == "serving"
+    alone = [run for run in serving["runs"] if run["category"] != "all" and run["output_tokens_s"]]
+    assert {run["category"] for run in alone} == {"chat", "code", "math"}
+    assert {run["arrival"]["concurrency"] for run in alone} == {1}
     written = json.loads((folder / "out" / "metrics.json").read_text())
     assert json.loads(done.stdout.splitlines()[-1]) == written
     return written

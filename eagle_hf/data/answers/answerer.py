@@ -18,18 +18,18 @@ from eagle_hf.data.answers.errors import (
     WrongServerError,
 )
 from eagle_hf.data.answers.exchange import open_session, send
+from eagle_hf.data.answers.listing import CHECK_S, choose_model, list_models
 from eagle_hf.data.answers.pool import Server, ServerPool
 from eagle_hf.data.answers.recovery import IdRecovery
 from eagle_hf.data.answers.sampling import batch_seed
 from eagle_hf.data.answers.settings import ServingSettings, base_urls
 from eagle_hf.data.answers.turns import FailedTurn, FinishedTurn, OpenConversation, TurnRequest
-from eagle_hf.data.answers.wire import parse_answer, parse_models
+from eagle_hf.data.answers.wire import parse_answer
 from eagle_hf.data.templates.arguments import TemplateArguments
 
 if TYPE_CHECKING:
     import aiohttp
 
-CHECK_S = 30.0  # most seconds until a server lists its models
 SEEDS = 2**31  # seeds that every engine takes
 
 # What a worker puts out: a turn, why the whole run must stop, or None once it has ended.
@@ -224,18 +224,13 @@ class ServedAnswerer:
     async def _check_server(self, session: "aiohttp.ClientSession", server: Server) -> str | None:
         """What is wrong with a server; None where it serves the model."""
         try:
-            models = parse_models(await send(session, f"{server.url}/models", None))
-        except (ServerError, ConnectionError) as error:
-            return f"{server.url} does not list its models ({error}); start it or leave it out"
-        for model in models:
-            if model.name == self.settings.model:
-                server.introduce(model.engine)
-                return None
-        names = ", ".join(model.name for model in models) or "nothing"
-        return (
-            f"{server.url} serves {names} and not {self.settings.model!r}; name the model as it "
-            "is listed there, or leave the server out"
-        )
+            models = await list_models(session, server.url)
+            remedy = "name the model as it is listed there, or leave the server out"
+            model = choose_model(models, self.settings.model, server.url, remedy)
+        except ValueError as error:
+            return str(error)
+        server.introduce(model.engine)
+        return None
 
 
 def _check_installed() -> None:

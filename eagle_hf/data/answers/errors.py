@@ -26,5 +26,9 @@ class WrongServerError(ServerError):
     """The server answers no prompt at all, or answers with another model."""
 
 
+class KeyRefusedError(WrongServerError):
+    """The server wants a key, or another one."""
+
+
 class NoServerError(ServerError):
     """No server can be reached any more."""

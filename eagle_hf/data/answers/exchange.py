@@ -3,12 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from eagle_hf.data.answers.errors import TryAgainError
+from eagle_hf.data.answers.keys import MASK
 from eagle_hf.data.answers.wire import check_status, parse_json
 
 if TYPE_CHECKING:
     import aiohttp
 
 CONNECT_S = 10.0  # most seconds until a server accepts a connection
+BEARER = "Bearer "
 
 
 def open_session(timeout_s: float, api_key: str | None) -> "aiohttp.ClientSession":
@@ -23,7 +25,7 @@ def open_session(timeout_s: float, api_key: str | None) -> "aiohttp.ClientSessio
     """
     import aiohttp
 
-    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    headers = {} if api_key is None else {"Authorization": f"{BEARER}{api_key}"}
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
     # How many requests are in flight is the pool's to say.
     connector = aiohttp.TCPConnector(limit=0)
@@ -53,7 +55,7 @@ async def send(
     try:
         # A redirected POST would become a GET.
         async with session.request(method, url, json=body, allow_redirects=False) as response:
-            raw = await response.read()
+            raw = without_key(await response.read(), session)
             retry_after = response.headers.get("Retry-After")
             check_status(response.status, raw, retry_after)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -66,3 +68,9 @@ async def send(
     except (aiohttp.ClientError, OSError) as error:
         raise TryAgainError(f"{url} broke off ({type(error).__name__}: {error})") from error
     return parse_json(raw)
+
+
+def without_key(raw: bytes, session: "aiohttp.ClientSession") -> bytes:
+    """What a server said, without the key that it was sent; some repeat it in their errors."""
+    key = session.headers.get("Authorization", "").removeprefix(BEARER)
+    return raw.replace(key.encode(), MASK.encode()) if key else raw

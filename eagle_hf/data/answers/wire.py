@@ -9,7 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from eagle_hf.data.answers.errors import RefusedPromptError, TryAgainError, WrongServerError
+from eagle_hf.data.answers.errors import (
+    KeyRefusedError,
+    RefusedPromptError,
+    TryAgainError,
+    WrongServerError,
+)
 from eagle_hf.data.answers.turns import FinishedTurn, TurnRequest
 from eagle_hf.data.examples.turns import MISSING, SERVED
 from eagle_hf.data.reading.row_values import is_encodable
@@ -22,6 +27,7 @@ FINISH_REASONS = ("stop", "length", "tool_calls")
 RETRIED_STATUSES = (408, 409, 429)
 # No right to ask, no such model or address: the server would say so to every prompt.
 WRONG_SERVER_STATUSES = (401, 403, 404, 405)
+KEY_STATUSES = (401, 403)
 LARGEST_VOCABULARY = 2**31  # tokenizers take no larger ids
 SHOWN = 200  # characters of an answer in an error
 
@@ -49,10 +55,13 @@ def check_status(status: int, raw: bytes, retry_after: str | None) -> None:
     Raises:
         TryAgainError: the server is too busy, or has failed.
         RefusedPromptError: it does not take this prompt.
+        KeyRefusedError: it wants a key, or another one.
         WrongServerError: it answers no prompt.
     """
     if status == 200:
         return
+    if status in KEY_STATUSES:
+        raise KeyRefusedError(f"HTTP {status}: {_beginning(raw)}")
     is_redirect = 300 <= status < 400
     if is_redirect or status in WRONG_SERVER_STATUSES:
         raise WrongServerError(f"HTTP {status}: {_beginning(raw)}")

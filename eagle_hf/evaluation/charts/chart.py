@@ -100,6 +100,14 @@ class Absent:
     needs: str
 
 
+def by_needs(absent: Sequence[Absent]) -> list[tuple[str, str]]:
+    """(titles, what they need) of absent charts, those with the same needs together."""
+    titles: dict[str, list[str]] = {}
+    for one in absent:
+        titles.setdefault(one.needs, []).append(one.title)
+    return [(", ".join(own), needs) for needs, own in titles.items()]
+
+
 def show(value: float | None, digits: int = 2, unit: str = "") -> str:
     """A number as text; a dash where there is none."""
     if value is None:

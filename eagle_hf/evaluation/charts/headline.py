@@ -1,12 +1,16 @@
 """The few numbers at the top of a report: what someone sees who looks for half a minute."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eagle_hf.evaluation.charts.building.methods import first_setting, method_rows
+from eagle_hf.evaluation.charts.building.methods import Measured, first_setting, method_rows
 from eagle_hf.evaluation.charts.building.serving import is_plain, served_runs
 from eagle_hf.evaluation.charts.chart import show, show_interval
 from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow
 from eagle_hf.evaluation.charts.sources import TRAINING, Sources
+
+EXACT = "float32"  # in which lossless means identical
+AS_ALONE = "answers as the target alone"
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,26 @@ def _of_methods(sources: Sources) -> list[Figure]:
         sure = "" if best.tau_interval is None else f"95 %: {show_interval(best.tau_interval)}"
         figures.append(Figure(show(best.tau), "tokens a round of the target", sure))
     if best.identical is not None:
-        ties = f"and {best.ties} differ by a tie" if best.ties else "token by token"
-        figures.append(Figure(f"{best.identical:.0%}", "answers as the target alone", ties))
+        figures.append(_identical(best, method_rows(sources)))
     return figures
+
+
+def _identical(best: MethodRow, rows: Sequence[Measured]) -> Figure:
+    """The share of answers that are the target's; in float32 where that was measured too.
+
+    In fewer bits two answers may part by rounding alone, which says nothing of a method.
+    """
+    rounded = best.settings[2]
+    for _, row in rows:
+        is_same = (row.method, row.category) == (best.method, best.category)
+        is_exact = row.settings == (*best.settings[:2], EXACT)
+        if rounded and rounded != EXACT and is_same and is_exact and row.identical is not None:
+            detail = f"in {EXACT}; {best.identical:.0%} in {rounded}, which rounds"
+            return Figure(f"{row.identical:.0%}", AS_ALONE, detail)
+    detail = f"and {best.ties} differ by a tie" if best.ties else "token by token"
+    if rounded:
+        detail += f", in {rounded}"
+    return Figure(f"{best.identical:.0%}", AS_ALONE, detail)
 
 
 def _speed(row: MethodRow) -> Figure:

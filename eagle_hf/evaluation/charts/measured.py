@@ -1,16 +1,15 @@
-"""What was measured in this process, parsed: methods, pairs, profiles, plans and their speeds."""
+"""What was measured of methods in this process, parsed."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
-
 from eagle_hf.evaluation.charts.chart import Interval
-from eagle_hf.planning.cost import CostTable
 
 ALL = "all"
 PLAIN = "plain"
 PREFILL = "prefill"
+LONG = re.compile(r"long-(\d+)")  # categories of prompts/long_texts.py
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,9 @@ class MethodRow:
         tree: with acceptance per slot.
         predicted: the speed over this package's loop without drafts that a plan predicts.
         over_loop: what was measured of that.
+        batch: prompts of a call.
+        prompt_tokens: of prompts of one length; None of others.
+        drafted: drafts a round.
         failed: why nothing was measured.
     """
 
@@ -67,58 +69,15 @@ class MethodRow:
     predicted: float | None = None
     over_loop: float | None = None
     over_loop_interval: Interval | None = None
+    batch: int | None = None
+    prompt_tokens: int | None = None
+    drafted: float | None = None
     failed: str | None = None
 
     @property
     def setting(self) -> str:
         """All settings that are known, in words."""
         return ", ".join(part for part in self.settings if part)
-
-
-@dataclass(frozen=True)
-class PairRow:
-    """A drafter for a target: what was predicted and measured over plain decoding."""
-
-    drafter: str
-    predicted: float
-    measured: float
-    interval: Interval
-    verdict: str
-
-
-@dataclass(frozen=True)
-class RoundTime:
-    """Milliseconds of a round by phase, and what it emits."""
-
-    tree: str
-    phases: dict[str, float]
-    tokens: float
-
-
-@dataclass(frozen=True)
-class SpeedRow:
-    """A tree in one cell: measured over a plain loop, and predicted."""
-
-    batch: int
-    length: int
-    method: str
-    tau: float
-    measured: float
-    interval: Interval
-    predicted: float
-
-
-@dataclass(frozen=True)
-class PlanCosts:
-    """What a plan was made from.
-
-    Attributes:
-        costs: of forwards on the machine.
-        shares: [D, W], acceptance by depth and rank.
-    """
-
-    costs: CostTable
-    shares: numpy.ndarray
 
 
 def parse_methods(content: dict[str, Any]) -> list[MethodRow]:
@@ -159,7 +118,24 @@ def _method_row(row: dict[str, Any]) -> MethodRow:
         predicted=row.get("predicted_speed"),
         over_loop=row.get("over_loop"),
         over_loop_interval=_interval(row.get("over_loop_interval")),
+        batch=row.get("batch"),
+        prompt_tokens=_prompt_tokens(row["category"]),
+        drafted=_drafted(row),
     )
+
+
+def _prompt_tokens(category: str) -> int | None:
+    """Of the prompts of a category that is named by their length."""
+    found = LONG.fullmatch(category)
+    return int(found[1]) if found else None
+
+
+def _drafted(row: dict[str, Any]) -> float | None:
+    """Drafts a round; None where they or the rounds were not counted."""
+    counts = (row.get("acceptance") or {}).get("vllm") or {}
+    drafts = counts.get("num_draft_tokens")
+    rounds = row.get("rounds")
+    return drafts / rounds if drafts and rounds else None
 
 
 def _settings(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -218,51 +194,6 @@ def parse_head(content: dict[str, Any]) -> list[MethodRow]:
             )
             rows += [plain, own]
     return rows
-
-
-def parse_pairs(content: dict[str, Any]) -> list[PairRow]:
-    """The drafters of `eagle-hf pair`."""
-    rows = []
-    for pair in content["pairs"]:
-        low, high = pair["interval"]
-        rows.append(
-            PairRow(
-                pair["drafter"], pair["predicted"], pair["measured"], (low, high), pair["verdict"]
-            )
-        )
-    return rows
-
-
-def parse_profile(content: dict[str, Any]) -> RoundTime:
-    """The phases of `eagle-hf profile`."""
-    tree = content["tree"]
-    phases = {name: float(value) for name, value in content["phases_ms"].items()}
-    return RoundTime(
-        "plain decoding" if tree is None else tree, phases, content["tokens_per_round"]
-    )
-
-
-def parse_speeds(content: dict[str, Any]) -> list[SpeedRow]:
-    """What `eagle-hf plan` measured in its cells."""
-    rows = []
-    for row in content["rows"]:
-        low, high = row["interval"]
-        speed = SpeedRow(
-            batch=row["batch"],
-            length=row["length"],
-            method=row["method"],
-            tau=row["tau"],
-            measured=row["over_plain"],
-            interval=(low, high),
-            predicted=row["predicted"],
-        )
-        rows.append(speed)
-    return rows
-
-
-def parse_plan(content: dict[str, Any]) -> PlanCosts:
-    """plan.json."""
-    return PlanCosts(CostTable.from_saved(content["costs"]), numpy.asarray(content["shares"]))
 
 
 def _interval(pair: Any) -> Interval | None:

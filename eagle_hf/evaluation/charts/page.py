@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from eagle_hf.evaluation.charts.building import build_charts
 from eagle_hf.evaluation.charts.canvas import NARROW, PICTURES, WIDE, Canvas
-from eagle_hf.evaluation.charts.chart import Absent, Chart
+from eagle_hf.evaluation.charts.chart import Absent, Chart, by_needs
 from eagle_hf.evaluation.charts.headline import headline
 from eagle_hf.evaluation.charts.sources import Sources
 from eagle_hf.evaluation.charts.theme import DARK, LIGHT, css_variables
@@ -57,7 +57,7 @@ def report_page(sources: Sources, title: str) -> str:
         .render(
             title=title,
             drawn=drawn,
-            absent=absent,
+            absent=[(titles, _with_code(needs)) for titles, needs in by_needs(absent)],
             figures=headline(sources),
             sources=sources,
             light=Markup(css_variables(LIGHT)),
@@ -101,6 +101,14 @@ def _check_any(charts: Sequence[Chart], absent: Sequence[Absent]) -> None:
         return
     needs = "; ".join(f"{one.title}: {one.needs}" for one in absent)
     raise ValueError(f"the files have the data of no chart; what each needs: {needs}")
+
+
+def _with_code(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    parts = []
+    for index, part in enumerate(text.split("`")):
+        parts.append(Markup("<code>{}</code>").format(part) if index % 2 else escape(part))
+    return Markup("").join(parts)
 
 
 @cache

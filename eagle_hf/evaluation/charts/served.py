@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from eagle_hf.evaluation.charts.chart import Interval
 from eagle_hf.evaluation.charts.measured import ALL
 
 SCHEMA = 1
@@ -20,7 +21,8 @@ class ServedRun:
             random.
         load: how many clients, or requests a second.
         category: of the prompts, "all" for all.
-        milliseconds: "ttft_ms", "tpot_ms", "itl_ms" and "e2e_ms", each {"median": x, "p99": x}.
+        milliseconds: "ttft_ms", "tpot_ms", "itl_ms" and "e2e_ms", each {"median": x, "p99": x},
+            some with the median's "interval".
         output_tokens_s: tokens a second of all requests together.
         goodput: requests a second within limits.
         tau, alpha: of the server's own counters.
@@ -34,7 +36,7 @@ class ServedRun:
     is_closed: bool
     load: float
     category: str
-    milliseconds: dict[str, dict[str, float | None]]
+    milliseconds: dict[str, dict[str, Any]]
     output_tokens_s: float | None
     goodput: float | None
     tau: float | None
@@ -50,6 +52,11 @@ class ServedRun:
     def median(self, measure: str) -> float | None:
         """The median of a measure in milliseconds."""
         return self.milliseconds[measure].get("median")
+
+    def interval(self, measure: str) -> Interval | None:
+        """The 95 % interval of the median; None where there is none."""
+        pair = self.milliseconds[measure].get("interval")
+        return None if pair is None else (float(pair[0]), float(pair[1]))
 
     def p99(self, measure: str) -> float | None:
         """Its 99th percentile."""

@@ -6,18 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eagle_hf.evaluation.charts.measured import (
+from eagle_hf.evaluation.charts.drafters import (
     PairRow,
     PlanCosts,
     RoundTime,
     SpeedRow,
-    parse_head,
-    parse_methods,
     parse_pairs,
     parse_plan,
     parse_profile,
     parse_speeds,
 )
+from eagle_hf.evaluation.charts.measured import parse_head, parse_methods
 from eagle_hf.evaluation.charts.served import parse_serving
 from eagle_hf.evaluation.charts.simulations import parse_simulation
 from eagle_hf.evaluation.charts.trained import parse_training

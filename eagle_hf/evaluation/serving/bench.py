@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eagle_hf.data.answers.draft_counts import DraftCounts, ask_counters
 from eagle_hf.data.answers.errors import WrongServerError
 from eagle_hf.data.answers.exchange import open_session
+from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.data.answers.wire import WRONG_SERVER_STATUSES
 from eagle_hf.data.optional import require
 from eagle_hf.data.rows import Prompt
@@ -32,7 +33,7 @@ async def bench_servers(
     kept: KeptRequests,
     *,
     model: str | None = None,
-    api_key: str | None = None,
+    keys: ServerKeys | None = None,
     each_category: bool = False,
     after_run: Callable[[], None] | None = None,
 ) -> None:
@@ -45,7 +46,7 @@ async def bench_servers(
         settings: how they are asked.
         kept: where the requests go.
         model: its name on the servers. None: the only one that a server lists.
-        api_key: sent to every server, and kept nowhere.
+        keys: of the servers, and kept nowhere. None: no server gets one.
         each_category: after the mixed run, one of each category alone: then it has a throughput,
             and the server's counters belong to it.
         after_run: is called when a run has ended, and a long bench may be looked at.
@@ -57,8 +58,9 @@ async def bench_servers(
     require("aiohttp", "aiohttp", "asking servers", "serving")
     if not prompts:
         raise ValueError("there are no prompts to ask; give a category or file that holds some")
-    opened = await open_servers(servers, model, api_key)
-    runner = _Runner(settings, kept, api_key)
+    keys = keys or ServerKeys()
+    opened = await open_servers(servers, model, keys)
+    runner = _Runner(settings, kept, keys)
     for arrival in arrivals:
         for category, own in _groups(prompts, each_category):
             in_turn = mixed(own, settings.requests)
@@ -84,7 +86,7 @@ class _Runner:
 
     settings: BenchSettings
     kept: KeptRequests
-    api_key: str | None
+    keys: ServerKeys
 
     async def measure(
         self, server: OpenServer, prompts: Sequence[Prompt], arrival: Arrival, category: str
@@ -93,7 +95,7 @@ class _Runner:
         await self._warm_up(server, prompts)
         before = await self._counters(server)
         run = self.kept.begin(server, arrival, category)
-        async with open_session(self.settings.timeout_s, self.api_key) as session:
+        async with open_session(self.settings.timeout_s, self._key(server)) as session:
             client = StreamClient(session, server, self.settings, time.perf_counter())
 
             async def ask(prompt: Prompt) -> RequestRecord:
@@ -116,7 +118,7 @@ class _Runner:
         """Ask a few short answers; WrongServerError where the server takes no request at all."""
         settings = self.settings
         refusals = [f"HTTP {status}" for status in WRONG_SERVER_STATUSES]
-        async with open_session(settings.timeout_s, self.api_key) as session:
+        async with open_session(settings.timeout_s, self._key(server)) as session:
             client = StreamClient(session, server, settings, time.perf_counter())
             for number in range(settings.warm_up):
                 prompt = prompts[-1 - number % len(prompts)]
@@ -131,5 +133,9 @@ class _Runner:
 
     async def _counters(self, server: OpenServer) -> DraftCounts | None:
         """The server's counters of drafts; None where it offers none."""
-        async with open_session(COUNTERS_S, self.api_key) as session:
+        async with open_session(COUNTERS_S, self._key(server)) as session:
             return await ask_counters(session, server.server.url)
+
+    def _key(self, server: OpenServer) -> str | None:
+        """What the server is sent as its key."""
+        return self.keys.of(server.server.label)

@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from eagle_hf.data.answers.asking import request_body
+from eagle_hf.data.answers.exchange import without_key
 from eagle_hf.data.answers.turns import OpenConversation
 from eagle_hf.data.rows import Prompt
 from eagle_hf.data.templates.arguments import TemplateArguments
@@ -99,7 +100,7 @@ class StreamClient:
                 url, json=body, headers=OWN_CONNECTION, allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    raw = await response.read()
+                    raw = without_key(await response.read(), self._session)
                     why = raw[:SHOWN].decode("utf-8", "replace")
                     raise BrokenStreamError(f"HTTP {response.status}", why)
                 async for line in response.content:
@@ -120,7 +121,9 @@ class StreamClient:
 
     def _read(self, lines: Lines, record: RequestRecord) -> None:
         """Fill in a record from the lines of a whole stream."""
-        answer = read_stream(lines)
+        answer = read_stream(
+            [(seconds, without_key(line, self._session)) for seconds, line in lines]
+        )
         record.ttft = answer.first
         record.e2e = answer.last
         record.tokens = answer.tokens

@@ -8,6 +8,7 @@ import numpy
 
 from eagle_hf.data.answers.draft_counts import DraftCounts, counts_of
 from eagle_hf.evaluation.serving.records import RequestRecord
+from eagle_hf.measuring.intervals import median_interval
 
 ALL = "all"
 DEFINITIONS = {
@@ -29,6 +30,7 @@ DEFINITIONS = {
         "closed: so many requests are in flight, each followed by the next; poisson: requests "
         "come at a rate, with exponential gaps"
     ),
+    "interval": "95 % of the median, bootstrapped over the requests of the run",
     "median, p99": "over requests, of itl over tokens; failed requests are counted, not timed",
 }
 
@@ -107,10 +109,10 @@ def measure(
         acceptance = counts.acceptance("the server's answers") if counts else None
     return {
         "requests": _requests(records),
-        "ttft_ms": spread(record.ttft for record in finished),
-        "tpot_ms": spread(record.tpot for record in finished),
+        "ttft_ms": spread_by_request(record.ttft for record in finished),
+        "tpot_ms": spread_by_request(record.tpot for record in finished),
         "itl_ms": spread(gap for record in finished for gap in record.gaps),
-        "e2e_ms": spread(record.e2e for record in finished),
+        "e2e_ms": spread_by_request(record.e2e for record in finished),
         "output_tokens_s": _throughput(finished, seconds),
         "goodput": _goodput(finished, seconds, limits),
         "acceptance": acceptance,
@@ -142,6 +144,16 @@ def spread(seconds: Iterable[float | None]) -> dict[str, float] | None:
         return None
     median, p99 = numpy.quantile(values, (0.5, 0.99)) * 1000
     return {"median": float(median), "p99": float(p99)}
+
+
+def spread_by_request(seconds: Iterable[float | None]) -> dict[str, Any] | None:
+    """The same with the median's interval; of a single request there is none."""
+    values = [value for value in seconds if value is not None]
+    found = spread(values)
+    if found is None or len(values) < 2:
+        return found
+    low, high = median_interval([1000 * value for value in values])
+    return found | {"interval": [low, high]}
 
 
 def _requests(records: Sequence[RequestRecord]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from eagle_hf.data.answers.errors import ServerError
 from eagle_hf.data.answers.exchange import open_session, send
+from eagle_hf.data.answers.keys import ServerKeys
+from eagle_hf.data.answers.listing import CHECK_S, choose_model, list_models
 from eagle_hf.data.answers.settings import base_urls
-from eagle_hf.data.answers.wire import parse_models
 
-CHECK_S = 30.0  # most seconds until a server lists its models
 SCHEMES = ("http://", "https://")
 
 
@@ -78,19 +78,19 @@ class OpenServer:
 
 
 async def open_servers(
-    servers: Sequence[NamedServer], model: str | None, api_key: str | None
+    servers: Sequence[NamedServer], model: str | None, keys: ServerKeys
 ) -> list[OpenServer]:
     """Ask every server for its models.
 
     Args:
         servers: which.
         model: that is to be asked for. None: the only one that a server lists.
-        api_key: sent to every server.
+        keys: of the servers.
 
     Raises:
         ValueError: a server cannot be reached, or does not list the model; all are named.
     """
-    checks = [_open(server, model, api_key) for server in servers]
+    checks = [_open(server, model, keys.of(server.label)) for server in servers]
     opened = await asyncio.gather(*checks, return_exceptions=True)
     faults = [str(fault) for fault in opened if isinstance(fault, ValueError)]
     if faults:
@@ -106,24 +106,13 @@ async def open_servers(
 async def _open(server: NamedServer, model: str | None, api_key: str | None) -> OpenServer:
     """Ask one server."""
     async with open_session(CHECK_S, api_key) as session:
-        try:
-            models = parse_models(await send(session, f"{server.url}/models", None))
-        except (ServerError, ConnectionError) as error:
-            raise ValueError(
-                f"{server.label} at {server.url} does not list its models ({error}); start it or "
-                "leave it out"
-            ) from error
-        names = ", ".join(found.name for found in models) or "nothing"
-        wanted = [found for found in models if model in (None, found.name)]
-        if len(wanted) != 1:
-            reason = "name one of them" if model is None else f"{model!r} is not among them"
-            raise ValueError(
-                f"{server.label} at {server.url} serves {names}; {reason}: --model NAME"
-            )
+        models = await list_models(session, server.url)
+        named = f"{server.label} at {server.url}"
+        chosen = choose_model(models, model, named, "--model NAME")
         version = ""
         try:
             answer = await send(session, f"{server.root}/version", None)
             version = str(answer.get("version") or "")
         except (ServerError, ConnectionError):
             pass  # vLLM alone has this address; others name their build in answers
-        return OpenServer(server, wanted[0].name, wanted[0].engine, version)
+        return OpenServer(server, chosen.name, chosen.engine, version)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from eagle_hf.data.answers.keys import ServerKeys
 from eagle_hf.decoding.assistants import SelfSpeculation
 from eagle_hf.decoding.assistants.nobody import Nobody
 from eagle_hf.decoding.checks import check_target
@@ -83,6 +84,7 @@ def open_method(
     tokenizer: PreTrainedTokenizerBase,
     head: str | None = None,
     vocab_size: int | None = None,
+    keys: ServerKeys | None = None,
 ) -> OpenMethod | ServedMethod:
     """Open what a method drafts with.
 
@@ -92,6 +94,7 @@ def open_method(
         tokenizer: its tokenizer.
         head: folder or hub id of the draft head, None where there is none.
         vocab_size: of the target, for the head; as in `Eagle3DraftHead.from_pretrained`.
+        keys: of servers.
 
     Raises:
         ValueError: It does not fit the target, or there is nothing of that name.
@@ -105,7 +108,7 @@ def open_method(
         "head": lambda: _open_head(method, target, head, vocab_size),
         "window": lambda: _open_window(method, target, tokenizer),
         "itself": lambda: _with_tree(method, SelfSpeculation()),
-        "server": lambda: ServedMethod.open(str(method), method.source),
+        "server": lambda: _open_server(method, keys or ServerKeys()),
     }
     return openers[method.kind]()
 
@@ -116,12 +119,13 @@ def open_methods(
     tokenizer: PreTrainedTokenizerBase,
     head: str | None = None,
     vocab_size: int | None = None,
+    keys: ServerKeys | None = None,
 ) -> tuple[list[OpenMethod | ServedMethod], dict[str, str]]:
     """Open methods; those that do not fit the target are left out.
 
     Args:
         methods: which, by the names that they get.
-        target, tokenizer, head, vocab_size: as in `open_method`.
+        target, tokenizer, head, vocab_size, keys: as in `open_method`.
 
     Returns:
         (opened methods, why others are not by their names).
@@ -130,7 +134,7 @@ def open_methods(
     failures = {}
     for name, method in methods.items():
         try:
-            found = open_method(method, target, tokenizer, head, vocab_size)
+            found = open_method(method, target, tokenizer, head, vocab_size, keys)
             _check_fit(found, target)
             opened.append(replace(found, name=name))
         except (ValueError, OSError) as error:
@@ -173,6 +177,11 @@ def _open_early_exit(method: Method, target: Any) -> OpenMethod:
             f"early-exit:{layer} of a target with {layers} layers; take 1 to {layers - 1}"
         )
     return OpenMethod(str(method), {"assistant_early_exit": layer})
+
+
+def _open_server(method: Method, keys: ServerKeys) -> ServedMethod:
+    """A server, which must list the model."""
+    return ServedMethod.open(str(method), method.source, keys.of(method.label))
 
 
 def _open_head(method: Method, target: Any, head: str | None, vocab_size: int | None) -> OpenMethod:

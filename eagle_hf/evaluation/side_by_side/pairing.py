@@ -42,6 +42,7 @@ class Pair:
         notes: where they do not fit well, a sentence each.
         draft_cost: seconds of one draft as a share of the target's forward over one token.
         tau: tokens a round.
+        accepted: share of its drafts that the target keeps.
         predicted: speed over plain decoding, from tau and the forwards' seconds.
         measured: speed over plain decoding.
         interval: of that, 95 %.
@@ -53,6 +54,7 @@ class Pair:
     notes: list[str]
     draft_cost: float
     tau: float
+    accepted: float
     predicted: float
     measured: float
     interval: tuple[float, float]
@@ -158,6 +160,7 @@ def judge(
         notes=notes_on(method, target, tokenizer),
         draft_cost=draft_cost,
         tau=tau,
+        accepted=measured["acceptance"]["vllm"]["draft_acceptance_rate"],
         predicted=tau / round_cost,
         measured=measured["speedup"],
         interval=(low, high),
@@ -184,18 +187,25 @@ def weight_bytes(method: OpenMethod, target: Any) -> int:
 def pair_table(pairs: Sequence[Pair], failures: dict[str, str]) -> str:
     """The fastest first, as Markdown; then those that do not fit."""
     lines = [
-        "| | drafter | size | a draft | tau | predicted | measured | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | drafter | size | a draft | accepted | tau | predicted | measured | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     ranked = sorted(pairs, key=lambda pair: -pair.measured)
     for rank, pair in enumerate(ranked, 1):
         low, high = pair.interval
         sentences = [pair.verdict, *pair.notes]
-        lines.append(
-            f"| {rank} | {pair.drafter} | {pair.size:.1%} | {pair.draft_cost:.2f} | {pair.tau:.2f} "
-            f"| {pair.predicted:.2f}x | {pair.measured:.2f}x ({low:.2f}-{high:.2f}) "
-            f"| {'; '.join(sentences)} |"
-        )
+        cells = [
+            str(rank),
+            pair.drafter,
+            f"{pair.size:.1%}",
+            f"{pair.draft_cost:.2f}",
+            f"{pair.accepted:.0%}",
+            f"{pair.tau:.2f}",
+            f"{pair.predicted:.2f}x",
+            f"{pair.measured:.2f}x ({low:.2f}-{high:.2f})",
+            "; ".join(sentences),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     for name, reason in failures.items():
-        lines.append(f"| | {name} | | | | | | does not fit: {reason.replace('|', '/')} |")
+        lines.append(f"| | {name} | | | | | | | does not fit: {reason.replace('|', '/')} |")
     return "\n".join(lines)

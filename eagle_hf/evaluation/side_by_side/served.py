@@ -7,16 +7,17 @@ the last answer is there. Answers are asked whole and not as a stream, as in dat
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eagle_hf.data.answers.asking import request_body
 from eagle_hf.data.answers.draft_counts import DraftCounts, ask_counters
 from eagle_hf.data.answers.errors import ServerError
 from eagle_hf.data.answers.exchange import open_session, send
+from eagle_hf.data.answers.listing import choose_model, models_at
 from eagle_hf.data.answers.settings import base_urls
 from eagle_hf.data.answers.turns import OpenConversation
-from eagle_hf.data.answers.wire import parse_answer, parse_models
+from eagle_hf.data.answers.wire import parse_answer
 from eagle_hf.data.optional import require
 from eagle_hf.data.rows import Prompt
 from eagle_hf.data.templates.arguments import TemplateArguments
@@ -25,7 +26,6 @@ from eagle_hf.evaluation.side_by_side.calls import GroupCall, Outcome
 from eagle_hf.evaluation.side_by_side.server_counters import stats_between, stats_of_response
 
 TIMEOUT_S = 600.0  # most seconds for one answer
-CHECK_S = 30.0  # most seconds until a server lists its models
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,22 @@ class ServedMethod:
         name: of the method.
         url: of its API, ending in /v1.
         model: as the server lists it.
+        api_key: that it is sent, and that is kept nowhere; None: no key.
     """
 
     name: str
     url: str
     model: str
+    api_key: str | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, name: str, address: str) -> "ServedMethod":
+    def open(cls, name: str, address: str, api_key: str | None = None) -> "ServedMethod":
         """Ask a server what it serves.
 
         Args:
             name: of the method.
             address: URL, or URL#MODEL where the server lists several models.
+            api_key: that it is sent; None: no key.
 
         Raises:
             ValueError: It cannot be reached, lists no model or several of which none is named, or
@@ -74,14 +77,9 @@ class ServedMethod:
         require("aiohttp", "aiohttp", "measuring a server", extra="serving")
         given, _, model = address.partition("#")
         url = base_urls([given])[0]
-        names = asyncio.run(_served_names(url))
-        if model and model not in names:
-            raise ValueError(f"{url} serves {', '.join(names) or 'nothing'} and not {model!r}")
-        if not model and len(names) != 1:
-            raise ValueError(
-                f"{url} serves {', '.join(names) or 'nothing'}; name one model: {given}#MODEL"
-            )
-        return cls(name, url, model or names[0])
+        models = asyncio.run(models_at(url, api_key))
+        chosen = choose_model(models, model or None, url, f"{given}#MODEL")
+        return cls(name, url, chosen.name, api_key)
 
     def answer(self, call: GroupCall) -> Outcome:
         """Answer a group; requests that fail are counted.
@@ -98,7 +96,7 @@ class ServedMethod:
 
     async def _answer(self, call: GroupCall) -> Outcome:
         """All rows of a group at once."""
-        async with open_session(TIMEOUT_S, None) as session:
+        async with open_session(TIMEOUT_S, self.api_key) as session:
             before = await ask_counters(session, self.url)
             started = time.perf_counter()
             asked = [self._ask(session, prompt, call) for prompt in call.prompts]
@@ -148,15 +146,3 @@ def _stats_of(
     if before is not None and after is not None:
         return stats_between(before, after, len(answered))
     return DecodingStats(rows=len(answered))
-
-
-async def _served_names(url: str) -> list[str]:
-    """The models that a server lists; ValueError where it cannot be asked."""
-    async with open_session(CHECK_S, None) as session:
-        try:
-            models = parse_models(await send(session, f"{url}/models", None))
-        except (ServerError, ConnectionError) as error:
-            raise ValueError(
-                f"{url} does not list its models ({error}); start the server, or leave it out"
-            ) from error
-    return [model.name for model in models]

@@ -6,11 +6,12 @@ from pathlib import Path
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.hub.engines import LLAMA_CPP, VLLM
 from eagle_hf.hub.gate.environment import Environment
+from eagle_hf.hub.outside import ENGINE_PROGRAMS
 from eagle_hf.hub.serve import head_settings, sglang, vllm
 from eagle_hf.hub.serve.command import Request
 
 HOST = "127.0.0.1"
-LLAMACPP_SERVER = Path(__file__).with_name("llamacpp_server.py")
+LLAMACPP_SERVER = ENGINE_PROGRAMS / "llamacpp_server.py"
 # A server answers a few prompts here: compiling would take longer than it saves, and answers that
 # share a prefix are computed whole, as they are here.
 VLLM_OPTIONS = ("--enforce-eager", "--no-enable-prefix-caching")

@@ -19,32 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import xllamacpp
+from llamacpp_settings import draft_whole_chains, parameters
 
-EAGLE3 = xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
+CONTEXT = 1024  # tokens
 
 
 def server(target: str, head: str, depth: int) -> xllamacpp.Server:
-    """llama.cpp's server in this process, on one thread, with everything in float32.
-
-    Its fast attention is not in float32 (2e-3 in log-probability), so it is off.
-    """
-    params = xllamacpp.CommonParams()
-    params.model.path = target
-    params.n_ctx = 1024
-    params.n_parallel = 1
+    """llama.cpp's server in this process, on one thread, with everything in float32."""
+    params = parameters(target, head, depth, dtype="float32", threads=1, context=CONTEXT)
     params.endpoint_metrics = True
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.speculative.types = [EAGLE3]
-    draft = params.speculative.draft
-    draft.mparams.path = head
-    draft.n_max = depth
-    draft.n_min = 0
-    draft.p_min = 0.0
-    for part in (params, draft):
-        part.cpuparams.n_threads = 1
-        part.cpuparams_batch.n_threads = 1
-        part.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
-        part.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    draft_whole_chains(params)
     return xllamacpp.Server(params)
 
 

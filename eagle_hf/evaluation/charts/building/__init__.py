@@ -3,19 +3,21 @@
 from collections.abc import Callable
 
 from eagle_hf.evaluation.charts.building.acceptance import alpha_by_depth, trees
+from eagle_hf.evaluation.charts.building.batches import speed_by_batch
+from eagle_hf.evaluation.charts.building.drafted import drafted_by_length
+from eagle_hf.evaluation.charts.building.limits import memory_or_arithmetic
 from eagle_hf.evaluation.charts.building.methods import round_time, speed_by_category
 from eagle_hf.evaluation.charts.building.methods import speed_by_method as speed_by_method
-from eagle_hf.evaluation.charts.building.predictions import (
-    predicted_measured,
-    simulated_machines,
-    simulated_plan,
-)
+from eagle_hf.evaluation.charts.building.pairs import drafters
+from eagle_hf.evaluation.charts.building.predictions import predicted_measured
 from eagle_hf.evaluation.charts.building.serving import (
+    generation_time,
     served_categories,
     throughput,
     time_per_token,
     time_to_first_token,
 )
+from eagle_hf.evaluation.charts.building.simulated import simulated_machines, simulated_plan
 from eagle_hf.evaluation.charts.building.training import tau_by_step
 from eagle_hf.evaluation.charts.chart import Absent, Chart
 from eagle_hf.evaluation.charts.sources import Sources
@@ -27,7 +29,10 @@ BUILDERS: tuple[Builder, ...] = (
     time_per_token,
     throughput,
     time_to_first_token,
+    generation_time,
     served_categories,
+    speed_by_batch,
+    drafters,
     alpha_by_depth,
     trees,
     round_time,
@@ -35,6 +40,8 @@ BUILDERS: tuple[Builder, ...] = (
     tau_by_step,
     simulated_plan,
     simulated_machines,
+    drafted_by_length,
+    memory_or_arithmetic,
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from eagle_hf.evaluation.charts.building.methods import (
     EVALUATE,
+    EVALUATE_METHODS,
     Measured,
     first_setting,
     method_rows,
@@ -14,8 +15,9 @@ from eagle_hf.evaluation.charts.building.naming import drawn_series, names_apart
 from eagle_hf.evaluation.charts.building.serving import BENCH, served_runs
 from eagle_hf.evaluation.charts.building.serving import key_of as served_key
 from eagle_hf.evaluation.charts.chart import NOTHING, Absent, Chart, Point, Series, Table, show
+from eagle_hf.evaluation.charts.drafters import PlanCosts
 from eagle_hf.evaluation.charts.forms import Lines, Node, Tree
-from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow, PlanCosts, TreeNode
+from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow, TreeNode
 from eagle_hf.evaluation.charts.served import ServedRun
 from eagle_hf.evaluation.charts.sources import Source, Sources
 from eagle_hf.planning.sequoia import best_tree_for
@@ -109,9 +111,7 @@ def trees(sources: Sources) -> list[Chart | Absent]:
     charts = [chart for chart in plans if chart is not None]
     if charts:
         return list(charts)
-    return [
-        Absent(TREE_TITLE, f"{EVALUATE} --methods with a tree, or plan.json of `eagle-hf plan`")
-    ]
+    return [Absent(TREE_TITLE, f"{EVALUATE_METHODS} with a tree, or plan.json of `eagle-hf plan`")]
 
 
 def _branches(nodes: Sequence[TreeNode]) -> bool:

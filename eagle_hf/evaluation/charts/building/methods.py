@@ -15,11 +15,12 @@ from eagle_hf.evaluation.charts.chart import (
     show,
     show_interval,
 )
-from eagle_hf.evaluation.charts.forms import Rows, Stacks
+from eagle_hf.evaluation.charts.forms import PLAIN_SPEED, Rows, Stacks
 from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow
 from eagle_hf.evaluation.charts.sources import Source, Sources
 
 EVALUATE = "metrics.json of `eagle-hf evaluate`"
+EVALUATE_METHODS = "metrics.json of `eagle-hf evaluate --methods`"
 FAILED = "failed"
 MOST_ROWS = 14  # drawn of methods in all settings
 Measured = tuple[Source, MethodRow]
@@ -76,7 +77,7 @@ def speed_by_method(sources: Sources) -> list[Chart | Absent]:
         "times plain decoding's speed",
         tuple(names[key_of(entry)] for entry in drawn),
         (Series("methods", tuple(points)),),
-        reference=(1.0, "plain decoding"),
+        reference=PLAIN_SPEED,
         notes=notes,
     )
     caption = _speed_caption([row for _, row in drafting]) + said
@@ -256,7 +257,7 @@ def round_time(sources: Sources) -> list[Chart | Absent]:
         bars[source.data.tree, "", "", "profile", source.label] = source.data.phases
         used.append(source)
     if not bars:
-        return [Absent(title, f"{EVALUATE} --methods, or of `eagle-hf profile`")]
+        return [Absent(title, f"{EVALUATE_METHODS}, or of `eagle-hf profile`")]
     names = names_apart(list(bars))
     known = [phase for phase in PHASES if any(phase in bar for bar in bars.values())]
     others = [phase for bar in bars.values() for phase in bar if phase not in PHASES]

@@ -53,5 +53,6 @@ def drawn_series(series: Sequence[Series]) -> tuple[tuple[Series, ...], str]:
         kept.append(Series(one.name, one.points))
     said = ""
     if left_out:
-        said = f" {len(left_out)} more are in the table."
+        verb = "is" if len(left_out) == 1 else "are"
+        said = f" {len(left_out)} more {verb} in the table."
     return tuple(kept), said

@@ -1,10 +1,21 @@
 """Charts of what was measured through servers, against concurrency or rate."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from eagle_hf.evaluation.charts.building.naming import drawn_series, names_apart
-from eagle_hf.evaluation.charts.chart import NOTHING, Absent, Chart, Point, Series, Table, show
+from eagle_hf.evaluation.charts.chart import (
+    NOTHING,
+    Absent,
+    Chart,
+    Interval,
+    Point,
+    Series,
+    Table,
+    show,
+    show_interval,
+)
 from eagle_hf.evaluation.charts.forms import Lines, Rows
 from eagle_hf.evaluation.charts.measured import ALL
 from eagle_hf.evaluation.charts.served import ServedRun
@@ -12,9 +23,35 @@ from eagle_hf.evaluation.charts.sources import Source, Sources
 
 BENCH = "serving.json of `eagle-hf bench-serving`"
 CLIENTS = "requests at a time"
+SECOND = 1000.0  # milliseconds
 RATE = "requests a second, arriving at random"
 Served = tuple[Source, ServedRun]
 PLAIN_WORDS = re.compile(r"\b(without|plain|baseline)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is drawn of a run.
+
+    Attributes:
+        name: the median of serving.json, or "" for the output of all requests.
+        parts: by which the milliseconds are divided.
+    """
+
+    name: str = ""
+    parts: float = 1.0
+
+    def value(self, run: ServedRun) -> float | None:
+        """The number; None where it was not measured."""
+        if not self.name:
+            return run.output_tokens_s
+        milliseconds = run.median(self.name)
+        return None if milliseconds is None else milliseconds / self.parts
+
+    def interval(self, run: ServedRun) -> Interval | None:
+        """Its interval; None where there is none."""
+        pair = run.interval(self.name) if self.name else None
+        return None if pair is None else (pair[0] / self.parts, pair[1] / self.parts)
 
 
 def served_runs(sources: Sources) -> list[Served]:
@@ -39,7 +76,7 @@ def time_per_token(sources: Sources) -> list[Chart | Absent]:
         sources,
         ("time-per-token", "Time per token"),
         "milliseconds a token, median",
-        _median("tpot_ms"),
+        Measure("tpot_ms"),
         "Median time per output token of a request after its first one: lower is better.",
     )
 
@@ -50,8 +87,19 @@ def time_to_first_token(sources: Sources) -> list[Chart | Absent]:
         sources,
         ("time-to-first-token", "Time to the first token"),
         "milliseconds, median",
-        _median("ttft_ms"),
+        Measure("ttft_ms"),
         "Median time from sending a request to its first token: lower is better.",
+    )
+
+
+def generation_time(sources: Sources) -> list[Chart | Absent]:
+    """Median time of whole answers against concurrency, and against rate."""
+    return _against_load(
+        sources,
+        ("generation-time", "Generation time"),
+        "seconds an answer, median",
+        Measure("e2e_ms", SECOND),
+        "Median time from sending a request to the last token of its answer: lower is better.",
     )
 
 
@@ -61,36 +109,23 @@ def throughput(sources: Sources) -> list[Chart | Absent]:
         sources,
         ("throughput", "Throughput"),
         "tokens a second, all requests",
-        _output,
+        Measure(),
         "Output tokens a second of all requests together: higher is better.",
     )
-
-
-def _median(measure: str) -> Callable[[ServedRun], float | None]:
-    """The median of a measure."""
-
-    def median(run: ServedRun) -> float | None:
-        return run.median(measure)
-
-    return median
-
-
-def _output(run: ServedRun) -> float | None:
-    return run.output_tokens_s
 
 
 def _against_load(
     sources: Sources,
     names: tuple[str, str],
     y_label: str,
-    measure: Callable[[ServedRun], float | None],
+    measure: Measure,
     caption: str,
 ) -> list[Chart | Absent]:
     """A measure against concurrency; one more chart against the rate where runs have one."""
     name, title = names
     usable = []
     for entry in served_runs(sources):
-        if entry[1].category == ALL and measure(entry[1]) is not None:
+        if entry[1].category == ALL and measure.value(entry[1]) is not None:
             usable.append(entry)
     charts: list[Chart | Absent] = []
     closed = [entry for entry in usable if entry[1].is_closed]
@@ -111,7 +146,7 @@ def _line_chart(
     title: str,
     x_label: str,
     y_label: str,
-    measure: Callable[[ServedRun], float | None],
+    measure: Measure,
     caption: str,
     runs: Sequence[Served],
 ) -> Chart:
@@ -125,9 +160,9 @@ def _line_chart(
         )
         points = []
         for run in own:
-            value = measure(run)
+            value = measure.value(run)
             assert value is not None
-            points.append(Point(run.load, value, _tip(line, run)))
+            points.append(Point(run.load, value, _tip(line, run), measure.interval(run)))
         series.append(Series(line, tuple(points), is_plain(own[0])))
     kept, said = drawn_series(series)
     form = Lines(x_label, y_label, kept, is_log=True)
@@ -149,13 +184,14 @@ def _tip(line: str, run: ServedRun) -> str:
     """What hovering over a run says."""
     load = f"{run.load:g} at a time" if run.is_closed else f"{run.load:g} requests a second"
     lines = [f"{line}, {load}"]
-    for measure, name in (("tpot_ms", "ms a token"), ("ttft_ms", "ms to the first token")):
+    measures = {"tpot_ms": "a token", "ttft_ms": "to the first token", "e2e_ms": "an answer"}
+    for measure, name in measures.items():
         median = run.median(measure)
         if median is None:
             continue
         p99 = run.p99(measure)
         more = "" if p99 is None else f" (p99 {show(p99, 1)})"
-        lines.append(f"{show(median, 1)} {name}{more}")
+        lines.append(f"{show(median, 1)} ms {name}{more}")
     if run.output_tokens_s is not None:
         lines.append(f"{show(run.output_tokens_s, 1)} tokens a second")
     if run.tau is not None:
@@ -179,13 +215,20 @@ def _load_table(
         line = [run.category] if by_category else []
         line += [names[key_of(entry)], f"{run.load:g}"]
         for _, measure in measures:
-            line += [show(run.median(measure), 1), show(run.p99(measure), 1)]
+            line += [_with_interval(run, measure), show(run.p99(measure), 1)]
         line += [show(run.output_tokens_s, 1), show(run.goodput), show(run.tau)]
         line.append(NOTHING if run.finished is None else str(run.finished))
         failed = [f"{count} {reason}" for reason, count in run.failed.items() if count]
         line.append(", ".join(failed) or "0")
         lines.append(tuple(line))
     return Table(tuple(columns), tuple(lines), texts=1 + by_category)
+
+
+def _with_interval(run: ServedRun, measure: str) -> str:
+    """A median in milliseconds, with its interval where there is one."""
+    median = show(run.median(measure), 1)
+    interval = run.interval(measure)
+    return median if interval is None else f"{median} ({show_interval(interval, 1)})"
 
 
 def served_categories(sources: Sources) -> list[Chart | Absent]:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from eagle_hf.evaluation.charts.canvas import Canvas, series_styles
 from eagle_hf.evaluation.charts.chart import Series, shorten
+from eagle_hf.evaluation.charts.theme import LIGHT
 
+PLAIN_SPEED = (1.0, "plain decoding")  # of speeds over it
 HEIGHT = 260  # pixels
 NARROW_HEIGHT = 230
 TICKS = 6  # of an axis that is not by doublings
@@ -22,6 +24,7 @@ class Lines:
         series: their points by ascending x.
         is_log: whether x is drawn by doublings, as concurrency is.
         top: end of the y axis; None for what the points need.
+        reference: a number to which the others are compared, with its name.
     """
 
     x_label: str
@@ -29,6 +32,7 @@ class Lines:
     series: tuple[Series, ...]
     is_log: bool = False
     top: float | None = None
+    reference: tuple[float, str] | None = None
 
     def height(self, is_narrow: bool) -> float:
         """Of the drawing, in pixels, without its legend."""
@@ -37,6 +41,10 @@ class Lines:
     def draw(self, canvas: Canvas) -> None:
         """Draw on a canvas."""
         axes = canvas.axes
+        if self.reference is not None:
+            value, name = self.reference
+            line = axes.axhline(value, color=LIGHT["plain"], linewidth=1.5, linestyle="--")
+            canvas.add_to_legend(line, name)
         styles = series_styles(self.series)
         for series, (colour, marker) in zip(self.series, styles, strict=True):
             xs = [point.x for point in series.points]
@@ -52,6 +60,7 @@ class Lines:
         axes.set_ylim(0, self.top)
         axes.grid(axis="y")
         axes.tick_params(length=0)
+        axes.tick_params(axis="x", pad=7)  # below the marker of a zero
         axes.yaxis.get_major_locator().set_params(nbins=TICKS)
         self._label_x(canvas)
 
@@ -68,7 +77,7 @@ class Lines:
         axes.set_xscale("log", base=2)
         apart = NARROW_APART if canvas.is_narrow else APART
         labelled = spread(values, apart)
-        axes.set_xticks(labelled, [f"{value:g}" for value in labelled])
+        axes.set_xticks(labelled, [f"{value:,g}" for value in labelled])
         axes.set_xticks([], minor=True)
         if len(values) == 1:  # the only point stands in the middle
             axes.set_xlim(values[0] / 2, values[0] * 2)

@@ -6,7 +6,7 @@
 # make test-quantised  the tests of quantised targets, with the libraries that quantise them
 # make test-browser  pages in a real headless browser, with what that needs (Debian's Chromium)
 # make test-lm-eval  lm-eval's scores with a head and without, with lm-eval
-# make test-slow    tests of minutes, mostly on the real target
+# make test-slow    tests of minutes, mostly on the real target   (SLOW="--minutes 10" ends in time)
 # make test-all     all of these, and the long ones on the real target: hours
 # make templates    fetch chat templates, tokenizers and an oracle of masks, which slow tests read
 # make engines      heads in vLLM, llama.cpp, SGLang and OpenVINO, each in an environment of its own
@@ -46,9 +46,10 @@ test: install
 # every class and every template in two processes; the others use both cores by themselves
 CLASSES = tests/sweep tests/target/test_every_class.py tests/data/test_every_template.py \
 	tests/data/test_mask_oracle.py tests/data/test_real_tokenizers.py
+SLOW ?=
 test-slow: install templates
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow $(CLASSES)
-	$(BIN)/python -m pytest -q -m slow --durations=10 $(CLASSES:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow $(SLOW) $(CLASSES)
+	$(BIN)/python -m pytest -q -m slow $(SLOW) --durations=10 $(CLASSES:%=--ignore=%)
 
 test-long: install
 	$(BIN)/python -m pytest -q -m long --durations=10

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import time_budget
 import torch
 from tiny import quickly_trained, tiny_head, tiny_target
 from transformers import LlamaForCausalLM
@@ -13,6 +14,14 @@ from eagle_hf.decoding import compiling
 from eagle_hf.measuring import machine_costs
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    time_budget.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    time_budget.install(config)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eagle_hf import Eagle3DraftHead
-from eagle_hf.following import follow, learning
+from eagle_hf.following import follow, follower, learning
 from eagle_hf.following.choosing import choose_split
 
 
@@ -138,6 +138,26 @@ def test_a_cycle_begins_with_the_version_that_was_set_back_by_hand(service):
     line = service.versions.history()[-1]
     assert (line["base"], line["version"]) == (1, 3)
     assert service.versions.numbers() == [3]
+
+
+def test_a_published_version_is_pushed_once_and_a_failed_push_tried_again(service, monkeypatch):
+    pushed = []
+
+    def refuse(folder, repo_id, **settings):
+        raise ValueError("was not pushed")
+
+    def push(folder, repo_id, **settings):
+        pushed.append((folder.name, repo_id, settings["private"]))
+
+    service.write(0, 60)
+    monkeypatch.setattr(follower, "push_folder", refuse)
+    with pytest.raises(ValueError, match="was not pushed"):
+        service.follow(hub_id="you/head", private=True)
+    assert service.versions.current() == 2
+    monkeypatch.setattr(follower, "push_folder", push)
+    assert "version 2 was pushed to you/head" in service.follow(hub_id="you/head", private=True)
+    service.follow(hub_id="you/head", private=True)
+    assert pushed == [("0002", "you/head", True)]
 
 
 def test_every_repeats_until_it_is_stopped(service):

@@ -27,7 +27,12 @@ class FollowSettings(TargetArguments, VocabularyArguments, DtypeArguments):
     )
     minutes: float = field(default=10.0, metadata={"help": "Of training in a cycle, at most."})
     epochs: int = field(default=4, metadata={"help": "Of training in a cycle, at most."})
-    learning_rate: float = field(default=1e-4, metadata={"help": "Its peak."})
+    learning_rate: float = field(
+        default=5e-5,
+        metadata={
+            "help": "Its peak; few steps at 3e-4 made a good head worse (docs/following.md)."
+        },
+    )
     batch_size: int = field(default=8, metadata={"help": "Conversations of a training step."})
     min_new: int = field(
         default=200, metadata={"help": "A cycle begins with so many new conversations."}

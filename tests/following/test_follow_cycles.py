@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eagle_hf import Eagle3DraftHead
-from eagle_hf.following import follow, learning
+from eagle_hf.following import follow, follower, learning
 from eagle_hf.following.choosing import choose_split
 
 
@@ -25,7 +25,7 @@ def test_a_better_head_is_published_and_the_log_read_once(service):
     assert line["tau_new"] > line["tau_old"] >= 1
     assert (line["learnt"], line["held_out"], line["replayed"]) == (80, 20, 0)
     assert line["agreement"] == 1.0
-    assert line["tokens_learnt"] == 80 * 10 * 6
+    assert line["tokens_learnt"] == 80 * 10 * 4
     head = current_head(service)
     assert head.dtype == torch.bfloat16
     assert str(head.tree) == "chain:3:1:3"
@@ -121,7 +121,7 @@ def test_what_is_held_out_is_the_newest_and_never_trained_in_its_cycle(service):
 def test_the_last_versions_stay_and_the_current_one_always(service):
     for begin in range(0, 180, 60):
         service.write(begin, begin + 60)
-        service.follow(keep=2, learning_rate=3e-3, epochs=3)
+        service.follow(keep=2)
     published = [line["version"] for line in service.versions.history() if line["version"]]
     assert len(published) >= 2
     assert service.versions.numbers() == published[-2:]
@@ -138,6 +138,26 @@ def test_a_cycle_begins_with_the_version_that_was_set_back_by_hand(service):
     line = service.versions.history()[-1]
     assert (line["base"], line["version"]) == (1, 3)
     assert service.versions.numbers() == [3]
+
+
+def test_a_published_version_is_pushed_once_and_a_failed_push_tried_again(service, monkeypatch):
+    pushed = []
+
+    def refuse(folder, repo_id, **settings):
+        raise ValueError("was not pushed")
+
+    def push(folder, repo_id, **settings):
+        pushed.append((folder.name, repo_id, settings["private"]))
+
+    service.write(0, 60)
+    monkeypatch.setattr(follower, "push_folder", refuse)
+    with pytest.raises(ValueError, match="was not pushed"):
+        service.follow(hub_id="you/head", private=True)
+    assert service.versions.current() == 2
+    monkeypatch.setattr(follower, "push_folder", push)
+    assert "version 2 was pushed to you/head" in service.follow(hub_id="you/head", private=True)
+    service.follow(hub_id="you/head", private=True)
+    assert pushed == [("0002", "you/head", True)]
 
 
 def test_every_repeats_until_it_is_stopped(service):

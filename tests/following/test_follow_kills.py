@@ -88,7 +88,7 @@ def marked(place):
 @pytest.mark.parametrize("place", map(marked, PLACES))
 def test_a_killed_call_goes_on(service, expected, place):
     service.write(0, 64)
-    changes = dict(min_new=64, most_held_out=16, epochs=4, learning_rate=2e-2)
+    changes = dict(min_new=64, most_held_out=16)
     if not expected:
         service.follow(**changes)
         expected.update(facts_of(service))

@@ -1,5 +1,7 @@
 """Fixtures shared by all tests; nothing downloads, nothing needs a GPU."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import time_budget
 import torch
 from tiny import quickly_trained, tiny_head, tiny_target
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from eagle_hf import Eagle3DraftHead
 from eagle_hf.decoding import compiling
 from eagle_hf.measuring import machine_costs
 
+# trackio looks where it writes when it is imported, which TRL's trainers do
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 
@@ -65,3 +70,12 @@ def own_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine_costs, "measurements", measurements)
         yield
+
+
+@pytest.fixture(autouse=True)
+def progress_bars() -> Iterator[None]:
+    """A trainer that shows no bar hides those of the whole library, and of later tests."""
+    had_bars = logging.is_progress_bar_enabled()
+    yield
+    if had_bars:
+        logging.enable_progress_bar()

@@ -1,6 +1,7 @@
 """What a run counts: drafts, acceptance by node, and every row by itself."""
 
 import pytest
+from drafting import given_tree
 from tiny import left_padded
 
 from eagle_hf import TreeConfig
@@ -41,9 +42,9 @@ def test_counts_of_two_runs_add_up():
 
 @pytest.mark.parametrize("tree", ["chain:3:1:3", "dynamic:3:3:8"])
 def test_counts_of_a_run_agree_with_each_other(target, trained_head, tree):
-    trained_head.tree = TreeConfig.parse(tree)
     inputs = left_padded(target, [5, 9])
-    target.generate(**inputs, assistant_model=trained_head, max_new_tokens=40, do_sample=False)
+    with given_tree(trained_head, TreeConfig.parse(tree)):
+        target.generate(**inputs, assistant_model=trained_head, max_new_tokens=40, do_sample=False)
     run = trained_head.last_run
     accepted = sum(run.accepted)
     assert sum(run.row_rounds) == run.rounds

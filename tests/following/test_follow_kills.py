@@ -51,7 +51,7 @@ def die_inside(owner, name, call, is_done):
 
 
 def follow_and_die(settings, place):
-    die_inside(*place)
+    die_inside(*PLACES[place])
     follow(settings, lambda line: None)
 
 
@@ -93,8 +93,9 @@ def test_a_killed_call_goes_on(service, expected, place):
         service.follow(**changes)
         expected.update(facts_of(service))
         shutil.rmtree(service.out)
-    process = multiprocessing.get_context("fork").Process(
-        target=follow_and_die, args=(service.settings(**changes), PLACES[place])
+    # not forked: torch's threads do not live on in a fork
+    process = multiprocessing.get_context("spawn").Process(
+        target=follow_and_die, args=(service.settings(**changes), place)
     )
     process.start()
     process.join(300)

@@ -1,6 +1,8 @@
 """At every evaluation the head really generates: checkpoints and runs go by what is accepted."""
 
+import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,12 +196,11 @@ def test_tensorboard_shows_tau(target, head, examples, trained, tmp_path):
 
 
 def test_trackio_shows_tau(target, head, examples, trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     settings = EVALUATING | {"report_to": ["trackio"], "project": "heads"}
     trained(target, head, examples, tmp_path / "run", eval_dataset=examples[:4], **settings)
     logged = []
-    for database in (tmp_path / "trackio").rglob("*.db"):
+    for database in Path(os.environ["TRACKIO_DIR"]).rglob("*.db"):
         with sqlite3.connect(database) as connection:
             logged += connection.execute("select metrics from metrics").fetchall()
     assert any("eval/tau" in str(metrics) for (metrics,) in logged)

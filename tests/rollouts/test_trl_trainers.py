@@ -117,3 +117,17 @@ def test_rollouts_are_drafted_and_learnt_from(tmp_path, make):
     assert logged(trainer, "rollout/tau")[0] >= 1.0
     assert sum(logged(trainer, "rollout/head_steps")) >= 1
     assert not head.lm_head.weight.equal(before)
+
+
+def test_a_head_of_the_whole_vocabulary_keeps_its_own_rows(tmp_path):
+    model = policy()
+    head = tiny_head(model, draft_vocab_size=31)
+    rows = model.lm_head.weight.clone()
+    rollouts = SpeculativeRollouts(
+        head, tree=TreeConfig(depth=2, top_k=2, nodes=4), learn_share=0.9, measure_every=0
+    )
+    trainer = grpo(tmp_path, model, [rollouts], steps=STEPS, learning_rate=0.0)
+    trainer.train()
+    assert sum(logged(trainer, "rollout/head_steps")) >= 1
+    assert model.lm_head.weight.equal(rows)
+    assert head.lm_head.weight.data_ptr() != model.lm_head.weight.data_ptr()

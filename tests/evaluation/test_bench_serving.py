@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import statistics
+from pathlib import Path
 
 import numpy
 import pytest
@@ -13,6 +14,7 @@ from tiny import word_tokenizer
 from eagle_hf.cli import main
 
 FIVE_PERCENT = 0.05
+HERE = str(Path(__file__).parent)  # a folder without a tokenizer
 
 
 @pytest.fixture
@@ -294,7 +296,7 @@ def test_result_files_stand_beside_measured_servers(tmp_path, prompts, capsys):
         (["--server", "a=http://x", "--server", "a=http://y"], "two servers are called 'a'"),
         (["--server", "plain=http://127.0.0.1:9"], "start the server, or leave it out"),
         (["--server", "plain={url}", "--model", "other"], "'other' is not among them"),
-        (["--server", "plain={url}", "--tokenizer", "no/such-folder"], "holds no tokenizer"),
+        (["--server", "plain={url}", "--tokenizer", HERE], "holds no tokenizer"),
         (["--server", "plain={url}", "--concurrency", "0"], "must be at least 1"),
         (["--server", "plain={url}", "--max-new-tokens", "1"], "at least 2 are needed"),
         (["--server", "plain={url}", "--api-key-variable", "NO_SUCH_KEY"], "is not set"),

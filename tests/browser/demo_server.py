@@ -6,6 +6,7 @@ Every attempt to look up or reach another machine ends the process, with what wa
 """
 
 import os
+import signal
 import sys
 
 ALLOWED = ("127.0.0.1", "::1", "localhost")
@@ -25,6 +26,9 @@ def refuse_other_machines(event: str, arguments: tuple) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a parent in the background ignores it
     sys.addaudithook(refuse_other_machines)
     from eagle_hf import cli
 

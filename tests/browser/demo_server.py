@@ -26,9 +26,8 @@ def refuse_other_machines(event: str, arguments: tuple) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a parent in the background ignores it
+    # a process that was started in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(refuse_other_machines)
     from eagle_hf import cli
 

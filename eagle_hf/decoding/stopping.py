@@ -4,7 +4,24 @@ Lengths and end-of-turn tokens are checked on the host, so that no token has to 
 """
 
 import torch
-from transformers import EosTokenCriteria, MaxLengthCriteria
+from transformers import EosTokenCriteria, GenerationConfig, MaxLengthCriteria
+
+from eagle_hf.compat import end_tokens
+
+
+def answer_lengths(answers: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
+    """Tokens of each answer [R], up to its end token and that included.
+
+    Args:
+        answers: what generate put behind the prompts [R, L], padding included.
+        config: of the prepared call.
+    """
+    is_end = torch.zeros_like(answers, dtype=torch.bool)
+    ends = end_tokens(config)
+    if ends is not None:
+        is_end = torch.isin(answers, ends.to(answers.device))
+    ended_before = is_end.cumsum(1) - is_end.long() > 0
+    return (~ended_before).sum(1)
 
 
 class Stopping:

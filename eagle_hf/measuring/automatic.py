@@ -13,13 +13,13 @@ import textwrap
 import time
 from weakref import WeakKeyDictionary
 
-import torch
 from transformers.utils import logging
 
-from eagle_hf.compat import AssistedCall, decode_plainly, end_tokens
+from eagle_hf.compat import AssistedCall, decode_plainly
 from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.loop import speculate
 from eagle_hf.decoding.stats import PHASES, DecodingStats
+from eagle_hf.decoding.stopping import answer_lengths
 from eagle_hf.head.trees import TreeConfig
 from eagle_hf.measuring.machine_costs import TYPICAL, machine_costs
 from eagle_hf.planning.calibration import Calibration
@@ -80,13 +80,8 @@ def plain_run(output, prompt: int, generation_config, seconds: float) -> Decodin
         seconds: that it took.
     """
     sequences = getattr(output, "sequences", output)
-    generated = sequences[:, prompt:]
-    is_end = torch.zeros_like(generated, dtype=torch.bool)
-    ends = end_tokens(generation_config)
-    if ends is not None:
-        is_end = torch.isin(generated, ends)
-    ended_before = is_end.cumsum(1) - is_end.long() > 0
-    tokens = int((~ended_before[:, 1:]).sum())
+    lengths = answer_lengths(sequences[:, prompt:], generation_config)
+    tokens = int((lengths - 1).clamp(min=0).sum())
     phases = dict.fromkeys(PHASES, 0.0) | {"target": seconds}
     return DecodingStats(rows=len(sequences), rounds=tokens, tokens=tokens, seconds=phases)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from eagle_hf.compat import AssistedCall, end_tokens
+from eagle_hf.compat import AssistedCall
+from eagle_hf.decoding.stopping import answer_lengths
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,6 @@ def generated(output: Any, call: AssistedCall) -> torch.Tensor:
     return sequences[:, call.input_ids.shape[1] :]
 
 
-def answer_lengths(answers: torch.Tensor, call: AssistedCall) -> torch.Tensor:
-    """Tokens of each answer [R], up to its end token and that included."""
-    ends = end_tokens(call.generation_config)
-    if ends is None:
-        return torch.full((len(answers),), answers.shape[1])
-    is_end = torch.isin(answers, ends.to(answers.device))
-    ended_before = is_end.cumsum(1) - is_end.long() > 0
-    return (~ended_before).sum(1).cpu()
-
-
 def rollouts_of(output: Any, call: AssistedCall) -> list[Rollout]:
     """The rows of a call; those without a token are left out."""
     answers = generated(output, call)
@@ -51,7 +42,7 @@ def rollouts_of(output: Any, call: AssistedCall) -> list[Rollout]:
     if mask is None:
         mask = torch.ones_like(call.input_ids)
     found = []
-    lengths = answer_lengths(answers, call).tolist()
+    lengths = answer_lengths(answers, call.generation_config).tolist()
     for prompt, seen, answer, length in zip(call.input_ids, mask, answers, lengths, strict=True):
         if not length:
             continue

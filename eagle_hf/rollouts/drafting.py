@@ -13,8 +13,9 @@ from eagle_hf.decoding.assistants import EagleAssistant
 from eagle_hf.decoding.checks import check_call
 from eagle_hf.decoding.dispatch import decode_assisted
 from eagle_hf.decoding.stats import DecodingStats
+from eagle_hf.decoding.stopping import answer_lengths
 from eagle_hf.measuring import automatic
-from eagle_hf.rollouts.answers import answer_lengths, generated
+from eagle_hf.rollouts.answers import generated
 from eagle_hf.rollouts.gathering import gathered, is_whole
 from eagle_hf.rollouts.pace import Pace
 
@@ -78,7 +79,7 @@ class RolloutDrafter:
             stats = self.assistant.head.last_run
         seconds = _now(policy) - started
         if not has_failed:  # its seconds are those of two tries
-            longest = int(answer_lengths(generated(output, call), call).max())
+            longest = int(answer_lengths(generated(output, call), call.generation_config).max())
             self.pace.add(stats is not None, seconds, longest)
         self.report(call, output, stats, seconds)
         return output

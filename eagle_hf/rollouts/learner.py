@@ -31,6 +31,7 @@ from eagle_hf.target import (
     unwrap,
 )
 from eagle_hf.training import TargetStates, ask_teacher, collate, ttt_loss
+from eagle_hf.training.batches import on_device
 
 BETAS = (0.9, 0.95)  # AdamW's, and the clipping, as EAGLE-3 trains
 CLIP = 0.5
@@ -79,16 +80,14 @@ class HeadLearner:
         self.master.requires_grad_(True)
         self.learning_rate = learning_rate
         self._good = self._weights()
+        self._has_learnt = False  # since weights were kept
         self._restart()
-
-    @property
-    def good_weights(self) -> dict[str, torch.Tensor]:
-        """What `roll_back` returns to."""
-        return self._good
 
     def keep(self) -> None:
         """Say that the weights of now draft well."""
-        self._good = self._weights()
+        if self._has_learnt:
+            self._good = self._weights()
+            self._has_learnt = False
 
     def roll_back(self) -> None:
         """Return to the weights that drafted well last, with a new optimiser."""
@@ -114,7 +113,7 @@ class HeadLearner:
         started = time.perf_counter()
         steps = 0
         loss = None
-        batches = self._batches(rollouts)
+        batches = self._batches(rollouts) if seconds > 0 else []
         step = self._step_on(policy) if batches else None
         self.master.train()
         while self._all_agree(bool(batches) and time.perf_counter() - started < seconds):
@@ -125,6 +124,7 @@ class HeadLearner:
                 return Turn(steps, time.perf_counter() - started, None, diverged=True)
             steps += 1
         if steps:
+            self._has_learnt = True
             self._hand_over()
         return Turn(steps, time.perf_counter() - started, loss)
 
@@ -141,6 +141,7 @@ class HeadLearner:
         self.master.load_state_dict(state["master"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._good = state["good"]
+        self._has_learnt = True
         self._hand_over()
 
     def _restart(self) -> None:
@@ -174,9 +175,7 @@ class HeadLearner:
 
         def step(rollouts: Sequence[Rollout]) -> float | None:
             # 1) the policy reads what it generated
-            batch = {}
-            for name, part in collate([one.as_example() for one in rollouts]).items():
-                batch[name] = part.to(device) if isinstance(part, torch.Tensor) else part
+            batch = on_device(collate([one.as_example() for one in rollouts]), device)
             with torch.no_grad(), evaluating(unwrap(policy)):
                 batch |= states.run_target(batch)
                 teacher = ask_teacher(batch, lm_head_rows, self.master.draft_to_target)

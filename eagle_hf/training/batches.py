@@ -113,6 +113,14 @@ def _join(parts: list[torch.Tensor], packing: bool, padding: float = 0) -> torch
     return pad_sequence(parts, batch_first=True, padding_value=padding)
 
 
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same batch with its tensors on a device; names and images stay as they are."""
+    moved = {}
+    for name, part in batch.items():
+        moved[name] = part.to(device) if isinstance(part, torch.Tensor) else part
+    return moved
+
+
 def separate(batch: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
     """The conversations' own parts of a batch, without padding."""
     if "position_ids" in batch:
@@ -183,10 +191,7 @@ class TargetStates:
             if self.bytes_left <= 0:
                 continue
             batch = collate(order[start : start + batch_size], learn_prompts=self.learn_prompts)
-            for name, part in batch.items():
-                if isinstance(part, torch.Tensor):
-                    batch[name] = part.to(device)
-            self.run_target(batch)
+            self.run_target(on_device(batch, device))
 
     def run_target(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Find the target features of a batch; the target runs where some are not remembered.

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from models import Shape, permutation
 
-from eagle_hf.decoding.loop import Prefilled
+from eagle_hf.decoding.prefill import Prefilled
+from eagle_hf.measuring import PrefilledPrompt
 
 
 class Noise:
@@ -40,8 +41,8 @@ class Noise:
         return cache
 
 
-class NoisePrompt:
-    """What `TimedRun` and `plain_loop` need of prompts [B, S].
+class NoisePrompt(PrefilledPrompt):
+    """Prompts [B, S] for `TimedRun` and `plain_loop`.
 
     Args:
         target: of known tokens.
@@ -64,16 +65,6 @@ class NoisePrompt:
         aux = torch.zeros(1, 1, 3 * target.config.hidden_size, dtype=target.dtype, device=device)
         noise: Any = Noise(target, batch, length)
         self.prefilled = Prefilled(noise, logits, aux.expand(batch, length, -1), None)
-
-    @property
-    def attention_mask(self) -> torch.Tensor:
-        """Ones [B, S]."""
-        return torch.ones_like(self.ids)
-
-    @property
-    def first(self) -> torch.Tensor:
-        """The target's token [B, 1] after each prompt."""
-        return self.prefilled.logits.argmax(-1, keepdim=True)
 
 
 def cache_bytes(shape: Shape, batch: int, slots: int) -> int:

@@ -7,7 +7,6 @@ hand here; what is measured is what it costs.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from cells import Cell, Setting
@@ -73,7 +72,7 @@ def cells(setting: Setting) -> list[Cell]:
 def plain(bench: Bench, place: Place) -> dict:
     """This package's loop without drafts."""
     bench.use(place)
-    prompt: Any = NoisePrompt(bench.target, bench.head, place.batch, place.context)
+    prompt = NoisePrompt(bench.target, bench.head, place.batch, place.context)
     seconds, tokens = best(plain_loop(prompt, place.new_tokens), place.repeats)
     step = seconds * place.batch / tokens
     return {"tokens_s": tokens / seconds, "ms_step": 1000 * step} | bench.reading(step)

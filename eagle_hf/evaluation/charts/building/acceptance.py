@@ -20,12 +20,10 @@ from eagle_hf.evaluation.charts.forms import Lines, Node, Tree
 from eagle_hf.evaluation.charts.measured import ALL, PLAIN, MethodRow, TreeNode
 from eagle_hf.evaluation.charts.served import ServedRun
 from eagle_hf.evaluation.charts.sources import Source, Sources
-from eagle_hf.planning.sequoia import best_tree_for
 
 MOST_NODES = 32  # drawn; the table has all
 MOST_TREES = 3
 PLANNED_NODES = 16
-PLANNED_DEPTH = 6
 TREE_TITLE = "The tree, with acceptance by node"
 Alpha = tuple[str, tuple[float, ...], Source]  # name, by depth, file
 
@@ -183,9 +181,7 @@ def _planned_tree(source: Source) -> Chart | None:
     costs = plan.costs
     batch = costs.batches[0]
     length = costs.lengths[0]
-    cell = costs.at(batch, length)
-    most = min(PLANNED_NODES, costs.tokens[-1] - 1)
-    tree, _ = best_tree_for(plan.shares, cell.rounds, cell.draft_seconds, most, PLANNED_DEPTH)
+    tree, _ = plan.best_tree(batch, length, PLANNED_NODES)
     if not tree.size:
         return None
     reach = tree.reach(plan.shares)

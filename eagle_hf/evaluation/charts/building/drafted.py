@@ -2,13 +2,11 @@
 
 from eagle_hf.evaluation.charts.building.methods import method_rows
 from eagle_hf.evaluation.charts.building.naming import drawn_series, names_apart
-from eagle_hf.evaluation.charts.building.simulated import DEPTH, NODES
 from eagle_hf.evaluation.charts.chart import Absent, Chart, Point, Series, Table, show
 from eagle_hf.evaluation.charts.drafters import PlanCosts
 from eagle_hf.evaluation.charts.forms import Lines
 from eagle_hf.evaluation.charts.simulations import Simulation
 from eagle_hf.evaluation.charts.sources import Source, Sources
-from eagle_hf.planning.sequoia import best_tree_for
 
 TITLE = "Drafts by length"
 LENGTH = "tokens of context"
@@ -70,15 +68,13 @@ def _planned(source: Source, index: int) -> Chart:
     """The size of a plan's best fixed tree (Sequoia)."""
     plan: PlanCosts = source.data
     costs = plan.costs
-    most = min(NODES, costs.tokens[-1] - 1)
     series = []
     lines = []
     for batch in costs.batches:
         points = []
         for length in costs.lengths:
-            cell = costs.at(batch, length)
-            tree, rate = best_tree_for(plan.shares, cell.rounds, cell.draft_seconds, most, DEPTH)
-            speed = show(float(rate * cell.target[0]))
+            tree, over_plain = plan.best_tree(batch, length)
+            speed = show(over_plain)
             tip = f"batch {batch}, {length:,} tokens\n{tree.size} drafts in {tree.depth} levels"
             points.append(Point(length, tree.size, f"{tip}\n{speed} times plain decoding"))
             lines.append((str(batch), f"{length:,}", str(tree.size), str(tree.depth), speed))

@@ -8,10 +8,6 @@ from eagle_hf.evaluation.charts.drafters import PlanCosts
 from eagle_hf.evaluation.charts.forms import PLAIN_SPEED, Lines
 from eagle_hf.evaluation.charts.simulations import SimulatedGain
 from eagle_hf.evaluation.charts.sources import Source, Sources
-from eagle_hf.planning.sequoia import best_tree_for
-
-NODES = 63
-DEPTH = 6
 
 
 def simulated_plan(sources: Sources) -> list[Chart | Absent]:
@@ -31,19 +27,16 @@ def _plan_chart(name: str, title: str, source: Source) -> Chart:
     """One plan: a line a length."""
     plan: PlanCosts = source.data
     costs = plan.costs
-    most = min(NODES, costs.tokens[-1] - 1)
     series = []
     lines = []
     for length in costs.lengths:
         points = []
         for batch in costs.batches:
-            cell = costs.at(batch, length)
-            tree, rate = best_tree_for(plan.shares, cell.rounds, cell.draft_seconds, most, DEPTH)
-            speed = float(rate * cell.target[0])
+            tree, speed = plan.best_tree(batch, length)
             shape = f"{tree.size} nodes, depth {tree.depth}" if tree.size else "plain decoding"
             tip = f"batch {batch}, {length:,} tokens\n{show(speed)} times plain decoding\n{shape}"
             points.append(Point(batch, speed, tip))
-            forward = f"{1000 * cell.target[0]:.1f}"
+            forward = f"{1000 * costs.at(batch, length).target[0]:.1f}"
             lines.append((shape, str(batch), f"{length:,}", forward, show(speed)))
         series.append(Series(f"behind {length:,} tokens", tuple(points)))
     kept, said = drawn_series(series)
